@@ -1,0 +1,164 @@
+"""A torch.nn model to the same model with RAD layers.
+
+Two passes: first, who reads the output of which ReLU; then each layer is replaced,
+and what a ReLU keeps is decided. Nothing else of the model changes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import fx, nn
+
+from rad.nn import Linear, ReLU, Sketching
+from rad.sketches import Identity, Sketch
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+_RESHAPES = (nn.Flatten, nn.Unflatten, nn.Identity)
+_RESHAPE_CALLS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
+
+
+def convert(model: nn.Module, sketch: Sketch, seed: int = 0) -> nn.Module:
+    """A copy of `model` whose weight gradients are estimated from sketches of the activations.
+
+    Every `torch.nn.Linear` keeps `sketch` of its input, with draws that depend on
+    `seed`, the layer's place and the number of the call; every `torch.nn.ReLU` keeps
+    one bit per unit, or nothing where the layer after it keeps its output exactly.
+    Parameters start equal, and the names in `state_dict` are the original's. What
+    has no RAD layer stays as it is: see `rad.report`. A converted model may be
+    converted again. Raises TypeError if `sketch` is no `rad.sketches.Sketch`.
+    """
+    if not isinstance(sketch, Sketch):
+        raise TypeError(f"sketch must be a rad.sketches.Sketch, got {type(sketch).__name__}")
+    model = copy.deepcopy(model)
+    told_by_output = _relus_kept_by_a_reader(model) if isinstance(sketch, Identity) else set()
+    replaced: dict[nn.Module, nn.Module] = {}
+    places = 0
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module not in replaced:
+            if type(module) in (nn.Linear, Linear):
+                layer = _as(Linear, module)
+                layer.set_sketch(sketch, seed, places)
+                places += 1
+                replaced[module] = layer
+            elif type(module) in (nn.ReLU, ReLU):
+                activation = _as(ReLU, module)
+                activation.mask = "output" if module in told_by_output else "packed"
+                replaced[module] = activation
+        if module in replaced:
+            model = _put(model, name, replaced[module])
+    return model
+
+
+def _as(kind: type[Layer], module: nn.Module) -> Layer:
+    """`module` as an instance of `kind`, a subclass of its type: same parameters, hooks, mode."""
+    layer = kind.__new__(kind)
+    layer.__dict__.update(module.__dict__)
+    return layer
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    if not name:
+        return module
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+    return model
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Sketching | ReLU) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _relus_kept_by_a_reader(model: nn.Module) -> set[nn.Module]:
+    """The ReLU modules whose output, at every call, a trainable linear layer reads.
+
+    Of a model that cannot be traced (control flow on values), none: a packed mask is
+    right everywhere.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # whatever forward may raise on proxies
+        return set()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    told: dict[nn.Module, bool] = {}
+    for node in graph.nodes:
+        if node.op == "call_module" and isinstance(modules[node.target], nn.ReLU):
+            relu = modules[node.target]
+            kept = any(_keeps_its_input(reader, modules) for reader in _readers(node, modules))
+            told[relu] = told.get(relu, True) and kept
+    return {relu for relu, kept in told.items() if kept}
+
+
+def _readers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:
+    """Who reads the values of a node, looking through reshapes."""
+    for user in node.users:
+        if (user.op == "call_module" and isinstance(modules[str(user.target)], _RESHAPES)) or (
+            user.op in ("call_function", "call_method") and user.target in _RESHAPE_CALLS
+        ):
+            yield from _readers(user, modules)
+        else:
+            yield user
+
+
+def _keeps_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op != "call_module":
+        return False
+    module = modules[str(node.target)]
+    return isinstance(module, nn.Linear) and module.weight.requires_grad
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One module of a converted model: its name, its type, and what it keeps."""
+
+    name: str
+    kind: str
+    keeps: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `convert` replaced and what it left, module by module; prints as a table."""
+
+    replaced: tuple[Replacement, ...]
+    left: tuple[Replacement, ...]
+
+    def __str__(self) -> str:
+        rows = [("replaced", r) for r in self.replaced] + [("left", r) for r in self.left]
+        cells = [(r.name or "(model)", r.kind, state, r.keeps) for state, r in rows]
+        cells.insert(0, ("module", "type", "", "keeps for backward"))
+        widths = [max(len(row[i]) for row in cells) for i in range(3)]
+        return "\n".join(
+            "  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]])
+            for row in cells
+        )
+
+
+def report(model: nn.Module) -> Report:
+    """What was replaced in a converted model, what was not, and why."""
+    replaced, left = [], []
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, Sketching):
+            replaced.append(Replacement(name, kind, str(module.sketch)))
+        elif isinstance(module, ReLU):
+            packed = module.mask == "packed"
+            keeps = "1 bit per unit" if packed else "nothing: the next layer keeps the output"
+            replaced.append(Replacement(name, kind, keeps))
+        elif isinstance(module, _RESHAPES):
+            left.append(Replacement(name, kind, "nothing: it only reshapes"))
+        elif not any(module.children()) or any(module.parameters(recurse=False)):
+            left.append(Replacement(name, kind, _why_left(module)))
+    return Report(tuple(replaced), tuple(left))
+
+
+def _why_left(module: nn.Module) -> str:
+    if isinstance(module, nn.Linear | nn.ReLU):
+        return "what torch keeps: a subclass of a torch layer may compute something else"
+    return "what torch keeps: no RAD layer for this type"

@@ -1,0 +1,9 @@
+"""The one exception for input that cannot be used."""
+
+
+class UsageError(ValueError):
+    """A configuration, budget, file or shape that cannot be used.
+
+    The message is one line that names the cause and the remedy; the command
+    line prints it without a traceback and exits with a status other than 0.
+    """

@@ -1,0 +1,140 @@
+"""Linear layer whose backward pass remembers a sketch of the input.
+
+Kept between forward and backward: the sketch of the input, its key, and the
+weight (a parameter, kept anyway). Not kept: the input itself. The gradients of
+input and bias are exact; that of the weight is grad_output^T x_hat, unbiased
+because it is linear in x_hat (paper, section 4).
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
+from rad.sketches.identity import Identity
+from rad.sketches.projection import DifferentProject, Project
+from rad.sketches.sampling import DifferentSample, SameSample
+
+PIECE_BYTES = 1 << 18
+"""Size of the buffer into which a sketch without a shortcut is read, some rows at a time."""
+
+
+class _SketchedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, sketch: Sketch, key: Tensor
+    ) -> Tensor:
+        output = F.linear(x, weight, bias)
+        kept: tuple[Tensor, ...] = ()
+        if ctx.needs_input_grad[1]:
+            kept = sketch.compress(x.reshape(-1, x.shape[-1]).to(output.dtype), key)
+        ctx.sketch = sketch
+        ctx.input_shape, ctx.input_dtype = x.shape, x.dtype
+        ctx.weight_dtype, ctx.bias_dtype = weight.dtype, bias.dtype if bias is not None else None
+        ctx.save_for_backward(key, weight if ctx.needs_input_grad[0] else None, *kept)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        key, weight, *kept = ctx.saved_tensors
+        grad = grad_output.reshape(-1, grad_output.shape[-1])
+        grad_input = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_input = (grad @ weight.to(grad.dtype)).view(ctx.input_shape).to(ctx.input_dtype)
+        if ctx.needs_input_grad[1]:
+            d = ctx.input_shape[-1]
+            grad_weight = weight_grad(ctx.sketch, grad, tuple(kept), d, key).to(ctx.weight_dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(0).to(ctx.bias_dtype)
+        return grad_input, grad_weight, grad_bias, None, None
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, sketch: Sketch, key: Tensor
+) -> Tensor:
+    """`torch.nn.functional.linear` that keeps a sketch of x instead of x.
+
+    Shapes: x (..., in_features), weight (out_features, in_features), bias
+    (out_features,) -> (..., out_features). The leading axes of x are the rows of
+    the sketch. Under autocast the sketch is taken in the dtype of the product, as
+    torch keeps it. Differentiating twice raises RuntimeError.
+    """
+    result: Tensor = _SketchedLinear.apply(x, weight, bias, sketch, key)
+    return result
+
+
+@singledispatch
+def weight_grad(
+    sketch: Sketch, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
+) -> Tensor:
+    """grad_output^T x_hat, for the x_hat that `kept` is a sketch of.
+
+    Shapes: grad_output (n, out_features); x_hat (n, d) -> (out_features, d).
+    Without a shortcut for the sketch, x_hat is read a piece of the rows at a time.
+    """
+    rows, out_features = grad_output.shape
+    wide = accumulation_dtype(grad_output.dtype)
+    total = kept[0].new_zeros(out_features, d, dtype=wide)
+    step = max(1, PIECE_BYTES // (d * wide.itemsize))
+    for start in range(0, rows, step):
+        piece = range(start, min(start + step, rows))
+        x_hat = sketch.decompress(kept, (rows, d), wide, key, piece)
+        total.addmm_(grad_output[start : piece.stop].t().to(wide), x_hat)
+    return total.to(grad_output.dtype)
+
+
+@weight_grad.register
+def _(
+    sketch: Identity, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
+) -> Tensor:
+    return grad_output.t() @ kept[0]
+
+
+@weight_grad.register
+def _(
+    sketch: SameSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
+) -> Tensor:
+    (columns,) = kept
+    indices = sketch.indices((len(columns), d), key)
+    product = (columns.t() @ grad_output).to(accumulation_dtype(grad_output.dtype))
+    total = product.new_zeros(d, grad_output.shape[1])
+    total.index_add_(0, indices, product, alpha=d / len(indices))
+    return total.t().to(grad_output.dtype)
+
+
+@weight_grad.register
+def _(
+    sketch: Project, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
+) -> Tensor:
+    product = grad_output.t() @ kept[0]
+    return product @ sketch.matrix(d, product.dtype, key).t()
+
+
+def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
+    """E |dW_hat - dW|^2 over the keys, dW = grad_output^T x, in closed form: shape ().
+
+    With F = |dW|^2 and S = sum over rows of |grad_output_n|^2 |x_n|^2: r F where
+    all rows share one draw (their noises add up as the gradient itself does) and
+    r S where each row has its own, r being the sketch's relative variance.
+    Shapes: x (..., d), grad_output (..., out_features). Raises TypeError for a
+    sketch without a closed form here.
+    """
+    wide = accumulation_dtype(x.dtype)
+    x = x.detach().reshape(-1, x.shape[-1]).to(wide)
+    grad = grad_output.detach().reshape(-1, grad_output.shape[-1]).to(wide)
+    match sketch:
+        case Identity():
+            return x.new_zeros(())
+        case SameSample() | Project():
+            return sketch.relative_variance(x.shape[1]) * squared_norm(grad.t() @ x)
+        case DifferentSample() | DifferentProject():
+            row_products = grad.square().sum(1) @ x.square().sum(1)
+            return sketch.relative_variance(x.shape[1]) * row_products
+    raise TypeError(f"no closed-form weight gradient variance for {type(sketch).__name__}")

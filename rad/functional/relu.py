@@ -1,0 +1,51 @@
+"""ReLU that remembers one bit per unit.
+
+Kept between forward and backward: the packed mask of active units. Not kept: the
+output (torch keeps all of it). Everything is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rad.sketches.bits import pack, unpack
+
+
+class _PackedReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
+        output = x.relu_() if inplace else x.relu()
+        if inplace:
+            ctx.mark_dirty(x)
+        ctx.shape = x.shape
+        ctx.save_for_backward(pack(output <= 0))
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (packed,) = ctx.saved_tensors
+        return grad_output.masked_fill(unpack(packed, ctx.shape), 0), None
+
+
+def relu(
+    x: Tensor, mask: Literal["packed", "output"] = "packed", *, inplace: bool = False
+) -> Tensor:
+    """`torch.nn.functional.relu` with a choice of what is kept for backward.
+
+    `mask="packed"` keeps one bit per unit, eight to a byte; `mask="output"` keeps
+    the output, as torch does: free where the next layer keeps that tensor anyway.
+    Any shape; NaN passes forward and backward as in torch. Raises ValueError for
+    another `mask`.
+    """
+    if mask == "output":
+        return F.relu(x, inplace=inplace)
+    if mask != "packed":
+        raise ValueError(f"mask must be 'packed' or 'output', got {mask!r}")
+    result: Tensor = _PackedReLU.apply(x, inplace)
+    return result

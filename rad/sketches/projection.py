@@ -1,0 +1,128 @@
+"""Rademacher projection of columns: the paper's random projections (sections 3.2 and 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rad.sketches.base import (
+    Shape,
+    Sketch,
+    accumulation_dtype,
+    check_keep_fraction,
+    kept_count,
+    rows_of,
+    squared_norm,
+)
+from rad.sketches.random import signs
+
+
+@dataclass(frozen=True)
+class _Projection(Sketch):
+    keep_fraction: float
+
+    def __post_init__(self) -> None:
+        check_keep_fraction(self.keep_fraction)
+
+    def kept(self, d: int) -> int:
+        """k, the number of columns of R."""
+        return kept_count(d, self.keep_fraction)
+
+    def relative_variance(self, d: int) -> float:
+        """E |x_hat - x|^2 / |x|^2 = (d - 1)/k."""
+        return (d - 1) / self.kept(d)
+
+    def variance(self, x: Tensor) -> Tensor:
+        return self.relative_variance(x.shape[-1]) * squared_norm(x)
+
+    def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        return len(rows_of(shape)) * self.kept(shape[-1]) * dtype.itemsize
+
+    def _signs(self, d: int, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
+        return signs(key, rows, self.kept(d), dtype).mul_(self.kept(d) ** -0.5)
+
+
+@dataclass(frozen=True)
+class Project(_Projection):
+    """Projection on a random matrix that all rows share (`project`).
+
+    Keeps x R, R (d, k) with independent entries +-1/sqrt(k), k = int(d *
+    keep_fraction + 0.999); x_hat = x R R^T. Unbiased: E[R R^T] = I.
+    E|x_hat - x|^2 = (d - 1)/k |x|^2.
+    Shapes: x (..., d) -> kept (..., k). The key is kept, not R.
+    """
+
+    def matrix(self, d: int, dtype: torch.dtype, key: Tensor) -> Tensor:
+        """R: (d, k)."""
+        return self._signs(d, dtype, key, range(d))
+
+    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        x = x.detach()
+        wide = accumulation_dtype(x.dtype)
+        return ((x.to(wide) @ self.matrix(x.shape[-1], wide, key)).to(x.dtype),)
+
+    def decompress(
+        self,
+        saved: tuple[Tensor, ...],
+        shape: Shape,
+        dtype: torch.dtype,
+        key: Tensor,
+        rows: range | None = None,
+    ) -> Tensor:
+        (kept,) = saved
+        if rows is not None:
+            kept = kept.view(-1, kept.shape[-1])[rows.start : rows.stop]
+        wide = accumulation_dtype(dtype)
+        return (kept.to(wide) @ self.matrix(shape[-1], wide, key).t()).to(dtype)
+
+
+@dataclass(frozen=True)
+class DifferentProject(_Projection):
+    """Projection on a random matrix of each row's own (`different_project`).
+
+    Keeps x_n R_n for each row n, the R_n independent and as in `Project`;
+    x_hat_n = x_n R_n R_n^T. Same variance of x_hat; a weight gradient has less.
+    Shapes: x (..., d) -> kept (..., k). Each R_n is drawn as it is needed, d k
+    entries for every row: meant for narrow layers, such as a recurrent state.
+    """
+
+    def matrices(self, d: int, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
+        """R_n for the given rows: (len(rows), d, k)."""
+        drawn = self._signs(d, dtype, key, range(rows.start * d, rows.stop * d))
+        return drawn.view(len(rows), d, -1)
+
+    def _pieces(self, d: int, rows: range) -> list[range]:
+        """The rows in pieces whose matrices hold some 2**20 entries."""
+        step = max(1, (1 << 20) // (d * self.kept(d)))
+        return [range(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step)]
+
+    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        d = x.shape[-1]
+        flat = x.detach().reshape(-1, 1, d)
+        wide = accumulation_dtype(x.dtype)
+        kept = [
+            flat[piece.start : piece.stop].to(wide) @ self.matrices(d, wide, key, piece)
+            for piece in self._pieces(d, range(len(flat)))
+        ]
+        return (torch.cat(kept).to(x.dtype).view(*x.shape[:-1], -1),)
+
+    def decompress(
+        self,
+        saved: tuple[Tensor, ...],
+        shape: Shape,
+        dtype: torch.dtype,
+        key: Tensor,
+        rows: range | None = None,
+    ) -> Tensor:
+        (kept,) = saved
+        d = shape[-1]
+        wanted = rows_of(shape) if rows is None else rows
+        flat = kept.view(-1, 1, kept.shape[-1])
+        wide = accumulation_dtype(dtype)
+        x_hat = [
+            flat[piece.start : piece.stop].to(wide) @ self.matrices(d, wide, key, piece).mT
+            for piece in self._pieces(d, wanted)
+        ]
+        return torch.cat(x_hat).to(dtype).view(shape if rows is None else (len(rows), d))

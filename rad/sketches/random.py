@@ -1,0 +1,138 @@
+"""Counter-based random numbers: every draw is an integer function of (key, row, slot).
+
+A key is a 0-d int64 tensor. With all arithmetic modulo 2**64,
+
+    mix(z):              z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+                         z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+                         z ^ (z >> 31)                        (logical shifts)
+    word(key, row, slot) = mix(mix(key + G * row) + G * slot),  G = 0x9E3779B97F4A7C15
+
+so that each row is the SplitMix64 stream (Steele, Lea and Flood, 2014; finaliser
+of Stafford, variant 13) whose state is the mixed (key, row). Slots from 0 up are
+draws; slot -1 is kept for sub-keys: `fold_in(key, i) = word(key, i, -1)`. The
+same integers come out on every device, in any order, and no generator is touched.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MULTIPLIERS = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
+WORD_BITS = 64
+
+
+def _xor_shift_(z: Tensor, bits: int) -> Tensor:
+    shifted = z >> bits
+    return z.bitwise_xor_(shifted.bitwise_and_((1 << (64 - bits)) - 1))
+
+
+def _mix_(z: Tensor) -> Tensor:
+    _xor_shift_(z, 30).mul_(_MULTIPLIERS[0])
+    _xor_shift_(z, 27).mul_(_MULTIPLIERS[1])
+    return _xor_shift_(z, 31)
+
+
+def make_key(seed: int, device: torch.device | str | None = None) -> Tensor:
+    """The key of an integer seed: int64, shape ()."""
+    seed = _signed(seed % (1 << 64))
+    return fold_in(torch.full((), seed, dtype=torch.int64, device=device), 0)
+
+
+def fold_in(key: Tensor, i: int | Tensor) -> Tensor:
+    """The i-th sub-key of a key: int64, shape (). `i` may be a tensor on the key's device."""
+    step = GOLDEN * i if isinstance(i, Tensor) else _signed(GOLDEN * i % (1 << 64))
+    return _mix_(_mix_(key + step) - GOLDEN)
+
+
+def words(key: Tensor, rows: range, slots: int) -> Tensor:
+    """`word(key, row, slot)` for the given rows and slots 0..slots-1: int64, (len(rows), slots)."""
+    row = torch.arange(rows.start, rows.stop, dtype=torch.int64, device=key.device)
+    slot = torch.arange(slots, dtype=torch.int64, device=key.device)
+    state = _mix_(row.mul_(GOLDEN) + key)
+    return _mix_(state[:, None] + slot.mul_(GOLDEN))
+
+
+def integers(key: Tensor, rows: range, slots: int, high: int) -> Tensor:
+    """Independent draws from 0..high-1, high < 2**31: int64, (len(rows), slots).
+
+    The upper 32 bits of a word, times `high`, shifted right by 32: each value has
+    probability 1/high to within 2**-32.
+    """
+    if not 0 < high < 1 << 31:
+        raise ValueError(f"high must lie in 1..2**31-1, got {high}")
+    drawn = words(key, rows, slots)
+    drawn >>= 32
+    return drawn.bitwise_and_(0xFFFFFFFF).mul_(high).bitwise_right_shift_(32)
+
+
+def distinct_integers(key: Tensor, rows: range, count: int, high: int) -> Tensor:
+    """For each row, a uniform subset of 0..high-1 of the given size: int64, (len(rows), count).
+
+    The first `count` distinct values of the row's stream of `integers`: by symmetry
+    in the values every subset is equally likely. Where more than half is wanted,
+    the values left out are drawn so. Memory is O(count) a row; a row holds no order
+    that means anything. The stream is cut where the chance of running short is
+    below 2**-64.
+    """
+    if not 0 < count <= high:
+        raise ValueError(f"cannot draw {count} distinct integers below {high}")
+    if count == high:
+        return torch.arange(high, device=key.device).expand(len(rows), high)
+    if 2 * count > high:
+        left_out = distinct_integers(key, rows, high - count, high)
+        taken = left_out.new_ones(len(rows), high, dtype=torch.bool).scatter_(1, left_out, False)
+        return _first_flagged(torch.arange(high, device=key.device), taken, count)
+    stream = integers(key, rows, _stream_length(count, high), high)
+    ordered, slot = stream.sort(dim=1, stable=True)
+    repeated = torch.zeros_like(ordered, dtype=torch.bool)
+    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    first = torch.empty_like(repeated).scatter_(1, slot, ~repeated)
+    return _first_flagged(stream, first, count)
+
+
+def _first_flagged(values: Tensor, flags: Tensor, count: int) -> Tensor:
+    """The first `count` values of each row whose flag is set, in order: (rows, count)."""
+    rank = flags.cumsum(1).sub_(1)
+    place = torch.where(flags & (rank < count), rank, count)
+    spare = rank.new_zeros(len(rank), count + 1)
+    return spare.scatter_(1, place, values.expand_as(place))[:, :count]
+
+
+@lru_cache(maxsize=1024)
+def _stream_length(count: int, high: int) -> int:
+    """Draws after which fewer than `count` of `high` values were seen with chance < 2**-64.
+
+    The waiting time is a sum of independent geometric variables; Chernoff's bound
+    over a grid of exponents.
+    """
+    succeed = [1 - i / high for i in range(count)]
+    fail = 1 - succeed[-1]
+    if fail == 0:
+        return count
+    best = math.inf
+    for step in range(1, 40):
+        theta = -math.log(fail) * step / 40
+        grown = math.exp(theta)
+        log_moment = sum(math.log(p * grown / (1 - (1 - p) * grown)) for p in succeed)
+        best = min(best, (log_moment + 64 * math.log(2)) / theta)
+    return math.ceil(best)
+
+
+def signs(key: Tensor, rows: range, slots: int, dtype: torch.dtype) -> Tensor:
+    """Independent signs -1 or +1: (len(rows), slots). Slot s is bit s % 64 of word s // 64."""
+    drawn = words(key, rows, -(-slots // WORD_BITS))
+    shifts = torch.arange(0, WORD_BITS, 8, device=key.device)
+    octets = ((drawn[:, :, None] >> shifts) & 0xFF).flatten(1)[:, : -(-slots // 8)]
+    value = torch.arange(256, device=key.device)[:, None]
+    table = ((value >> torch.arange(8, device=key.device)) & 1).mul_(2).sub_(1).to(dtype)
+    return table[octets].flatten(1)[:, :slots]

@@ -1,0 +1,120 @@
+"""Uniform sampling of columns: the paper's sampling variants (sections 3.2 and 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rad.sketches.base import (
+    Shape,
+    Sketch,
+    accumulation_dtype,
+    check_keep_fraction,
+    kept_count,
+    rows_of,
+    squared_norm,
+)
+from rad.sketches.random import distinct_integers, integers
+
+
+@dataclass(frozen=True)
+class _Sampling(Sketch):
+    keep_fraction: float
+    replacement: bool = True
+
+    def __post_init__(self) -> None:
+        check_keep_fraction(self.keep_fraction)
+
+    def kept(self, d: int) -> int:
+        """k, the number of columns kept of d."""
+        return kept_count(d, self.keep_fraction)
+
+    def relative_variance(self, d: int) -> float:
+        """E |x_hat - x|^2 / |x|^2: (d - 1)/k with replacement, (d - k)/k without."""
+        k = self.kept(d)
+        return (d - 1 if self.replacement else d - k) / k
+
+    def variance(self, x: Tensor) -> Tensor:
+        return self.relative_variance(x.shape[-1]) * squared_norm(x)
+
+    def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        return len(rows_of(shape)) * self.kept(shape[-1]) * dtype.itemsize
+
+    def _draw(self, d: int, key: Tensor, rows: range) -> Tensor:
+        draw = integers if self.replacement else distinct_integers
+        return draw(key, rows, self.kept(d), d)
+
+
+@dataclass(frozen=True)
+class SameSample(_Sampling):
+    """Uniform sampling of columns, the same for every row (`same_sample`).
+
+    Keeps x[:, J], |J| = k = int(d * keep_fraction + 0.999); x_hat adds
+    (d/k) x[:, j] to column j for each j in J. J is drawn with replacement, or
+    without. Unbiased: each column is expected k/d times in J.
+    E|x_hat - x|^2 = (d - 1)/k |x|^2 with replacement, (d - k)/k |x|^2 without.
+    Shapes: x (..., d) -> kept (..., k). The key is kept, not the indices.
+    """
+
+    def indices(self, shape: Shape, key: Tensor) -> Tensor:
+        """The columns drawn: int64, (k,)."""
+        return self._draw(shape[-1], key, range(1))[0]
+
+    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        return (x.detach().index_select(-1, self.indices(x.shape, key)),)
+
+    def decompress(
+        self,
+        saved: tuple[Tensor, ...],
+        shape: Shape,
+        dtype: torch.dtype,
+        key: Tensor,
+        rows: range | None = None,
+    ) -> Tensor:
+        (kept,) = saved
+        d = shape[-1]
+        if rows is not None:
+            kept = kept.view(-1, kept.shape[-1])[rows.start : rows.stop]
+        wide = accumulation_dtype(dtype)
+        x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
+        x_hat.index_add_(-1, self.indices(shape, key), kept.to(wide), alpha=d / kept.shape[-1])
+        return x_hat.to(dtype)
+
+
+@dataclass(frozen=True)
+class DifferentSample(_Sampling):
+    """Uniform sampling of columns, drawn afresh for every row (`different_sample`).
+
+    Keeps x[n, J_n], |J_n| = k = int(d * keep_fraction + 0.999); x_hat adds
+    (d/k) x[n, j] to entry (n, j) for each j in J_n. The J_n are independent, each
+    drawn with replacement, or without. Unbiased, with the variance of `SameSample`
+    for x_hat; a weight gradient, which sums over rows, has less.
+    Shapes: x (..., d) -> kept (..., k). The key is kept, not the indices.
+    """
+
+    def indices(self, shape: Shape, key: Tensor, rows: range | None = None) -> Tensor:
+        """The columns drawn, row by row: int64, (..., k), or (len(rows), k) with `rows`."""
+        drawn = self._draw(shape[-1], key, rows_of(shape) if rows is None else rows)
+        return drawn.view(*shape[:-1], -1) if rows is None else drawn
+
+    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        return (x.detach().gather(-1, self.indices(x.shape, key)),)
+
+    def decompress(
+        self,
+        saved: tuple[Tensor, ...],
+        shape: Shape,
+        dtype: torch.dtype,
+        key: Tensor,
+        rows: range | None = None,
+    ) -> Tensor:
+        (kept,) = saved
+        d = shape[-1]
+        if rows is not None:
+            kept = kept.view(-1, kept.shape[-1])[rows.start : rows.stop]
+        wide = accumulation_dtype(dtype)
+        x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
+        x_hat.scatter_add_(-1, self.indices(shape, key, rows), kept.to(wide))
+        return x_hat.mul_(d / kept.shape[-1]).to(dtype)

@@ -1,0 +1,17 @@
+"""The sketches that every contract and operator test runs over."""
+
+from __future__ import annotations
+
+from rad.sketches import DifferentProject, DifferentSample, Identity, Project, SameSample, Sketch
+
+LOSSY: dict[str, Sketch] = {
+    "same_sample": SameSample(0.3),
+    "same_sample_distinct": SameSample(0.3, replacement=False),
+    "same_sample_distinct_most": SameSample(0.8, replacement=False),
+    "different_sample": DifferentSample(0.3),
+    "different_sample_distinct": DifferentSample(0.3, replacement=False),
+    "different_sample_distinct_most": DifferentSample(0.8, replacement=False),
+    "project": Project(0.3),
+    "different_project": DifferentProject(0.3),
+}
+SKETCHES: dict[str, Sketch] = {"identity": Identity(), **LOSSY}

@@ -1,0 +1,76 @@
+"""The one statistical test of unbiasedness, with fixed n and known power."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from statistics import NormalDist
+
+import pytest
+import torch
+from torch import Tensor
+
+from rad.sketches import fold_in, make_key
+
+LEVEL = 1e-7
+POWER = 0.99
+BIAS = 0.05
+"""The pooled statistic rejects an estimator scaled by 1 + BIAS with at least this POWER."""
+
+
+def draws(estimate: Callable[[Tensor], Tensor], n: int, seed: int = 0) -> Tensor:
+    """n draws of `estimate(key)` with independent keys: (n, ...)."""
+    base = make_key(seed)
+    keys = torch.stack([fold_in(base, i) for i in range(n)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        return torch.vmap(estimate, chunk_size=20_000)(keys)
+
+
+def check_unbiased(samples: Tensor, truth: Tensor) -> None:
+    """Fail unless the mean of the samples (n, ...) can be `truth` (...).
+
+    Two-sided z-tests of every coordinate and of the pooled statistic <sample, truth>
+    / |truth|^2 (expected: 1), Bonferroni over all of them at level 1e-7. Coordinates
+    without variance must equal the truth to rounding. Also fails where n is too small
+    for the pooled statistic to catch a bias of 5% with power 0.99.
+    """
+    n = len(samples)
+    flat = samples.reshape(n, -1).double()
+    true = truth.reshape(-1).double()
+    critical = NormalDist().inv_cdf(1 - LEVEL / 2 / (true.numel() + 1))
+
+    pooled = flat @ true / true.square().sum()
+    spread = pooled.std().item() / math.sqrt(n)
+    needed = spread * (critical + NormalDist().inv_cdf(POWER))
+    assert needed <= BIAS, f"n={n} is too small: the smallest bias caught is {needed:.3f}"
+    rounding = 1e-9 if samples.dtype == torch.float64 else 1e-5
+    error = abs(pooled.mean().item() - 1)
+    assert error <= critical * spread + rounding, f"pooled mean is off by {error:.4f}"
+
+    deviation = (flat.mean(0) - true).abs()
+    allowed = critical * flat.std(0) / math.sqrt(n) + rounding * true.abs().max()
+    worst = (deviation - allowed).argmax()
+    assert (deviation <= allowed).all(), (
+        f"coordinate {int(worst)} is off by {deviation[worst]:.3g}, allowed {allowed[worst]:.3g}"
+    )
+
+
+def check_biased_is_caught(samples: Tensor, truth: Tensor) -> None:
+    """Fail unless the same samples, scaled by 1 + BIAS, are rejected: the negative control."""
+    with pytest.raises(AssertionError, match="off by"):
+        check_unbiased(samples * (1 + BIAS), truth)
+
+
+def check_mean_square(samples: Tensor, truth: Tensor, expected: float) -> None:
+    """Fail unless E |sample - truth|^2 can be `expected`: a z-test at level 1e-7.
+
+    Also fails where the test could not tell `expected` from a value 10% away.
+    """
+    squares = (samples - truth).reshape(len(samples), -1).double().square().sum(1)
+    spread = squares.std().item() / math.sqrt(len(samples))
+    critical = NormalDist().inv_cdf(1 - LEVEL / 2)
+    assert critical * spread <= 0.1 * expected, "n is too small"
+    error = abs(squares.mean().item() - expected)
+    assert error <= critical * spread, f"mean {squares.mean():.5g}, expected {expected:.5g}"
