@@ -1,0 +1,34 @@
+# Everything runs in a virtual environment of the checkout; see `make help`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help install test lint quickstart clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## create .venv and install the project with the tested versions
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: $(INSTALLED) ## run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+QUICKSTART_VARIANTS := baseline,reduced_batch,same_sample,different_sample,project
+
+quickstart: $(INSTALLED) ## train five variants on digits (no download), draw plots/quickstart.png
+	$(BIN)/python scripts/train.py -m +experiment=quickstart variant=$(QUICKSTART_VARIANTS) seed=0,1,2
+	$(BIN)/python scripts/plot.py experiment=quickstart
+
+clean: ## remove the virtual environment and caches (results stay)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,219 @@
+"""The training loop.
+
+After a forward pass the loop holds no reference to the batch or to the network's output: what
+stays alive until the backward pass is what the graph itself keeps, and nothing else.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from rad.data import Dataset
+from rad.errors import UsageError
+from rad.results import RunFolder
+from rad.training import checkpoint
+from rad.training.evaluate import evaluate
+from rad.training.loggers import Logger
+from rad.training.progress_bar import ProgressBar
+from rad.training.sampling import Sampler
+from rad.training.settings import Settings
+from rad.training.state import Progress, Row
+
+COLUMNS = (
+    "iteration",
+    "seconds",
+    "learning_rate",
+    "batch_loss",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
+
+# The device is waited for after so many steps, or so many seconds where steps are slow: to look
+# for a loss that is not finite, to move the progress bar and to look at the clock.
+STRIDE = 25
+STRIDE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended: `final` holds the evaluations of its last row."""
+
+    finished: bool
+    final: dict[str, float]
+    iterations: int
+    seconds_per_iteration: float
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    settings: Settings,
+    seed: int,
+    folder: RunFolder,
+    logger: Logger,
+    *,
+    on_backward: Callable[[int], None] | None = None,
+) -> TrainResult:
+    """Train `model` in place on cross entropy, resuming from the folder's checkpoint if any.
+
+    The caller holds `folder.open(...)`, writes the summary, and finishes the logger. `seed` alone
+    decides the order of the data; the initial weights are the caller's. Row n of metrics.csv
+    describes the model after n updates: `batch_loss` and `learning_rate` are those of update n,
+    `train_loss` is over the whole original training set, `seconds` excludes evaluation.
+    `on_backward(n)` is called when the backward pass of update n is about to start.
+
+    Raises:
+        UsageError: a checkpoint that does not fit, a file that cannot be written, or a loss that
+            is not finite; files written before stay.
+    """
+    deadline = math.inf if settings.time_limit is None else time.monotonic() + settings.time_limit
+    device = dataset.train_images.device
+    count = len(dataset.train_labels)
+    sampler = Sampler(count, settings.batch_size, seed, device, settings.bootstrap)
+    optimizer = _optimizer(model, settings)
+    progress = checkpoint.restore(folder, model, optimizer, sampler.generator)
+    columns = [*COLUMNS, *(["bootstrap_loss"] if settings.bootstrap else [])]
+    weights = sampler.multiplicities()
+    model.train()
+
+    def record(batch_loss: float | None) -> None:
+        row = _row(model, dataset, settings, progress, batch_loss, weights)
+        progress.rows.append(row)
+        folder.write_metrics(progress.rows, columns)
+        logger.log(row)
+
+    if not progress.rows:
+        record(None)
+    bar = ProgressBar(settings.iterations, progress.iteration, device)
+    try:
+        expired = False
+        while progress.iteration < settings.iterations and not expired:
+            losses = _advance(model, optimizer, dataset, sampler, settings, progress, on_backward)
+            bar.show(progress.iteration, losses[-1])
+            if settings.tests_at(progress.iteration) or settings.trains_at(progress.iteration):
+                record(losses[-1])
+            expired = time.monotonic() >= deadline
+            if expired or settings.checkpoints_at(progress.iteration):
+                checkpoint.save(folder, model, optimizer, sampler.generator, progress)
+    finally:
+        bar.close()
+    folder.write_metrics(progress.rows, columns)
+    last = progress.rows[-1]
+    return TrainResult(
+        finished=progress.iteration == settings.iterations,
+        final={key: value for key in columns[4:] if (value := last[key]) is not None},
+        iterations=progress.iteration,
+        seconds_per_iteration=progress.seconds / max(progress.iteration, 1),
+    )
+
+
+def _optimizer(model: nn.Module, settings: Settings) -> Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kind = {"adam": Adam, "sgd": SGD}[settings.optimizer]
+    return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _advance(
+    model: nn.Module,
+    optimizer: Optimizer,
+    dataset: Dataset,
+    sampler: Sampler,
+    settings: Settings,
+    progress: Progress,
+    on_backward: Callable[[int], None] | None,
+) -> list[float]:
+    """Take updates up to the next stop; return their losses, all of them finite."""
+    start = time.perf_counter()
+    first = progress.iteration
+    losses = []
+    for step in range(first, _next_stop(settings, first)):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate_at(step)
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(_backward(model, dataset, sampler, on_backward, step + 1))
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimizer.step()
+        if time.perf_counter() - start > STRIDE_SECONDS:
+            break
+    values = torch.stack(losses).tolist()
+    for iteration, value in enumerate(values, start=first + 1):
+        _check_finite("the batch loss", value, iteration, settings)
+    progress.iteration = first + len(values)
+    progress.seconds += time.perf_counter() - start
+    return values
+
+
+def _next_stop(settings: Settings, iteration: int) -> int:
+    periods = (
+        settings.evaluate_every,
+        settings.train_loss_every or settings.evaluate_every,
+        settings.checkpoint_every,
+        STRIDE,
+    )
+    return min(settings.iterations, *((iteration // n + 1) * n for n in periods))
+
+
+def _backward(
+    model: nn.Module,
+    dataset: Dataset,
+    sampler: Sampler,
+    on_backward: Callable[[int], None] | None,
+    iteration: int,
+) -> Tensor:
+    """Put the gradient of one batch in place; return its loss, detached, without waiting."""
+    loss = _forward(model, dataset, sampler)
+    if on_backward is not None:
+        on_backward(iteration)
+    loss.backward()
+    return loss.detach()
+
+
+def _forward(model: nn.Module, dataset: Dataset, sampler: Sampler) -> Tensor:
+    images, labels = dataset.batch(sampler.draw())
+    return F.cross_entropy(model(images), labels)
+
+
+def _row(
+    model: nn.Module,
+    dataset: Dataset,
+    settings: Settings,
+    progress: Progress,
+    batch_loss: float | None,
+    weights: Tensor | None,
+) -> Row:
+    iteration = progress.iteration
+    row: Row = dict.fromkeys(COLUMNS)
+    row["iteration"] = iteration
+    row["seconds"] = round(progress.seconds, 6)
+    row["learning_rate"] = settings.learning_rate_at(max(iteration - 1, 0))
+    row["batch_loss"] = batch_loss
+    if weights is not None:
+        row["bootstrap_loss"] = None
+    if settings.trains_at(iteration):
+        train = evaluate(model, dataset, "train", settings.evaluation_batch, weights)
+        _check_finite("the training loss", train.loss, iteration, settings)
+        row["train_loss"], row["train_accuracy"] = train.loss, train.accuracy
+        if weights is not None:
+            row["bootstrap_loss"] = train.weighted_loss
+    if settings.tests_at(iteration):
+        test = evaluate(model, dataset, "test", settings.evaluation_batch)
+        _check_finite("the test loss", test.loss, iteration, settings)
+        row["test_loss"], row["test_accuracy"] = test.loss, test.accuracy
+    return row
+
+
+def _check_finite(what: str, value: float, iteration: int, settings: Settings) -> None:
+    if not math.isfinite(value):
+        raise UsageError(
+            f"{what} is {value} at iteration {iteration}; lower the learning rate "
+            f"(now {settings.learning_rate:g}), clip the gradient, or raise the budget"
+        )

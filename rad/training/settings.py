@@ -1,0 +1,96 @@
+"""What a training run is told."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rad.errors import UsageError
+
+OPTIMIZERS = ("adam", "sgd")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of `rad.training.train`; every period counts iterations.
+
+    `weight_decay` is L2 in the gradient (Adam's own, not decoupled). The learning rate is
+    multiplied by `decay_factor` every `decay_every` iterations. `clip_norm` bounds the gradient's
+    norm over all parameters. `bootstrap` trains on a sample of the training set, of its size and
+    with replacement. `train_loss_every` is `evaluate_every` where None. `time_limit` is in
+    seconds: the run then stops at a checkpoint, to be resumed.
+
+    Raises:
+        UsageError: a value that cannot be used.
+    """
+
+    iterations: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    weight_decay: float = 0.0
+    decay_factor: float = 1.0
+    decay_every: int | None = None
+    clip_norm: float | None = None
+    bootstrap: bool = False
+    evaluate_every: int = 400
+    train_loss_every: int | None = None
+    checkpoint_every: int = 1000
+    evaluation_batch: int = 1000
+    time_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            choices = ", ".join(OPTIMIZERS)
+            raise UsageError(f"unknown optimizer {self.optimizer!r}; choose one of {choices}")
+        if not isinstance(self.bootstrap, bool):
+            raise UsageError(f"bootstrap is {self.bootstrap!r}; set it to true or false")
+        for name in (
+            "iterations",
+            "batch_size",
+            "evaluate_every",
+            "checkpoint_every",
+            "evaluation_batch",
+        ):
+            _check_count(name, getattr(self, name))
+        for name in ("decay_every", "train_loss_every"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        for name in ("learning_rate", "decay_factor"):
+            _check_positive(name, getattr(self, name))
+        for name in ("clip_norm", "time_limit"):
+            if getattr(self, name) is not None:
+                _check_positive(name, getattr(self, name))
+        if self.weight_decay != 0:
+            _check_positive("weight_decay", self.weight_decay)
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of the update that follows `step` completed ones."""
+        if self.decay_every is None:
+            return self.learning_rate
+        return self.learning_rate * self.decay_factor ** (step // self.decay_every)
+
+    def tests_at(self, iteration: int) -> bool:
+        """Whether the test set is evaluated after `iteration` updates."""
+        return self._due(iteration, self.evaluate_every)
+
+    def trains_at(self, iteration: int) -> bool:
+        """Whether the whole training set is evaluated after `iteration` updates."""
+        return self._due(iteration, self.train_loss_every or self.evaluate_every)
+
+    def checkpoints_at(self, iteration: int) -> bool:
+        """Whether a checkpoint is written after `iteration` updates."""
+        return self._due(iteration, self.checkpoint_every)
+
+    def _due(self, iteration: int, period: int) -> bool:
+        return iteration % period == 0 or iteration == self.iterations
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} is {value!r}; set it to a whole number of at least 1")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= 0:
+        raise UsageError(f"{name} is {value!r}; set it to a finite number above 0")
