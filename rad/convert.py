@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import fx, nn
 
-from rad.nn import Linear, ReLU, Sketching
+from rad.nn import LAYERS, Keyed, ReLU, Sketching
 from rad.sketches import Identity, Sketch
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -26,30 +26,36 @@ _RESHAPE_CALLS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 def convert(model: nn.Module, sketch: Sketch, seed: int = 0) -> nn.Module:
     """A copy of `model` whose weight gradients are estimated from sketches of the activations.
 
-    Every `torch.nn.Linear` keeps `sketch` of its input, with draws that depend on
-    `seed`, the layer's place and the number of the call; every `torch.nn.ReLU` keeps
-    one bit per unit, or nothing where the layer after it keeps its output exactly.
-    Parameters start equal, and the names in `state_dict` are the original's. What
-    has no RAD layer stays as it is: see `rad.report`. A converted model may be
-    converted again. Raises TypeError if `sketch` is no `rad.sketches.Sketch`.
+    Every linear and convolution layer keeps `sketch` of its input, with draws that
+    depend on `seed`, the layer's place and the number of the call; every
+    `torch.nn.ReLU` keeps one bit per unit, or nothing where the layer after it keeps
+    its output exactly; pooling and dropout keep what their backward pass needs. A ReLU
+    that alone reads the output of such a layer works in place. Parameters start equal,
+    and the names in `state_dict` are the original's. What has no RAD layer stays as
+    it is: see `rad.report`. A converted model may be converted again. Raises TypeError
+    if `sketch` is no `rad.sketches.Sketch`.
     """
     if not isinstance(sketch, Sketch):
         raise TypeError(f"sketch must be a rad.sketches.Sketch, got {type(sketch).__name__}")
     model = copy.deepcopy(model)
-    told_by_output = _relus_kept_by_a_reader(model) if isinstance(sketch, Identity) else set()
+    relus = _relus(model)
+    kinds = LAYERS | {kind: kind for kind in LAYERS.values()}
     replaced: dict[nn.Module, nn.Module] = {}
     places = 0
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        if module not in replaced:
-            if type(module) in (nn.Linear, Linear):
-                layer = _as(Linear, module)
+        if module not in replaced and type(module) in kinds:
+            layer = _as(kinds[type(module)], module)
+            if isinstance(layer, Sketching):
                 layer.set_sketch(sketch, seed, places)
-                places += 1
-                replaced[module] = layer
-            elif type(module) in (nn.ReLU, ReLU):
-                activation = _as(ReLU, module)
-                activation.mask = "output" if module in told_by_output else "packed"
-                replaced[module] = activation
+            elif isinstance(layer, Keyed):
+                layer.set_key(seed, places)
+            elif isinstance(layer, ReLU):
+                use = relus.get(module, _Use())
+                told = use.read_by_layer and isinstance(sketch, Identity)
+                layer.mask = "output" if told else "packed"
+                layer.inplace |= use.reads_alone
+            places += isinstance(layer, Keyed)
+            replaced[module] = layer
         if module in replaced:
             model = _put(model, name, replaced[module])
     return model
@@ -72,27 +78,42 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Sketching | ReLU) or super().is_leaf_module(m, module_qualified_name)
+        known = type(m) in LAYERS.values()
+        return known or super().is_leaf_module(m, module_qualified_name)
 
 
-def _relus_kept_by_a_reader(model: nn.Module) -> set[nn.Module]:
-    """The ReLU modules whose output, at every call, a trainable linear layer reads.
+@dataclass(frozen=True)
+class _Use:
+    """How a ReLU is used: whether a trainable layer that sketches reads its output, and
+    whether it is the only reader of such a layer's output."""
 
-    Of a model that cannot be traced (control flow on values), none: a packed mask is
-    right everywhere.
+    read_by_layer: bool = False
+    reads_alone: bool = False
+
+
+def _relus(model: nn.Module) -> dict[nn.Module, _Use]:
+    """The ReLU modules of a model and how all calls of each use it.
+
+    Of a model that cannot be traced (control flow on values), none: a packed mask, and
+    not in place, is right everywhere.
     """
     try:
         graph = _Tracer().trace(model)
     except Exception:  # whatever forward may raise on proxies
-        return set()
+        return {}
     modules = dict(model.named_modules(remove_duplicate=False))
-    told: dict[nn.Module, bool] = {}
+    uses: dict[nn.Module, _Use] = {}
     for node in graph.nodes:
-        if node.op == "call_module" and isinstance(modules[node.target], nn.ReLU):
-            relu = modules[node.target]
-            kept = any(_keeps_its_input(reader, modules) for reader in _readers(node, modules))
-            told[relu] = told.get(relu, True) and kept
-    return {relu for relu, kept in told.items() if kept}
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.ReLU):
+            continue
+        before = uses.get(modules[node.target], _Use(True, True))
+        source = node.args[0]
+        layer = _layer(source, modules)
+        alone = layer is not None and len(source.users) == 1 and not layer._forward_hooks
+        read = any(_keeps_its_input(reader, modules) for reader in _readers(node, modules))
+        use = _Use(before.read_by_layer and read, before.reads_alone and alone)
+        uses[modules[node.target]] = use
+    return uses
 
 
 def _readers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:
@@ -106,11 +127,20 @@ def _readers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:
             yield user
 
 
-def _keeps_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
+    """The layer that sketches, or will, whose call a node is."""
     if node.op != "call_module":
-        return False
+        return None
     module = modules[str(node.target)]
-    return isinstance(module, nn.Linear) and module.weight.requires_grad
+    kind = LAYERS.get(type(module), type(module))
+    return module if issubclass(kind, Sketching) else None
+
+
+def _keeps_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    layer = _layer(node, modules)
+    return layer is not None and any(
+        p.requires_grad for n, p in layer.named_parameters() if "weight" in n
+    )
 
 
 @dataclass(frozen=True)
@@ -145,12 +175,8 @@ def report(model: nn.Module) -> Report:
     replaced, left = [], []
     for name, module in model.named_modules():
         kind = type(module).__name__
-        if isinstance(module, Sketching):
-            replaced.append(Replacement(name, kind, str(module.sketch)))
-        elif isinstance(module, ReLU):
-            packed = module.mask == "packed"
-            keeps = "1 bit per unit" if packed else "nothing: the next layer keeps the output"
-            replaced.append(Replacement(name, kind, keeps))
+        if type(module) in LAYERS.values():
+            replaced.append(Replacement(name, kind, str(module.keeps)))
         elif isinstance(module, _RESHAPES):
             left.append(Replacement(name, kind, "nothing: it only reshapes"))
         elif not any(module.children()) or any(module.parameters(recurse=False)):
@@ -159,6 +185,6 @@ def report(model: nn.Module) -> Report:
 
 
 def _why_left(module: nn.Module) -> str:
-    if isinstance(module, nn.Linear | nn.ReLU):
+    if isinstance(module, tuple(LAYERS)):
         return "what torch keeps: a subclass of a torch layer may compute something else"
     return "what torch keeps: no RAD layer for this type"

@@ -66,13 +66,15 @@ def test_weight_gradients_are_the_naive_ones_for_the_keys_of_the_call(sketch: Sk
     model = network(torch.float64, inplace=False)
     x, y = torch.randn(4, 12, dtype=torch.float64), torch.tensor([0, 2, 1, 1])
     seen: list[tuple[Tensor, Tensor]] = []
-    layers = [m for m in model if isinstance(m, nn.Linear)]
-    for layer in layers:
-        layer.register_full_backward_hook(
-            lambda m, grad_input, grad_output: seen.insert(0, (m.input, grad_output[0]))
-        )
-        layer.register_forward_pre_hook(lambda m, args: setattr(m, "input", args[0].detach()))
-    weight_gradients(model, x.clone().requires_grad_(), y)
+
+    def watch(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        inputs = args[0].detach()
+        output.register_hook(lambda grad_output: seen.insert(0, (inputs, grad_output)))
+
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(watch)
+    weight_gradients(model, x, y)
 
     converted = rad.convert(network(torch.float64), sketch, seed=3)
     weight_gradients(converted, x, y)

@@ -1,6 +1,20 @@
 """Operators with an exact forward pass and a backward pass from what was kept."""
 
+from rad.functional.conv import conv
+from rad.functional.conv_variance import conv_weight_grad_variance
+from rad.functional.dropout import dropout
 from rad.functional.linear import linear, linear_weight_grad_variance
+from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.relu import relu
 
-__all__ = ["linear", "linear_weight_grad_variance", "relu"]
+__all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool",
+    "conv",
+    "conv_weight_grad_variance",
+    "dropout",
+    "linear",
+    "linear_weight_grad_variance",
+    "max_pool",
+    "relu",
+]

@@ -35,3 +35,41 @@ def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
     spread = packed.to(torch.int64).mul_(_SPREAD).bitwise_and_(_ONE_BIT_EACH)
     spread.add_(_CARRY).bitwise_right_shift_(7).bitwise_and_(_SPREAD)
     return spread.view(torch.bool)[: shape.numel()].view(shape)
+
+
+def packed_width(values: int) -> int:
+    """Bits an integer below `values` takes when packed: 1, 2, 4, 8 or 16."""
+    needed = max(1, (values - 1).bit_length())
+    widths = [width for width in (1, 2, 4, 8, 16) if width >= needed]
+    if not widths:
+        raise ValueError(f"integers below {values} do not fit 16 bits")
+    return widths[0]
+
+
+def pack_integers(integers: Tensor, width: int) -> Tensor:
+    """Non-negative integers of any shape, each in 1, 2, 4, 8 or 16 bits.
+
+    Widths up to 8 give uint8 of shape (ceil(numel * width / 8),), element i in the
+    bits from (i % (8 / width)) * width of its byte; 16 gives int16 with the low 16 bits.
+    """
+    flat = integers.reshape(-1)
+    if width == 16:
+        return flat.to(torch.int16)
+    each = 8 // width
+    missing = -flat.numel() % each
+    if missing:
+        flat = torch.cat([flat, flat.new_zeros(missing)])
+    columns = flat.view(-1, each).to(torch.uint8)
+    packed = columns[:, 0].clone()
+    for i in range(1, each):
+        packed |= columns[:, i] << (i * width)
+    return packed
+
+
+def unpack_integers(packed: Tensor, width: int, shape: torch.Size) -> Tensor:
+    """The int64 tensor of that shape which `pack_integers` packed."""
+    if width == 16:
+        return (packed.to(torch.int64) & 0xFFFF).view(shape)
+    shifts = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
+    columns = (packed[:, None] >> shifts) & ((1 << width) - 1)
+    return columns.view(-1)[: shape.numel()].to(torch.int64).view(shape)

@@ -136,3 +136,10 @@ def signs(key: Tensor, rows: range, slots: int, dtype: torch.dtype) -> Tensor:
     value = torch.arange(256, device=key.device)[:, None]
     table = ((value >> torch.arange(8, device=key.device)) & 1).mul_(2).sub_(1).to(dtype)
     return table[octets].flatten(1)[:, :slots]
+
+
+def lanes(key: Tensor, count: int) -> Tensor:
+    """Independent draws from 0..2**16-1: int32, (count,). Draw i is lane i % 4 of word i // 4."""
+    drawn = words(key, range(1), -(-count // 4))[0]
+    shifts = torch.arange(0, WORD_BITS, 16, device=key.device)
+    return ((drawn[:, None] >> shifts) & 0xFFFF).to(torch.int32).flatten()[:count]

@@ -1,0 +1,78 @@
+"""The variance of a convolution's weight gradient, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rad.functional.conv import Geometry
+from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
+from rad.sketches.identity import Identity
+from rad.sketches.projection import DifferentProject, Project
+from rad.sketches.sampling import DifferentSample, SameSample
+
+
+def conv_weight_grad_variance(
+    x: Tensor, grad_output: Tensor, weight: Tensor, geometry: Geometry, sketch: Sketch
+) -> Tensor:
+    """E |dW_hat - dW|^2 over the keys, in closed form: shape ().
+
+    Write dW = sum over positions i of A_i, A_i being what position i of the input
+    contributes through all rows that share a draw. Sampling k of d positions with
+    replacement gives (d sum_i |A_i|^2 - |sum_i A_i|^2) / k, times (d - k)/(d - 1)
+    without; projection (|M|^2 + tr M^2 - 2 sum_i M_ii^2) / k summed over the weights,
+    where M_ij multiplies the i-th input with what meets the j-th. Rows with draws of
+    their own add up.
+    Shapes: x (B, C_in, *space), grad_output (B, C_out, *out), weight for its shape.
+    Raises TypeError for a sketch without a closed form here.
+    """
+    wide = accumulation_dtype(x.dtype)
+    if isinstance(sketch, Identity):
+        return x.new_zeros((), dtype=wide)
+    if not isinstance(sketch, SameSample | DifferentSample | Project | DifferentProject):
+        raise TypeError(f"no closed-form weight gradient variance for {type(sketch).__name__}")
+    shared = isinstance(sketch, SameSample | Project)
+    sampling = isinstance(sketch, SameSample | DifferentSample)
+    total = x.new_zeros((), dtype=wide)
+    for inputs, met in _taps(x.detach().to(wide), grad_output.detach().to(wide), weight, geometry):
+        if shared:
+            total += _sampled(inputs, met) if sampling else _projected(inputs, met)
+        else:
+            for one, other in zip(inputs.split(1), met.split(1), strict=True):
+                total += _sampled(one, other) if sampling else _projected(one, other)
+    d, k = x.shape[2:].numel(), sketch.kept(x.shape[2:].numel())
+    without = sampling and not sketch.replacement  # type: ignore[union-attr]
+    return total / k * ((d - k) / max(d - 1, 1) if without else 1)
+
+
+def _taps(
+    x: Tensor, grad_output: Tensor, weight: Tensor, geometry: Geometry
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each group and tap: x (B, C, d) and the output gradient (B, O, d) that x meets there."""
+    batch, groups = len(x), geometry.groups
+    inputs = x.flatten(2).unflatten(1, (groups, -1))
+    single = geometry._replace(groups=1)
+    flat = grad_output.flatten(0, 1).unsqueeze(1)
+    shape = torch.Size((len(flat), 1, *x.shape[2:]))
+    taps = weight.shape[2:].numel()
+    for tap in torch.eye(taps, dtype=x.dtype, device=x.device):
+        one_hot = tap.view(1, 1, *weight.shape[2:])
+        met = single.input_grad(flat, one_hot, shape).view(batch, groups, -1, inputs.shape[-1])
+        for group in range(groups):
+            yield inputs[:, group], met[:, group]
+
+
+def _sampled(x: Tensor, met: Tensor) -> Tensor:
+    """d sum_i |A_i|^2 - |sum_i A_i|^2 of rows (B, C, d) that share a draw."""
+    contributions = torch.einsum("bci,boi->ico", x, met)
+    return x.shape[-1] * squared_norm(contributions) - squared_norm(contributions.sum(0))
+
+
+def _projected(x: Tensor, met: Tensor) -> Tensor:
+    """|M|^2 + tr M^2 - 2 sum_i M_ii^2 of rows (B, C, d) that share a matrix."""
+    norm = torch.einsum("xci,yci,xoj,yoj->", x, x, met, met)
+    crossed = torch.einsum("xci,yoi->coxy", x, met)
+    diagonal = torch.einsum("bci,boi->ico", x, met)
+    return norm + (crossed * crossed.mT).sum() - 2 * squared_norm(diagonal)

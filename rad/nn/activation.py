@@ -1,0 +1,32 @@
+"""Activation functions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rad import functional
+
+
+class ReLU(nn.ReLU):
+    """`torch.nn.ReLU` that keeps one bit per unit (`rad.functional.relu`). Any shape."""
+
+    def __init__(self, inplace: bool = False, mask: Literal["packed", "output"] = "packed") -> None:
+        super().__init__(inplace)
+        self.mask: Literal["packed", "output"] = mask
+
+    @property
+    def keeps(self) -> str:
+        """What is kept for backward, in words."""
+        packed = self.mask == "packed"
+        return "1 bit per unit" if packed else "nothing: the next layer keeps the output"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        return functional.relu(x, self.mask, inplace=self.inplace)
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, [super().extra_repr(), f"mask={self.mask}"]))

@@ -1,0 +1,55 @@
+"""What layers with draws have in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rad.sketches import Sketch, fold_in, make_key
+
+
+class Keyed(nn.Module):
+    """Mixin of the layers that draw: a fresh key for every call.
+
+    The t-th call draws with `fold_in(key, t)`, `key` being derived from the seed and
+    the layer's place. Key and counter are non-persistent buffers, advanced in place
+    on the device.
+    """
+
+    key: Tensor
+    calls: Tensor
+
+    def set_key(self, seed: int = 0, place: int = 0) -> None:
+        """Use the draws of (seed, place) from now on, from the start."""
+        device = next((p.device for p in self.parameters()), None)
+        self.register_buffer("key", fold_in(make_key(seed, device), place), persistent=False)
+        self.register_buffer("calls", torch.zeros_like(self.key), persistent=False)
+
+    def next_key(self) -> Tensor:
+        """The key of this call; advances the counter."""
+        key = fold_in(self.key, self.calls)
+        self.calls += 1
+        return key
+
+
+class Sketching(Keyed):
+    """Mixin of the layers that keep a sketch of their input."""
+
+    sketch: Sketch
+
+    def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
+        """Sketch with `sketch` and the draws of (seed, place) from now on."""
+        self.sketch = sketch
+        self.set_key(seed, place)
+
+    @property
+    def keeps(self) -> str:
+        """What is kept for backward, in words."""
+        return str(self.sketch)
+
+    def sketches_now(self) -> bool:
+        """Whether a call would sketch: in training mode, with gradients enabled."""
+        return self.training and torch.is_grad_enabled()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, sketch={self.sketch}"

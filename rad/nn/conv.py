@@ -1,0 +1,54 @@
+"""Convolution layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from rad import functional
+from rad.nn.base import Sketching
+from rad.sketches import Identity, Sketch
+
+
+class _Conv(Sketching, _ConvNd):
+    """A convolution that keeps a sketch of its input (`rad.functional.conv`).
+
+    Takes the arguments of torch's layer, and `sketch` and `seed`.
+    Shapes: (B, C_in, *space) or (C_in, *space) -> the same with C_out and the new space.
+    """
+
+    def __init__(
+        self, *arguments: Any, sketch: Sketch | None = None, seed: int = 0, **options: Any
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self.set_sketch(sketch or Identity(), seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.sketches_now():
+            return super().forward(x)
+        return functional.conv(
+            x,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            padding_mode=self.padding_mode,
+            sketch=self.sketch,
+            key=self.next_key(),
+        )
+
+
+class Conv1d(_Conv, nn.Conv1d):
+    """`torch.nn.Conv1d` that keeps a sketch of its input (`rad.functional.conv`)."""
+
+
+class Conv2d(_Conv, nn.Conv2d):
+    """`torch.nn.Conv2d` that keeps a sketch of its input (`rad.functional.conv`)."""
+
+
+class Conv3d(_Conv, nn.Conv3d):
+    """`torch.nn.Conv3d` that keeps a sketch of its input (`rad.functional.conv`)."""

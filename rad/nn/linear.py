@@ -1,0 +1,37 @@
+"""The linear layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rad import functional
+from rad.nn.base import Sketching
+from rad.sketches import Identity, Sketch
+
+
+class Linear(Sketching, nn.Linear):
+    """`torch.nn.Linear` that keeps a sketch of its input (`rad.functional.linear`).
+
+    Shapes: (..., in_features) -> (..., out_features).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        sketch: Sketch | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.set_sketch(sketch or Identity(), seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.sketches_now():
+            return super().forward(x)
+        key = self.next_key()
+        return functional.linear(x, self.weight, self.bias, sketch=self.sketch, key=key)

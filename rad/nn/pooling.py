@@ -1,0 +1,80 @@
+"""Pooling layers. Shapes: (B, C, *space) or (C, *space) -> the same with pooled space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rad import functional
+from rad.functional.sizes import each
+from rad.sketches.bits import packed_width
+
+
+class _ShapeOnly(nn.Module):
+    keeps = "the shape of its input"
+
+
+class AvgPool1d(_ShapeOnly, nn.AvgPool1d):
+    """`torch.nn.AvgPool1d` that keeps the shape of its input only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        options = (self.kernel_size, self.stride, self.padding)
+        return functional.avg_pool(x, 1, *options, self.ceil_mode, self.count_include_pad)
+
+
+class AvgPool2d(_ShapeOnly, nn.AvgPool2d):
+    """`torch.nn.AvgPool2d` that keeps the shape of its input only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        options = (self.kernel_size, self.stride, self.padding, self.ceil_mode)
+        return functional.avg_pool(x, 2, *options, self.count_include_pad, self.divisor_override)
+
+
+class AvgPool3d(_ShapeOnly, nn.AvgPool3d):
+    """`torch.nn.AvgPool3d` that keeps the shape of its input only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        options = (self.kernel_size, self.stride, self.padding, self.ceil_mode)
+        return functional.avg_pool(x, 3, *options, self.count_include_pad, self.divisor_override)
+
+
+class AdaptiveAvgPool2d(_ShapeOnly, nn.AdaptiveAvgPool2d):
+    """`torch.nn.AdaptiveAvgPool2d` that keeps the shape of its input only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.adaptive_avg_pool2d(x, self.output_size)  # type: ignore[arg-type]
+
+
+class _MaxPool(nn.Module):
+    axes: int
+
+    @property
+    def keeps(self) -> str:
+        """What is kept for backward, in words."""
+        window = torch.Size(each(self.kernel_size, self.axes))  # type: ignore[arg-type]
+        return f"{packed_width(window.numel())} bits per output"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.return_indices:
+            indexed: Tensor = super().forward(x)
+            return indexed
+        options = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return functional.max_pool(x, self.axes, *options)  # type: ignore[arg-type]
+
+
+class MaxPool1d(_MaxPool, nn.MaxPool1d):
+    """`torch.nn.MaxPool1d` that keeps window offsets (`rad.functional.max_pool`)."""
+
+    axes = 1
+
+
+class MaxPool2d(_MaxPool, nn.MaxPool2d):
+    """`torch.nn.MaxPool2d` that keeps window offsets (`rad.functional.max_pool`)."""
+
+    axes = 2
+
+
+class MaxPool3d(_MaxPool, nn.MaxPool3d):
+    """`torch.nn.MaxPool3d` that keeps window offsets (`rad.functional.max_pool`)."""
+
+    axes = 3

@@ -1,0 +1,74 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rad
+from rad.memory import saved_bytes
+
+AVERAGE = [
+    (nn.AvgPool2d(2), (3, 4, 8, 6)),
+    (nn.AvgPool2d((3, 2), stride=(2, 1), padding=(1, 0)), (3, 4, 9, 7)),
+    (nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), (2, 3, 8, 7)),
+    (nn.AvgPool2d(2, divisor_override=3), (2, 3, 8, 7)),
+    (nn.AvgPool2d(2), (4, 8, 6)),
+    (nn.AvgPool1d(3, 2, 1), (2, 3, 11)),
+    (nn.AvgPool1d(2, ceil_mode=True), (3, 11)),
+    (nn.AvgPool3d(2, padding=1), (2, 3, 5, 4, 6)),
+    (nn.AdaptiveAvgPool2d((3, 2)), (2, 3, 8, 7)),
+    (nn.AdaptiveAvgPool2d((None, 2)), (2, 3, 8, 7)),
+    (nn.AdaptiveAvgPool2d(1), (3, 8, 7)),
+]
+MAXIMUM = [
+    (nn.MaxPool2d(2), (3, 4, 8, 6), 2),
+    (nn.MaxPool2d((3, 2), stride=(2, 1), padding=(1, 0)), (3, 4, 9, 7), 4),
+    (nn.MaxPool2d(3, 1, 1, dilation=(2, 1)), (2, 3, 9, 7), 4),
+    (nn.MaxPool2d(3, 2, ceil_mode=True), (2, 3, 8, 8), 4),
+    (nn.MaxPool2d(2), (4, 8, 6), 2),
+    (nn.MaxPool1d(2), (2, 3, 11), 1),
+    (nn.MaxPool1d(5, 2, 2), (3, 11), 4),
+    (nn.MaxPool3d((2, 3, 2), padding=1), (2, 3, 5, 7, 6), 4),
+    (nn.MaxPool2d(20), (2, 3, 40, 41), 16),
+]
+
+
+def check_equal(layer: nn.Module, converted: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape, requires_grad=True)
+    expected, actual = layer(x), converted(x)
+    assert torch.equal(actual, expected)
+    grad_output = torch.randn_like(expected)
+    (want,) = torch.autograd.grad(expected, x, grad_output)
+    (got,) = torch.autograd.grad(actual, x, grad_output)
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize(("layer", "shape"), AVERAGE, ids=str)
+def test_average_pooling_keeps_nothing(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    converted = rad.convert(layer, rad.Identity())
+    check_equal(layer, converted, shape)
+    x = torch.randn(shape, requires_grad=True)
+    assert saved_bytes(lambda: converted(x)) == 0
+
+
+@pytest.mark.parametrize(("layer", "shape", "bits"), MAXIMUM, ids=str)
+def test_max_pooling_keeps_offsets(layer: nn.Module, shape: tuple[int, ...], bits: int) -> None:
+    converted = rad.convert(layer, rad.Identity())
+    check_equal(layer, converted, shape)
+    x = torch.randn(shape, requires_grad=True)
+    assert saved_bytes(lambda: converted(x)) == -(-converted(x).numel() * bits // 8)
+
+
+def test_max_pooling_of_ties_takes_torchs_choice() -> None:
+    layer = nn.MaxPool2d(2, 1)
+    x = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    outputs: list[Any] = [m(x).sum() for m in (layer, rad.convert(layer, rad.Identity()))]
+    want, got = (torch.autograd.grad(output, x)[0] for output in outputs)
+    assert torch.equal(got, want)
+
+
+def test_indices_can_still_be_asked_for() -> None:
+    layer = rad.convert(nn.MaxPool2d(2, return_indices=True), rad.Identity())
+    values, indices = layer(torch.randn(1, 1, 4, 4))
+    assert values.shape == indices.shape
