@@ -1,0 +1,31 @@
+"""Plain torch.nn models, which know nothing of RAD."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from rad.errors import UsageError
+from rad.models.feedforward import feedforward
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"feedforward": feedforward}
+
+__all__ = ["MODELS", "build", "feedforward"]
+
+
+def build(
+    name: str, input_shape: tuple[int, ...], classes: int, seed: int, **options: Any
+) -> nn.Module:
+    """The model `name`, on the CPU, with initial weights that depend on the seed only.
+
+    It maps inputs (B, *input_shape) to scores (B, classes). The global generators stay untouched.
+
+    Raises:
+        UsageError: unknown model, or options that it cannot use.
+    """
+    if name not in MODELS:
+        raise UsageError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return MODELS[name](input_shape, classes, **options)

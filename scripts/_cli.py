@@ -1,0 +1,78 @@
+"""What every script shares: Hydra, with bad input reported in one line.
+
+Bad input ends in one line on stderr and exit status 2, Ctrl-C in status 130; a bug keeps its
+traceback.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from rad.errors import UsageError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+BAD_INPUT = (UsageError, HydraException, OmegaConfBaseException)
+
+Main = Callable[[DictConfig, list[str]], None]
+
+
+class Task:
+    """A script's main function, as Hydra calls it.
+
+    `main(config, overrides)` does one job; `check(config, overrides)` raises UsageError where it
+    can tell cheaply that the job cannot be done. A sweep checks all jobs before the first starts.
+    """
+
+    def __init__(self, main: Main, check: Main | None = None) -> None:
+        self.main = main
+        self.check = check
+
+    def __call__(self, config: DictConfig) -> None:
+        try:
+            self.main(config, list(HydraConfig.get().overrides.task))
+        except BAD_INPUT as error:
+            refuse(error)
+
+
+def run(task: Task, config_name: str, folder: Path = CONFIGS) -> None:
+    """Run `task` on what the command line makes of `<folder>/<config_name>.yaml`."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us as they are
+    main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(task)
+    try:
+        main()
+    except BAD_INPUT as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Print one line for the error and exit with status 2."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def one_line(error: Exception) -> str:
+    """The error's message in one line; Hydra's names the choices and where settings are shown."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if group and error.options:
+            return f"unknown {group} {name!r}: choose one of {', '.join(error.options)}"
+    words = " ".join(str(error).split())
+    if isinstance(error, UsageError):
+        return words
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r} ({words}); write key=value, quoted where need be"
+    unknown = re.match(r"Could not override '([^']+)'", words)
+    if unknown:
+        return f"unknown setting {unknown[1]!r}: --cfg job in place of all settings shows the known"
+    return f"{words} (--cfg job in place of all settings shows those that are known)"

@@ -1,0 +1,158 @@
+"""What one training run is, read from its configuration without touching data or results."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from rad.errors import UsageError
+from rad.memory.budget import parse_budget
+from rad.results import run_path
+from rad.training import Settings
+from rad.training.loggers import MODES
+
+RUNTIME = (
+    "device",
+    "data_root",
+    "results_root",
+    "logger",
+    "training.time_limit",
+    "training.checkpoint_every",
+)
+IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run. `settings` has the full batch size; the plan may cut it.
+
+    `path` is the run's folder and `text` its config.yaml: neither depends on runtime settings.
+    """
+
+    config: DictConfig
+    experiment: str
+    budget: str | float
+    seed: int
+    device: torch.device
+    settings: Settings
+    path: Path
+    text: str
+
+
+def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
+    """Resolve and check a configuration; `overrides` are the command line's, as Hydra lists them.
+
+    Raises:
+        UsageError: a value that cannot be used, or an override that adds or removes a key.
+    """
+    config = config.copy()
+    if config.variant.name == "baseline" or config.budget is None:
+        config.budget = "full"
+    OmegaConf.resolve(config)
+    _check_budget(config.budget)
+    _check_logger(config.logger.mode)
+    experiment = str(config.experiment_name)
+    kept = _path_overrides(config, overrides)
+    return RunSpec(
+        config=config,
+        experiment=experiment,
+        budget=config.budget,
+        seed=_seed(config.seed),
+        device=_device(config.device),
+        settings=_settings(config),
+        path=run_path(
+            config.results_root, experiment, config.variant.name, config.budget, kept, config.seed
+        ),
+        text=_text(config),
+    )
+
+
+def _check_budget(budget: Any) -> None:
+    if not isinstance(budget, str | int | float):
+        raise UsageError(f"budget {budget} is not a memory budget: give one number or size")
+    parse_budget(budget)
+
+
+def _check_logger(mode: Any) -> None:
+    if mode not in MODES:
+        raise UsageError(f"unknown logger mode {mode!r}; choose one of {', '.join(MODES)}")
+
+
+def _seed(seed: Any) -> int:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed!r}; give a whole number of at least 0")
+    return seed
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<n>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:<n>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UsageError(f"device {name!r} is not there ({count} CUDA devices); use device=auto")
+    return device
+
+
+def _settings(config: DictConfig) -> Settings:
+    optimizer = {k: v for k, v in config.optimizer.items() if k != "name"}
+    return Settings(
+        batch_size=config.batch_size,
+        optimizer=config.optimizer.name,
+        **optimizer,
+        **config.training,
+    )
+
+
+def _path_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """`key=value` of the overrides that change the outcome and that the path does not name.
+
+    Values stand as resolved, so that 1e-3 and 0.001 name one path.
+    """
+    dropped = {*RUNTIME, *IN_EVERY_PATH}
+    if config.experiment_name == f"{config.model.name}_{config.dataset.name}":
+        dropped |= {"model", "dataset"}
+    kept = set()
+    for override in overrides:
+        key = override.split("=", 1)[0]
+        if key.startswith(("+", "~")) and key != "+experiment":
+            raise UsageError(
+                f"{override!r} adds or removes a setting, which has no effect on training; write "
+                "key=value with a known setting (python scripts/train.py --cfg job shows them)"
+            )
+        key = key.lstrip("+")
+        if key not in dropped and key.split(".")[0] not in RUNTIME:
+            kept.add(_canonical(config, key, override))
+    return sorted(kept)
+
+
+def _canonical(config: DictConfig, key: str, override: str) -> str:
+    value = OmegaConf.select(config, key)
+    if isinstance(value, DictConfig):
+        return override
+    if isinstance(value, ListConfig):
+        value = OmegaConf.to_container(value)
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return f"{key}={text}"
+
+
+def _text(config: DictConfig) -> str:
+    """The configuration as YAML, with what the run uses and without runtime settings."""
+    tree: Any = OmegaConf.to_container(config)
+    tree["dataset"] = {"name": config.dataset.name}
+    for name in RUNTIME:
+        *parents, key = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node[parent]
+        del node[key]
+    return OmegaConf.to_yaml(OmegaConf.create(tree))

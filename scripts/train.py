@@ -1,0 +1,140 @@
+"""Train one variant at one budget: `python scripts/train.py variant=different_sample budget=0.1`.
+
+Any setting of configs/train.yaml can be given, and swept with -m. A finished run is skipped, an
+interrupted one resumes.
+"""
+
+import platform
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from _cli import Task, run
+from _run_spec import RunSpec, read
+from omegaconf import DictConfig, OmegaConf
+
+from rad import data, models
+from rad.data import Dataset
+from rad.results import RunFolder, difference, provenance
+from rad.training import TrainResult, WandbLogger, train
+from rad.variants import Built, Plan, build
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Plan, train and write one run."""
+    spec = read(config, overrides)
+    folder = RunFolder(spec.path)
+    if folder.finished():
+        print(_skipped(folder, spec), flush=True)
+        return
+    dataset = data.load(spec.config.dataset.name, spec.config.data_root, spec.device)
+    built = plan(spec, dataset)
+    print(f"{spec.path}: {describe(built.plan)}", flush=True)
+    with folder.open(spec.text):
+        result = _train(spec, dataset, built, folder)
+        if result.finished:
+            folder.write_summary(summary(spec, built.plan, result))
+    if not result.finished:
+        print(f"stopped after {result.iterations} iterations; the same command goes on from there")
+
+
+def plan(spec: RunSpec, dataset: Dataset) -> Built:
+    """The converted model and how it meets the budget, measured on the first examples."""
+    count = len(dataset.train_labels)
+    indices = torch.arange(spec.settings.batch_size, device=spec.device) % count
+    images, labels = dataset.batch(indices)
+    options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
+    name = options.pop("name")
+    model = models.build(name, dataset.image_shape, dataset.classes, spec.seed, **options)
+    return build(
+        model.to(spec.device),
+        (images,),
+        lambda output: F.cross_entropy(output, labels[: len(output)].clone()),
+        spec.config.variant.name,
+        spec.budget,
+        spec.seed,
+        replacement=spec.config.variant.get("replacement", True),
+    )
+
+
+def describe(plan: Plan) -> str:
+    """One line: what the variant does with the budget."""
+    keep = "everything" if plan.keep_fraction is None else f"{plan.keep_fraction:.4g}"
+    memory = plan.memory
+    return (
+        f"{plan.variant}, batch {plan.batch_size}, keep {keep}, "
+        f"{memory.parameter_bytes:,} parameter + {memory.saved_bytes:,} saved bytes"
+    )
+
+
+def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
+    """The fields of summary.json."""
+    return {
+        "experiment": spec.experiment,
+        "model": spec.config.model.name,
+        "dataset": spec.config.dataset.name,
+        "variant": plan.variant,
+        "seed": spec.seed,
+        "budget": plan.budget,
+        "scale": spec.config.scale,
+        "keep_fraction": plan.keep_fraction,
+        "bits": plan.bits,
+        "batch_size": plan.batch_size,
+        "memory": asdict(plan.memory),
+        "final": result.final,
+        "iterations": result.iterations,
+        "seconds_per_iteration": result.seconds_per_iteration,
+        "device": device_name(spec.device),
+        "threads": torch.get_num_threads(),
+        **provenance(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def check(config: DictConfig, overrides: list[str]) -> None:
+    """Refuse what can be seen to be wrong without data."""
+    read(config, overrides)
+
+
+def _skipped(folder: RunFolder, spec: RunSpec) -> str:
+    """The line for a finished run; its config.yaml may be missing or from another version."""
+    try:
+        changed = difference(folder.config_file.read_text(), spec.text)
+    except OSError:
+        changed = ""
+    note = f"; its configuration differs in {changed}" if changed else ""
+    return f"{folder.path}: finished already, skipped{note}"
+
+
+def _train(spec: RunSpec, dataset: Dataset, built: Built, folder: RunFolder) -> TrainResult:
+    options = spec.config.logger
+    logger = WandbLogger(
+        project=options.project,
+        name=str(spec.path.relative_to(spec.config.results_root)),
+        group=spec.experiment,
+        config=OmegaConf.to_container(OmegaConf.create(spec.text)),  # type: ignore[arg-type]
+        mode=options.mode,
+        directory=options.directory,
+    )
+    try:
+        settings = replace(spec.settings, batch_size=built.batch_size)
+        return train(built.model, dataset, settings, spec.seed, folder, logger)
+    finally:
+        logger.finish()
+
+
+if __name__ == "__main__":
+    run(Task(main, check), "train")

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch import nn
+
+from rad import models
+from rad.errors import UsageError
+
+
+def test_feedforward_is_the_papers_network() -> None:
+    model = models.build("feedforward", (1, 28, 28), 10, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == 419_110
+    layers = list(model.children())
+    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    assert [layer.out_features for layer in linears] == [300, 300, 300, 10]
+    assert sum(isinstance(layer, nn.ReLU) for layer in layers) == 3
+    assert not isinstance(layers[-1], nn.ReLU)
+    assert model(torch.randn(5, 1, 28, 28)).shape == (5, 10)
+
+
+def test_weights_depend_on_the_seed_only() -> None:
+    first = models.build("feedforward", (1, 8, 8), 10, seed=3).state_dict()
+    torch.rand(7)
+    again = models.build("feedforward", (1, 8, 8), 10, seed=3).state_dict()
+    other = models.build("feedforward", (1, 8, 8), 10, seed=4).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["1.weight"], other["1.weight"])
+
+
+def test_building_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    models.build("feedforward", (1, 8, 8), 10, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_initial_weights_are_torchs_default() -> None:
+    model = models.build("feedforward", (6,), 3, seed=9, hidden=(5,))
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        expected = [nn.Linear(6, 5), nn.Linear(5, 3)]
+    given = [layer for layer in model.children() if isinstance(layer, nn.Linear)]
+    for layer, reference in zip(given, expected, strict=True):
+        assert torch.equal(layer.weight, reference.weight)
+        assert torch.equal(layer.bias, reference.bias)
+
+
+def test_no_hidden_layer() -> None:
+    assert models.build("feedforward", (6,), 3, seed=0, hidden=())(torch.ones(2, 6)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("width", [0, -3, 2.5, True, "wide"])
+def test_bad_width(width: object) -> None:
+    with pytest.raises(UsageError, match="hidden width"):
+        models.build("feedforward", (6,), 3, seed=0, hidden=(4, width))
+
+
+def test_unknown_model_names_the_choices() -> None:
+    with pytest.raises(UsageError, match=r"'resnet'.*feedforward"):
+        models.build("resnet", (6,), 3, seed=0)
