@@ -204,3 +204,42 @@ def test_acceptance_bytes_of_the_feedforward_net() -> None:
         converted = rad.convert(model, sketch)
         measured = saved_bytes(lambda: F.cross_entropy(converted(x), y))  # noqa: B023
         assert measured == pytest.approx(honest, rel=0.005)
+
+
+def test_honest_bytes_of_the_convolutional_net() -> None:
+    convolutions = [
+        nn.Conv2d(a, b, 5, padding=2) for a, b in ((3, 16), (16, 32), (32, 32), (32, 32))
+    ]
+    one, two, three, four = (nn.Sequential(c, nn.ReLU()) for c in convolutions)
+    pools = nn.AvgPool2d(2), nn.AvgPool2d(2)
+    model = nn.Sequential(
+        one, two, pools[0], three, four, pools[1], nn.Flatten(), nn.Linear(2048, 10)
+    )
+    x, y = torch.randn(150, 3, 32, 32), torch.randint(10, (150,))
+    kept = (3 + 16) * 103 + (32 + 32) * 26 + 205
+    bits = 16 * 1024 + 32 * 1024 + 2 * 32 * 256
+    honest = 150 * (4 * kept + bits / 8 + 10 * 4 + 8)
+    for sketch in (rad.SameSample(0.1), rad.DifferentSample(0.1), rad.Project(0.1)):
+        converted = rad.convert(model, sketch)
+        measured = saved_bytes(lambda: F.cross_entropy(converted(x), y))  # noqa: B023
+        assert measured == pytest.approx(honest, rel=0.001)
+
+
+def test_relus_that_alone_read_a_layer_work_in_place() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.alone, self.beside, self.after = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.alone(self.a(x))
+            z = self.b(h)
+            return self.c(self.beside(z) + z + self.after(h))
+
+    model = Net()
+    converted = rad.convert(model, rad.SameSample(0.5))
+    inplace = {n: m.inplace for n, m in converted.named_modules() if isinstance(m, nn.ReLU)}
+    assert inplace == {"alone": True, "beside": False, "after": False}
+    x = torch.randn(3, 4)
+    assert torch.equal(converted(x), model(x))

@@ -5,12 +5,15 @@ A key is a 0-d int64 tensor. With all arithmetic modulo 2**64,
     mix(z):              z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
                          z = (z ^ (z >> 27)) * 0x94D049BB133111EB
                          z ^ (z >> 31)                        (logical shifts)
-    word(key, row, slot) = mix(mix(key + G * row) + G * slot),  G = 0x9E3779B97F4A7C15
+    word(key, row, slot) = mix(key + ROW * row + SLOT * slot)
+    fold_in(key, i)      = mix(key + FOLD * (i + 1))          (sub-keys)
 
-so that each row is the SplitMix64 stream (Steele, Lea and Flood, 2014; finaliser
-of Stafford, variant 13) whose state is the mixed (key, row). Slots from 0 up are
-draws; slot -1 is kept for sub-keys: `fold_in(key, i) = word(key, i, -1)`. The
-same integers come out on every device, in any order, and no generator is touched.
+`mix` is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014, after Stafford),
+which makes a good generator of a counter that advances by an odd constant. The three
+constants are 2**64 / g, 2**64 / g**2 and 2**64 / g**3, made odd, for the root g of
+x**4 = x + 1 (Roberts' generalised golden ratio): counters that differ in row, slot or
+sub-key keep well apart. The same integers come out on every device, in any order, and
+no generator is touched.
 """
 
 from __future__ import annotations
@@ -26,20 +29,22 @@ def _signed(word: int) -> int:
     return word - (1 << 64) if word >= 1 << 63 else word
 
 
-GOLDEN = _signed(0x9E3779B97F4A7C15)
-_MULTIPLIERS = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
+ROW = _signed(0xD1B54A32D192ED03)
+SLOT = _signed(0xABC98388FB8FAC03)
+FOLD = _signed(0x8CB92BA72F3D8DD7)
 WORD_BITS = 64
-
-
-def _xor_shift_(z: Tensor, bits: int) -> Tensor:
-    shifted = z >> bits
-    return z.bitwise_xor_(shifted.bitwise_and_((1 << (64 - bits)) - 1))
+_MULTIPLIERS = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
+_LOW_HALF = 0xFFFFFFFF
 
 
 def _mix_(z: Tensor) -> Tensor:
-    _xor_shift_(z, 30).mul_(_MULTIPLIERS[0])
-    _xor_shift_(z, 27).mul_(_MULTIPLIERS[1])
-    return _xor_shift_(z, 31)
+    """`mix`, in place. The masks make arithmetic shifts logical."""
+    z ^= (z >> 30).bitwise_and_((1 << 34) - 1)
+    z *= _MULTIPLIERS[0]
+    z ^= (z >> 27).bitwise_and_((1 << 37) - 1)
+    z *= _MULTIPLIERS[1]
+    z ^= (z >> 31).bitwise_and_((1 << 33) - 1)
+    return z
 
 
 def make_key(seed: int, device: torch.device | str | None = None) -> Tensor:
@@ -50,29 +55,31 @@ def make_key(seed: int, device: torch.device | str | None = None) -> Tensor:
 
 def fold_in(key: Tensor, i: int | Tensor) -> Tensor:
     """The i-th sub-key of a key: int64, shape (). `i` may be a tensor on the key's device."""
-    step = GOLDEN * i if isinstance(i, Tensor) else _signed(GOLDEN * i % (1 << 64))
-    return _mix_(_mix_(key + step) - GOLDEN)
+    return _mix_(key + (i + 1) * FOLD if isinstance(i, Tensor) else key + _signed_step(i))
+
+
+def _signed_step(i: int) -> int:
+    return _signed((i + 1) * FOLD % (1 << 64))
 
 
 def words(key: Tensor, rows: range, slots: int) -> Tensor:
     """`word(key, row, slot)` for the given rows and slots 0..slots-1: int64, (len(rows), slots)."""
     row = torch.arange(rows.start, rows.stop, dtype=torch.int64, device=key.device)
     slot = torch.arange(slots, dtype=torch.int64, device=key.device)
-    state = _mix_(row.mul_(GOLDEN) + key)
-    return _mix_(state[:, None] + slot.mul_(GOLDEN))
+    return _mix_((row.mul_(ROW) + key)[:, None] + slot.mul_(SLOT))
 
 
 def integers(key: Tensor, rows: range, slots: int, high: int) -> Tensor:
     """Independent draws from 0..high-1, high < 2**31: int64, (len(rows), slots).
 
-    The upper 32 bits of a word, times `high`, shifted right by 32: each value has
-    probability 1/high to within 2**-32.
+    Slot s takes half s % 2 (the low one first) of word s // 2, times `high`, shifted
+    right by 32: each value has probability 1/high to within 2**-32.
     """
     if not 0 < high < 1 << 31:
         raise ValueError(f"high must lie in 1..2**31-1, got {high}")
-    drawn = words(key, rows, slots)
-    drawn >>= 32
-    return drawn.bitwise_and_(0xFFFFFFFF).mul_(high).bitwise_right_shift_(32)
+    drawn = words(key, rows, -(-slots // 2))
+    halves = torch.stack([drawn & _LOW_HALF, (drawn >> 32).bitwise_and_(_LOW_HALF)], dim=-1)
+    return halves.mul_(high).bitwise_right_shift_(32).flatten(1)[:, :slots]
 
 
 def distinct_integers(key: Tensor, rows: range, count: int, high: int) -> Tensor:

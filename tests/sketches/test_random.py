@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rad.sketches.random import distinct_integers, fold_in, integers, make_key, signs, words
 
 WORD = (1 << 64) - 1
-GOLDEN = 0x9E3779B97F4A7C15
+ROW, SLOT, FOLD = 0xD1B54A32D192ED03, 0xABC98388FB8FAC03, 0x8CB92BA72F3D8DD7
 
 
 def mix(z: int) -> int:
@@ -18,21 +18,33 @@ def mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def word(key: int, row: int, slot: int) -> int:
-    return mix((mix((key + GOLDEN * row) & WORD) + GOLDEN * slot) & WORD)
-
-
 @given(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 1 << 31), st.integers(0, 1 << 31))
 def test_the_hash_is_the_documented_one(key: int, row: int, i: int) -> None:
     tensor = torch.tensor(key)
-    assert int(words(tensor, range(row, row + 1), 3)[0, 2]) & WORD == word(key & WORD, row, 2)
-    assert int(fold_in(tensor, i)) & WORD == word(key & WORD, i, -1)
+    word = int(words(tensor, range(row, row + 1), 3)[0, 2]) & WORD
+    assert word == mix((key + ROW * row + SLOT * 2) & WORD)
+    assert int(fold_in(tensor, i)) & WORD == mix((key + FOLD * (i + 1)) & WORD)
     assert torch.equal(fold_in(tensor, i), fold_in(tensor, torch.tensor(i)))
 
 
-def test_first_word_of_splitmix64() -> None:
-    # The published test value of SplitMix64 seeded with 0 is its first output.
-    assert mix(GOLDEN) == 0xE220A8397B1DCDAF
+@given(st.integers(0, (1 << 63) - 1), st.integers(1, (1 << 31) - 1))
+def test_integers_take_the_halves_of_words(key: int, high: int) -> None:
+    drawn = integers(torch.tensor(key), range(5, 6), 3, high)[0].tolist()
+    halves = [mix((key + ROW * 5 + SLOT * (s // 2)) & WORD) >> 32 * (s % 2) for s in range(3)]
+    assert drawn == [(half & 0xFFFFFFFF) * high >> 32 for half in halves]
+
+
+def test_the_steps_are_powers_of_the_generalised_golden_ratio() -> None:
+    g = 1.2207440846057596
+    assert abs(g**4 - g - 1) < 1e-12
+    for power, step in enumerate((ROW, SLOT, FOLD), start=1):
+        assert step % 2 == 1
+        assert abs(step / 2**64 - g**-power) < 1e-12
+
+
+def test_the_finaliser_is_that_of_splitmix64() -> None:
+    # The published first output of SplitMix64 seeded with 0.
+    assert mix(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF
 
 
 def test_keys_differ_and_no_generator_is_touched() -> None:

@@ -1,0 +1,42 @@
+"""What the README shows is what happens."""
+
+import re
+import shlex
+from pathlib import Path
+
+import hydra
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line
+    for kind, block in BLOCKS
+    if not kind
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("python ")
+]
+
+
+def test_the_python_example_prints_the_bytes_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = [block for kind, block in BLOCKS if kind == "python"]
+    exec(compile(example, "README.md", "exec"), {})
+    (promised,) = re.findall(r"# (\d+), not \d+$", example, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines()[-1] == promised
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_name_scripts_and_settings_that_exist(command: str) -> None:
+    _, script, *arguments = shlex.split(command)
+    assert (ROOT / script).is_file()
+    folder, name = ("configs/plot", "plot") if "plot" in script else ("configs", "train")
+    overrides = [re.sub(r"=([^,\[\]]*),.*", r"=\1", a) for a in arguments if a != "-m"]
+    with hydra.initialize_config_dir(str(ROOT / folder), version_base="1.3"):
+        hydra.compose(name, overrides)
+
+
+def test_links_and_figures_exist() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(targets) > 10
+    assert [target for target in targets if not (ROOT / target).exists()] == []
