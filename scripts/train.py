@@ -29,13 +29,14 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if folder.finished():
         print(_skipped(folder, spec), flush=True)
         return
+    origin = provenance()
     dataset = data.load(spec.config.dataset.name, spec.config.data_root, spec.device)
     built = plan(spec, dataset)
     print(f"{spec.path}: {describe(built.plan)}", flush=True)
     with folder.open(spec.text):
         result = _train(spec, dataset, built, folder)
         if result.finished:
-            folder.write_summary(summary(spec, built.plan, result))
+            folder.write_summary({**summary(spec, built.plan, result), **origin})
     if not result.finished:
         print(f"stopped after {result.iterations} iterations; the same command goes on from there")
 
@@ -70,7 +71,7 @@ def describe(plan: Plan) -> str:
 
 
 def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
-    """The fields of summary.json."""
+    """The fields of summary.json, but for the provenance, which is taken when the run starts."""
     return {
         "experiment": spec.experiment,
         "model": spec.config.model.name,
@@ -88,7 +89,6 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
         "seconds_per_iteration": result.seconds_per_iteration,
         "device": device_name(spec.device),
         "threads": torch.get_num_threads(),
-        **provenance(),
     }
 
 

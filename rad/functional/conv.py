@@ -9,7 +9,6 @@ padding mode stays unbiased. The gradients of input and bias are exact.
 
 from __future__ import annotations
 
-from functools import singledispatch
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -25,7 +24,10 @@ from rad.sketches.identity import Identity
 from rad.sketches.sampling import SameSample
 
 PIECES = 5
-"""Into how many parts of the batch a dense reading of the sketch is cut."""
+"""Into how many parts the batch is cut in the backward pass."""
+
+
+Mask = tuple[bool, bool, bool]
 
 
 class Geometry(NamedTuple):
@@ -52,30 +54,23 @@ class Geometry(NamedTuple):
         options = (self.stride, self.padding, self.dilation, self.groups)
         return convolve(self.pad(x), weight, bias, *options)
 
-    def input_grad(self, grad_output: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-        if not self.pre_padding:
-            return self._input_grad(grad_output, weight, shape)
-        with torch.enable_grad():
-            x = grad_output.new_zeros(shape, requires_grad=True)
-            padded = self.pad(x)
-        inner = self._input_grad(grad_output, weight, padded.shape)
-        return torch.autograd.grad(padded, x, inner)[0]
+    def backward(
+        self, grad_output: Tensor, x: Tensor, weight: Tensor, mask: Mask
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of input, weight and bias that the mask asks for.
 
-    def _input_grad(self, grad_output: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-        x = grad_output.new_empty(()).expand(shape)
-        return self._backward(grad_output, x, weight, (True, False, False))[0]
-
-    def weight_grad(self, grad_output: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return self._backward(grad_output, self.pad(x), weight, (False, True, False))[1]
-
-    def _backward(
-        self, grad_output: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.ops.aten.convolution_backward(
+        x matters to the second only; for the others its shape is enough.
+        """
+        padded = x
+        if self.pre_padding:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_(mask[0])
+                padded = self.pad(x)
+        grads = torch.ops.aten.convolution_backward(
             grad_output,
-            x,
+            padded.detach(),
             weight,
-            None,
+            [len(weight)],
             self.stride,
             self.padding,
             self.dilation,
@@ -84,6 +79,12 @@ class Geometry(NamedTuple):
             self.groups,
             mask,
         )
+        grad_input, grad_weight, grad_bias = (
+            g if m else None for g, m in zip(grads, mask, strict=True)
+        )
+        if self.pre_padding and grad_input is not None:
+            grad_input = torch.autograd.grad(padded, x, grad_input)[0]
+        return grad_input, grad_weight, grad_bias
 
 
 class _SketchedConvolution(torch.autograd.Function):
@@ -112,19 +113,19 @@ class _SketchedConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, weight, *kept = ctx.saved_tensors
-        geometry: Geometry = ctx.geometry
-        grad_input = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            cast = weight.to(grad_output.dtype)
-            grad_input = geometry.input_grad(grad_output, cast, ctx.input_shape)
-            grad_input = grad_input.to(ctx.input_dtype)
-        if ctx.needs_input_grad[1]:
-            grad_weight = conv_weight_grad(
-                ctx.sketch, grad_output, tuple(kept), weight, ctx.input_shape, geometry, key
-            ).to(weight.dtype)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad_output.sum([0, *range(2, grad_output.dim())]).to(ctx.bias_dtype)
-        return grad_input, grad_weight, grad_bias, None, None, None
+        grads = _gradients(
+            ctx.sketch,
+            grad_output,
+            tuple(kept),
+            weight,
+            ctx.input_shape,
+            ctx.geometry,
+            key,
+            ctx.needs_input_grad[:3],
+        )
+        dtypes = (ctx.input_dtype, weight.dtype, ctx.bias_dtype)
+        cast = (g if g is None else g.to(d) for g, d in zip(grads, dtypes, strict=True))
+        return *cast, None, None, None
 
 
 def conv(
@@ -184,8 +185,7 @@ def _geometry(
     return Geometry(strides, tuple(left for left, _ in sides), dilations, groups)
 
 
-@singledispatch
-def conv_weight_grad(
+def _gradients(
     sketch: Sketch,
     grad_output: Tensor,
     kept: tuple[Tensor, ...],
@@ -193,61 +193,87 @@ def conv_weight_grad(
     shape: torch.Size,
     geometry: Geometry,
     key: Tensor,
-) -> Tensor:
-    """The gradient of the weight for the x_hat (B, C, *space) that `kept` is a sketch of.
+    needs: Mask,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of input, weight and bias, a part of the batch at a time.
 
-    x_hat is read a part of the batch at a time, so that no dense copy of the whole
-    input stands in memory. `weight` gives the shape only.
+    So neither a dense copy of the input nor the convolution's own working copies stand
+    in memory whole.
     """
-    batch, channels = shape[:2]
-    positions = shape[2:].numel()
-    wide = accumulation_dtype(grad_output.dtype)
-    like = weight.to(wide)
-    total = torch.zeros((), dtype=wide, device=grad_output.device)
-    step = -(-batch // PIECES)
-    for start in range(0, batch, step):
-        stop = min(start + step, batch)
-        rows = range(start * channels, stop * channels)
-        x_hat = sketch.decompress(kept, (batch * channels, positions), wide, key, rows)
-        x_hat = x_hat.view(stop - start, *shape[1:])
-        total = total + geometry.weight_grad(grad_output[start:stop].to(wide), x_hat, like)
-    return total
+    needs_input, needs_weight, needs_bias = needs
+    dtype, wide = grad_output.dtype, accumulation_dtype(grad_output.dtype)
+    grad_input = grad_output.new_empty(shape) if needs_input else None
+    grad_weight: Tensor | None = None
+    grad_bias: Tensor | None = None
+    if needs_weight and isinstance(sketch, SameSample) and geometry.is_pointwise(weight):
+        grad_weight = _pointwise_weight_grad(
+            sketch, grad_output, kept[0], weight, shape, geometry.groups, key
+        )
+        needs_weight = False
+    cast = weight.to(dtype)
+    at_once = needs_weight and wide == dtype
+    step = -(-shape[0] // PIECES)
+    for start in range(0, shape[0], step):
+        part = slice(start, min(start + step, shape[0]))
+        grad = grad_output[part]
+        x_hat = grad.new_empty(()).expand(len(grad), *shape[1:])
+        if needs_weight:
+            x_hat = _read(sketch, kept, shape, wide, key, part)
+        by_input, by_weight, by_bias = geometry.backward(
+            grad, x_hat.to(dtype), cast, (needs_input, at_once, needs_bias)
+        )
+        if needs_weight and not at_once:
+            mask = (False, True, False)
+            by_weight = geometry.backward(grad.to(wide), x_hat, weight.to(wide), mask)[1]
+        if grad_input is not None:
+            grad_input[part] = by_input  # type: ignore[assignment]
+        if needs_weight:
+            grad_weight = _sum(grad_weight, by_weight, wide)
+        if needs_bias:
+            grad_bias = _sum(grad_bias, by_bias, wide)
+    return grad_input, grad_weight, grad_bias
 
 
-@conv_weight_grad.register
-def _(
-    sketch: Identity,
-    grad_output: Tensor,
+def _read(
+    sketch: Sketch,
     kept: tuple[Tensor, ...],
-    weight: Tensor,
     shape: torch.Size,
-    geometry: Geometry,
+    dtype: torch.dtype,
     key: Tensor,
+    part: slice,
 ) -> Tensor:
-    return geometry.weight_grad(grad_output, kept[0], weight.to(grad_output.dtype))
+    """The estimate of a part of the batch of the input: (len(part), C, *space)."""
+    if isinstance(sketch, Identity):
+        return kept[0][part].to(dtype)
+    channels, positions = shape[1], shape[2:].numel()
+    rows = range(part.start * channels, part.stop * channels)
+    x_hat = sketch.decompress(kept, (shape[0] * channels, positions), dtype, key, rows)
+    return x_hat.view(-1, *shape[1:])
 
 
-@conv_weight_grad.register
-def _(
+def _sum(total: Tensor | None, part: Tensor | None, dtype: torch.dtype) -> Tensor:
+    assert part is not None
+    return part.to(dtype) if total is None else total.add_(part)
+
+
+def _pointwise_weight_grad(
     sketch: SameSample,
     grad_output: Tensor,
-    kept: tuple[Tensor, ...],
+    kept: Tensor,
     weight: Tensor,
     shape: torch.Size,
-    geometry: Geometry,
+    groups: int,
     key: Tensor,
 ) -> Tensor:
-    if not geometry.is_pointwise(weight):
-        dense = conv_weight_grad.dispatch(Sketch)
-        return dense(sketch, grad_output, kept, weight, shape, geometry, key)
+    """Where each output position reads one input position, the kept ones are enough."""
     positions = shape[2:].numel()
-    indices = sketch.indices((len(kept[0]), positions), key)
+    indices = sketch.indices((len(kept), positions), key)
     wide = accumulation_dtype(grad_output.dtype)
     at_kept = grad_output.flatten(2).index_select(2, indices).to(wide)
-    columns = kept[0].to(wide).view(*shape[:2], -1)
+    columns = kept.to(wide).view(*shape[:2], -1)
     product = torch.einsum(
         "bgok,bgck->goc",
-        at_kept.unflatten(1, (geometry.groups, -1)),
-        columns.unflatten(1, (geometry.groups, -1)),
+        at_kept.unflatten(1, (groups, -1)),
+        columns.unflatten(1, (groups, -1)),
     )
     return product.mul(positions / len(indices)).view(weight.shape)

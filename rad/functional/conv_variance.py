@@ -55,11 +55,12 @@ def _taps(
     inputs = x.flatten(2).unflatten(1, (groups, -1))
     single = geometry._replace(groups=1)
     flat = grad_output.flatten(0, 1).unsqueeze(1)
-    shape = torch.Size((len(flat), 1, *x.shape[2:]))
-    taps = weight.shape[2:].numel()
-    for tap in torch.eye(taps, dtype=x.dtype, device=x.device):
+    shape = flat.new_empty(()).expand(len(flat), 1, *x.shape[2:])
+    for tap in torch.eye(weight.shape[2:].numel(), dtype=x.dtype, device=x.device):
         one_hot = tap.view(1, 1, *weight.shape[2:])
-        met = single.input_grad(flat, one_hot, shape).view(batch, groups, -1, inputs.shape[-1])
+        met, _, _ = single.backward(flat, shape, one_hot, (True, False, False))
+        assert met is not None
+        met = met.view(batch, groups, -1, inputs.shape[-1])
         for group in range(groups):
             yield inputs[:, group], met[:, group]
 

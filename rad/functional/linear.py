@@ -21,8 +21,8 @@ from rad.sketches.identity import Identity
 from rad.sketches.projection import DifferentProject, Project
 from rad.sketches.sampling import DifferentSample, SameSample
 
-PIECE_BYTES = 1 << 18
-"""Size of the buffer into which a sketch without a shortcut is read, some rows at a time."""
+PIECE_BYTES = 1 << 22
+"""The most into which a sketch is read densely at a time."""
 
 
 class _SketchedLinear(torch.autograd.Function):
@@ -82,12 +82,16 @@ def weight_grad(
     rows, out_features = grad_output.shape
     wide = accumulation_dtype(grad_output.dtype)
     total = kept[0].new_zeros(out_features, d, dtype=wide)
-    step = max(1, PIECE_BYTES // (d * wide.itemsize))
-    for start in range(0, rows, step):
-        piece = range(start, min(start + step, rows))
+    for piece in _pieces(rows, d * wide.itemsize):
         x_hat = sketch.decompress(kept, (rows, d), wide, key, piece)
-        total.addmm_(grad_output[start : piece.stop].t().to(wide), x_hat)
+        total.addmm_(grad_output[piece.start : piece.stop].t().to(wide), x_hat)
     return total.to(grad_output.dtype)
+
+
+def _pieces(rows: int, row_bytes: int) -> list[range]:
+    """The rows in pieces of half of them, or of `PIECE_BYTES` where that is less."""
+    step = max(1, min(-(-rows // 2), PIECE_BYTES // row_bytes))
+    return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 @weight_grad.register
@@ -103,10 +107,28 @@ def _(
 ) -> Tensor:
     (columns,) = kept
     indices = sketch.indices((len(columns), d), key)
-    product = (columns.t() @ grad_output).to(accumulation_dtype(grad_output.dtype))
-    total = product.new_zeros(d, grad_output.shape[1])
-    total.index_add_(0, indices, product, alpha=d / len(indices))
-    return total.t().to(grad_output.dtype)
+    product = (grad_output.t() @ columns).to(accumulation_dtype(grad_output.dtype))
+    total = product.new_zeros(len(product), d)
+    total.index_add_(1, indices, product.mul_(d / len(indices)))
+    return total.to(grad_output.dtype)
+
+
+@weight_grad.register
+def _(
+    sketch: DifferentSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
+) -> Tensor:
+    (columns,) = kept
+    wide = accumulation_dtype(grad_output.dtype)
+    total = columns.new_empty(grad_output.shape[1], d, dtype=wide)
+    for number, piece in enumerate(_pieces(len(columns), d * wide.itemsize)):
+        part = slice(piece.start, piece.stop)
+        scattered = columns.new_zeros(len(piece), d, dtype=wide)
+        indices = sketch.indices((len(columns), d), key, piece)
+        scattered.scatter_add_(1, indices, columns[part].to(wide))
+        transposed = grad_output[part].t().to(wide)
+        scale = d / columns.shape[1]
+        total.addmm_(transposed, scattered, beta=min(number, 1), alpha=scale)
+    return total.to(grad_output.dtype)
 
 
 @weight_grad.register

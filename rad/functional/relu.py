@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from rad.sketches.bits import pack, unpack
 
+_threshold_backward = torch.ops.aten.threshold_backward.grad_input
+
 
 class _PackedReLU(torch.autograd.Function):
     @staticmethod
@@ -23,14 +25,18 @@ class _PackedReLU(torch.autograd.Function):
         if inplace:
             ctx.mark_dirty(x)
         ctx.shape = x.shape
-        ctx.save_for_backward(pack(output <= 0))
+        ctx.save_for_backward(pack(output.bool()))  # not "> 0": NaN is active, as in torch
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         (packed,) = ctx.saved_tensors
-        return grad_output.masked_fill(unpack(packed, ctx.shape), 0), None
+        # By far the fastest way on a CPU, and no third buffer: bytes, not bool, to numbers;
+        # torch's own kernel; in place.
+        told = unpack(packed, ctx.shape).view(torch.uint8).to(grad_output.dtype)
+        _threshold_backward(grad_output, told, 0, grad_input=told)
+        return told, None
 
 
 def relu(

@@ -7,11 +7,17 @@ import torch
 from torch import nn
 
 from rad.errors import UsageError
+from rad.models.convnet import convnet
 from rad.models.feedforward import feedforward
+from rad.models.irnn import irnn
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"feedforward": feedforward}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "feedforward": feedforward,
+    "convnet": convnet,
+    "irnn": irnn,
+}
 
-__all__ = ["MODELS", "build", "feedforward"]
+__all__ = ["MODELS", "build", "convnet", "feedforward", "irnn"]
 
 
 def build(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rad.sketches import Sketch, fold_in, make_key
+from rad.sketches import Identity, Sketch, fold_in, make_key
 
 
 class Keyed(nn.Module):
@@ -46,6 +46,10 @@ class Sketching(Keyed):
     def keeps(self) -> str:
         """What is kept for backward, in words."""
         return str(self.sketch)
+
+    def draw_key(self) -> Tensor:
+        """The key of this call; `Identity` draws nothing and counts no calls."""
+        return self.key if isinstance(self.sketch, Identity) else self.next_key()
 
     def sketches_now(self) -> bool:
         """Whether a call would sketch: in training mode, with gradients enabled."""

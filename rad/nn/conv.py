@@ -38,7 +38,7 @@ class _Conv(Sketching, _ConvNd):
             self.groups,
             padding_mode=self.padding_mode,
             sketch=self.sketch,
-            key=self.next_key(),
+            key=self.draw_key(),
         )
 
 

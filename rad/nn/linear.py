@@ -33,5 +33,5 @@ class Linear(Sketching, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not self.sketches_now():
             return super().forward(x)
-        key = self.next_key()
+        key = self.draw_key()
         return functional.linear(x, self.weight, self.bias, sketch=self.sketch, key=key)

@@ -79,7 +79,8 @@ class SameSample(_Sampling):
             kept = kept.view(-1, kept.shape[-1])[rows.start : rows.stop]
         wide = accumulation_dtype(dtype)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
-        x_hat.index_add_(-1, self.indices(shape, key), kept.to(wide), alpha=d / kept.shape[-1])
+        scaled = kept.to(wide) * (d / kept.shape[-1])
+        x_hat.index_add_(-1, self.indices(shape, key), scaled)
         return x_hat.to(dtype)
 
 

@@ -14,7 +14,7 @@ from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, 
 
 import rad
 from rad.functional import conv, conv_weight_grad_variance
-from rad.functional.conv import _geometry, conv_weight_grad
+from rad.functional.conv import _geometry
 from rad.memory import saved_bytes
 from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch, make_key
 
@@ -226,7 +226,10 @@ def test_unbiased_with_the_stated_variance(name: str, sketch: Sketch) -> None:
 
     def weight_gradients(x_hats: Tensor) -> Tensor:
         # One convolution for all draws: draw n, channel c becomes a group of its own.
-        return torch.vmap(lambda x_hat: geometry.weight_grad(grad_output, x_hat, weight))(x_hats)
+        mask = (False, True, False)
+        return torch.vmap(lambda x_hat: geometry.backward(grad_output, x_hat, weight, mask)[1])(
+            x_hats
+        )
 
     n = 20_000
     samples = torch.cat([weight_gradients(part) for part in draws(estimate, n).split(2000)])
@@ -238,17 +241,13 @@ def test_unbiased_with_the_stated_variance(name: str, sketch: Sketch) -> None:
 
 def test_pointwise_reads_the_kept_positions_only() -> None:
     case = CASES["pointwise"]
-    layer, x = case.layer(), case.input()
-    grad_output = torch.randn_like(layer(x))
-    geometry = _geometry(layer.weight, 1, 0, 1, layer.groups, "zeros")
-    sketch, key = SameSample(0.2), make_key(0)
-    kept = sketch.compress(x.flatten(2).flatten(0, 1), key)
-    where = sketch.indices((1, 30), key)
-    poisoned = torch.full_like(grad_output, float("nan"))
-    poisoned.flatten(2)[:, :, where] = grad_output.flatten(2)[:, :, where]
-    arguments = (kept, layer.weight, x.shape, geometry, key)
-    got = conv_weight_grad(sketch, poisoned, *arguments)
-    assert torch.equal(got, conv_weight_grad(sketch, grad_output, *arguments))
+    layer, x = converted(case.layer(), SameSample(0.2)), case.input()
+    output = layer(x)
+    where = layer.sketch.indices((1, 30), rad.sketches.fold_in(layer.key, 0))
+    poisoned = torch.full_like(output, float("nan"))
+    poisoned.flatten(2)[:, :, where] = output.detach().flatten(2)[:, :, where]
+    (got,) = torch.autograd.grad(output, layer.weight, poisoned, retain_graph=True)
+    assert torch.equal(got, torch.autograd.grad(output, layer.weight, output.detach())[0])
 
 
 def test_the_variance_of_a_pointwise_projection_is_the_one_over_rows() -> None:

@@ -1,0 +1,38 @@
+"""The paper's recurrent network (section 4, Figure 5c): an IRNN, after Le, Jaitly and Hinton."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class IRNN(nn.Module):
+    """A ReLU RNN that reads one number a step; a linear layer on its last state.
+
+    The state's matrix starts as the identity, the biases at 0, all other weights from
+    N(0, 0.001^2). Shapes: (B, ...) -> logits (B, classes), the entries of an example
+    read in order.
+    """
+
+    def __init__(self, classes: int, hidden: int = 100, std: float = 0.001) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(1, hidden, nonlinearity="relu")
+        self.output = nn.Linear(hidden, classes)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name == "rnn.weight_hh_l0":
+                    nn.init.eye_(parameter)
+                elif "bias" in name:
+                    nn.init.zeros_(parameter)
+                else:
+                    nn.init.normal_(parameter, std=std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.flatten(1).t().unsqueeze(2)
+        logits: Tensor = self.output(self.rnn(steps)[1][-1])
+        return logits
+
+
+def irnn(input_shape: tuple[int, ...], classes: int, hidden: int = 100, std: float = 0.001) -> IRNN:
+    """`IRNN` for inputs of any shape: one step an entry."""
+    return IRNN(classes, hidden, std)
