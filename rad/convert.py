@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import getitem
 from typing import TypeVar
 
 import torch
 from torch import fx, nn
 
-from rad.nn import LAYERS, Keyed, ReLU, Sketching
+from rad.nn import LAYERS, RNN, Keyed, ReLU, Sketching
 from rad.sketches import Identity, Sketch
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -26,7 +27,7 @@ _RESHAPE_CALLS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 def convert(model: nn.Module, sketch: Sketch, seed: int = 0) -> nn.Module:
     """A copy of `model` whose weight gradients are estimated from sketches of the activations.
 
-    Every linear and convolution layer keeps `sketch` of its input, with draws that
+    Every linear, convolution and recurrent layer keeps `sketch` of its input, with draws that
     depend on `seed`, the layer's place and the number of the call; every
     `torch.nn.ReLU` keeps one bit per unit, or nothing where the layer after it keeps
     its output exactly; pooling and dropout keep what their backward pass needs. A ReLU
@@ -38,19 +39,21 @@ def convert(model: nn.Module, sketch: Sketch, seed: int = 0) -> nn.Module:
     if not isinstance(sketch, Sketch):
         raise TypeError(f"sketch must be a rad.sketches.Sketch, got {type(sketch).__name__}")
     model = copy.deepcopy(model)
-    relus = _relus(model)
+    readers = _read_graph(model)
     kinds = LAYERS | {kind: kind for kind in LAYERS.values()}
     replaced: dict[nn.Module, nn.Module] = {}
     places = 0
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module not in replaced and type(module) in kinds:
             layer = _as(kinds[type(module)], module)
+            if isinstance(layer, RNN):
+                layer.sequence_read = module not in readers.unread_sequences
             if isinstance(layer, Sketching):
                 layer.set_sketch(sketch, seed, places)
             elif isinstance(layer, Keyed):
                 layer.set_key(seed, places)
             elif isinstance(layer, ReLU):
-                use = relus.get(module, _Use())
+                use = readers.relus.get(module, _Use())
                 told = use.read_by_layer and isinstance(sketch, Identity)
                 layer.mask = "output" if told else "packed"
                 layer.inplace |= use.reads_alone
@@ -91,29 +94,55 @@ class _Use:
     reads_alone: bool = False
 
 
-def _relus(model: nn.Module) -> dict[nn.Module, _Use]:
-    """The ReLU modules of a model and how all calls of each use it.
+@dataclass(frozen=True)
+class _Readers:
+    """The ReLU modules and how all calls of each are used; the RNN modules of whose outputs
+    only the last state is read."""
 
-    Of a model that cannot be traced (control flow on values), none: a packed mask, and
-    not in place, is right everywhere.
+    relus: dict[nn.Module, _Use]
+    unread_sequences: set[nn.Module]
+
+
+def _read_graph(model: nn.Module) -> _Readers:
+    """Who reads what, as far as the model can be traced.
+
+    Of a model that cannot be (control flow on values), nothing is known: packed masks,
+    nothing in place and whole sequences are right everywhere.
     """
     try:
         graph = _Tracer().trace(model)
     except Exception:  # whatever forward may raise on proxies
-        return {}
+        return _Readers({}, set())
     modules = dict(model.named_modules(remove_duplicate=False))
     uses: dict[nn.Module, _Use] = {}
+    sequence_read: dict[nn.Module, bool] = {}
     for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.ReLU):
-            continue
-        before = uses.get(modules[node.target], _Use(True, True))
-        source = node.args[0]
-        layer = _layer(source, modules)
-        alone = layer is not None and len(source.users) == 1 and not layer._forward_hooks
-        read = any(_keeps_its_input(reader, modules) for reader in _readers(node, modules))
-        use = _Use(before.read_by_layer and read, before.reads_alone and alone)
-        uses[modules[node.target]] = use
-    return uses
+        module = modules[node.target] if node.op == "call_module" else None
+        if isinstance(module, nn.ReLU):
+            before, use = uses.get(module, _Use(True, True)), _use(node, modules)
+            uses[module] = _Use(
+                before.read_by_layer and use.read_by_layer, before.reads_alone and use.reads_alone
+            )
+        elif isinstance(module, nn.RNN):
+            read = any(_reads_sequence(user) for user in node.users)
+            sequence_read[module] = sequence_read.get(module, False) or read
+    return _Readers(uses, {rnn for rnn, read in sequence_read.items() if not read})
+
+
+def _reads_sequence(user: fx.Node) -> bool:
+    """Whether a reader of an RNN's pair of outputs reads more than its last state."""
+    unpacks = user.target is getitem and len(user.args) == 2
+    return not unpacks or (user.args[1] != 1 and bool(user.users))
+
+
+def _use(relu: fx.Node, modules: dict[str, nn.Module]) -> _Use:
+    source = relu.args[0]
+    assert isinstance(source, fx.Node)
+    layer = _layer(source, modules)
+    return _Use(
+        read_by_layer=any(_keeps_its_input(reader, modules) for reader in _readers(relu, modules)),
+        reads_alone=layer is not None and len(source.users) == 1 and not layer._forward_hooks,
+    )
 
 
 def _readers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:

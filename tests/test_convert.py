@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unbiased import check_biased_is_caught, check_unbiased
 
 import rad
+from rad import models
 from rad.memory import saved_bytes
 from rad.sketches import Sketch
 
@@ -243,3 +244,30 @@ def test_relus_that_alone_read_a_layer_work_in_place() -> None:
     assert inplace == {"alone": True, "beside": False, "after": False}
     x = torch.randn(3, 4)
     assert torch.equal(converted(x), model(x))
+
+
+@pytest.mark.parametrize("reads_sequence", [False, True])
+def test_a_sequence_nobody_reads_is_not_made(reads_sequence: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(3, 4, nonlinearity="relu")
+
+        def forward(self, x: Tensor) -> Tensor:
+            output, state = self.rnn(x)
+            return output.sum(0) + state[0] if reads_sequence else state[0]
+
+    model = Net()
+    converted = rad.convert(model, rad.SameSample(0.5))
+    assert converted.get_submodule("rnn").sequence_read is reads_sequence
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(converted(x), model(x))
+    torch.testing.assert_close(converted.eval()(x), model(x))
+
+
+def test_honest_bytes_of_the_recurrent_net() -> None:
+    model = rad.convert(models.build("irnn", (1, 28, 28), 10, seed=0), rad.DifferentSample(0.1))
+    x, y = torch.rand(150, 1, 28, 28), torch.randint(10, (150,))
+    honest = 150 * (4 * 785 * 10 + 4 * 784 + 784 * 100 / 8 + 10 * 4 + 8)
+    measured = saved_bytes(lambda: F.cross_entropy(model(x), y))
+    assert measured == pytest.approx(honest, rel=0.001)

@@ -56,3 +56,22 @@ def test_bad_width(width: object) -> None:
 def test_unknown_model_names_the_choices() -> None:
     with pytest.raises(UsageError, match=r"'resnet'.*feedforward"):
         models.build("resnet", (6,), 3, seed=0)
+
+
+def test_convnet_is_the_papers_network() -> None:
+    model = models.build("convnet", (3, 32, 32), 10, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == 85_802
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_irnn_starts_as_the_paper_says() -> None:
+    model = models.build("irnn", (1, 28, 28), 10, seed=0)
+    weights = dict(model.named_parameters())
+    assert torch.equal(weights["rnn.weight_hh_l0"], torch.eye(100))
+    assert not any(weights[name].any() for name in weights if "bias" in name)
+    assert 0.0008 < weights["output.weight"].std() < 0.0012
+    x = torch.rand(2, 1, 28, 28)
+    state = torch.zeros(2, 100)
+    for pixel in x.flatten(1).unbind(1):
+        state = torch.relu(pixel[:, None] * weights["rnn.weight_ih_l0"][:, 0] + state)
+    torch.testing.assert_close(model(x), state @ weights["output.weight"].t())

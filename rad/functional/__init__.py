@@ -5,6 +5,7 @@ from rad.functional.conv_variance import conv_weight_grad_variance
 from rad.functional.dropout import dropout
 from rad.functional.linear import linear, linear_weight_grad_variance
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
+from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.functional.relu import relu
 
 __all__ = [
@@ -17,4 +18,6 @@ __all__ = [
     "linear_weight_grad_variance",
     "max_pool",
     "relu",
+    "rnn",
+    "rnn_weight_grad_variance",
 ]

@@ -21,6 +21,7 @@ from rad.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from rad.nn.recurrent import RNN
 
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: Linear,
@@ -36,11 +37,13 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.MaxPool2d: MaxPool2d,
     nn.MaxPool3d: MaxPool3d,
     nn.Dropout: Dropout,
+    nn.RNN: RNN,
 }
 """torch's layer type -> the RAD layer that takes its place."""
 
 __all__ = [
     "LAYERS",
+    "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool1d",
     "AvgPool2d",

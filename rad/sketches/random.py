@@ -63,7 +63,10 @@ def _signed_step(i: int) -> int:
 
 
 def words(key: Tensor, rows: range, slots: int) -> Tensor:
-    """`word(key, row, slot)` for the given rows and slots 0..slots-1: int64, (len(rows), slots)."""
+    """`word(key, row, slot)` for the given rows and slots 0..slots-1: int64, (len(rows), slots).
+
+    `key` may also hold one key a row: int64, (len(rows),).
+    """
     row = torch.arange(rows.start, rows.stop, dtype=torch.int64, device=key.device)
     slot = torch.arange(slots, dtype=torch.int64, device=key.device)
     return _mix_((row.mul_(ROW) + key)[:, None] + slot.mul_(SLOT))

@@ -1,0 +1,127 @@
+"""The sketches of many time steps at once.
+
+A recurrent sweep sketches the rows of every step with that step's own key. One step
+is little work, so that calling the sketch for each costs more than what it does:
+here a chunk of steps is drawn, compressed and read back together. Draws and values
+are those of the sketch called step by step.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+
+from rad.functional.linear import weight_grad
+from rad.sketches.base import Sketch, accumulation_dtype
+from rad.sketches.identity import Identity
+from rad.sketches.projection import DifferentProject, Project
+from rad.sketches.random import ROW, fold_in
+from rad.sketches.sampling import DifferentSample, SameSample
+
+
+def step_keys(key: Tensor, steps: int) -> Tensor:
+    """`fold_in(key, t)` for t = 0..steps-1: int64, (steps,)."""
+    return fold_in(key, torch.arange(steps, device=key.device))
+
+
+@singledispatch
+def compress_steps(sketch: Sketch, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    """What is kept of x (steps, rows, d): `sketch.compress(x[s], keys[s])`, stacked over s."""
+    kept = [sketch.compress(x_s, key) for x_s, key in zip(x.unbind(), keys.unbind(), strict=True)]
+    return tuple(torch.stack(parts) for parts in zip(*kept, strict=True))
+
+
+@compress_steps.register
+def _(sketch: SameSample, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    indices = _indices(sketch, x.shape[1], x.shape[2], keys)
+    return (x.detach().gather(2, indices.expand(-1, x.shape[1], -1)),)
+
+
+@compress_steps.register
+def _(sketch: DifferentSample, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    return (x.detach().gather(2, _indices(sketch, x.shape[1], x.shape[2], keys)),)
+
+
+@compress_steps.register
+def _(sketch: Project, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    wide = accumulation_dtype(x.dtype)
+    return (torch.bmm(x.detach().to(wide), _matrices(sketch, x.shape[2], wide, keys)).to(x.dtype),)
+
+
+@singledispatch
+def weight_grad_steps(
+    sketch: Sketch, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, keys: Tensor
+) -> Tensor:
+    """sum_s x_hat_s^T grad_output_s, for the x_hat_s that kept[s] is a sketch of.
+
+    The transpose of a weight's gradient. Shapes: grad_output (steps, rows,
+    out_features), of the dtype in which sums run; x_hat (steps, rows, d) ->
+    (d, out_features). Without a shortcut for the sketch, one step at a time.
+    """
+    total = grad_output.new_zeros(d, grad_output.shape[2])
+    for grad, key, *parts in zip(grad_output, keys, *kept, strict=True):
+        total = total.add_(weight_grad(sketch, grad, tuple(parts), d, key).t())
+    return total
+
+
+@weight_grad_steps.register
+def _(
+    sketch: Identity, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, keys: Tensor
+) -> Tensor:
+    return kept[0].to(grad_output.dtype).flatten(0, 1).t() @ grad_output.flatten(0, 1)
+
+
+@weight_grad_steps.register
+def _(
+    sketch: SameSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, keys: Tensor
+) -> Tensor:
+    columns = kept[0].to(grad_output.dtype)  # (steps, rows, k)
+    indices = _indices(sketch, 1, d, keys)
+    product = torch.bmm(columns.mT, grad_output).flatten(0, 1)
+    total = product.new_zeros(d, product.shape[1])
+    return total.index_add_(0, indices.flatten(), product.mul_(d / columns.shape[2]))
+
+
+@weight_grad_steps.register
+def _(
+    sketch: DifferentSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, keys: Tensor
+) -> Tensor:
+    values = kept[0].to(grad_output.dtype)  # (steps, rows, k)
+    x_hat = values.new_zeros(*values.shape[:2], d)
+    x_hat.scatter_add_(2, _indices(sketch, values.shape[1], d, keys), values)
+    return (x_hat.flatten(0, 1).t() @ grad_output.flatten(0, 1)).mul_(d / values.shape[2])
+
+
+@weight_grad_steps.register
+def _(
+    sketch: Project, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, keys: Tensor
+) -> Tensor:
+    product = torch.bmm(kept[0].to(grad_output.dtype).mT, grad_output)  # (steps, k, out)
+    matrices = _matrices(sketch, d, grad_output.dtype, keys)
+    return matrices.transpose(0, 1).flatten(1) @ product.flatten(0, 1)
+
+
+def _indices(sketch: SameSample | DifferentSample, rows: int, d: int, keys: Tensor) -> Tensor:
+    """The columns that `sketch.indices((rows, d), keys[s])` draws: (steps, rows or 1, k)."""
+    if isinstance(sketch, SameSample):  # draws as the first row of a DifferentSample
+        sketch, rows = DifferentSample(sketch.keep_fraction, sketch.replacement), 1
+    drawn = sketch.indices((len(keys) * rows, d), _row_keys(keys, rows))
+    return drawn.view(len(keys), rows, -1)
+
+
+def _matrices(sketch: Project, d: int, dtype: torch.dtype, keys: Tensor) -> Tensor:
+    """`sketch.matrix(d, dtype, keys[s])`: (steps, d, k)."""
+    each = DifferentProject(sketch.keep_fraction)  # whose first row draws as a Project
+    return each.matrices(d, dtype, _row_keys(keys, d), range(len(keys)))
+
+
+def _row_keys(keys: Tensor, rows: int) -> Tensor:
+    """A key for each of the rows of all steps in one sequence: (steps * rows,).
+
+    The words of row s * rows + r under its key are those of row r under keys[s]: a
+    word depends on key + ROW * row alone.
+    """
+    step = torch.arange(len(keys), device=keys.device)
+    return (keys - step * rows * ROW).repeat_interleave(rows)

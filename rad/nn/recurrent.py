@@ -1,0 +1,144 @@
+"""`torch.nn.RNN` over `rad.functional.recurrent`: layers, directions, batch first."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from rad.functional.recurrent import Nonlinearity, rnn
+from rad.nn.base import Sketching
+from rad.sketches import Identity, Sketch, fold_in
+
+
+class RNN(Sketching, nn.RNN):
+    """`torch.nn.RNN` that keeps sketches of its states (`rad.functional.recurrent.rnn`).
+
+    Layer l and direction d of D draw with the sub-key l * D + d of the call's key; a
+    reverse direction counts its steps from the end. With `nonlinearity="tanh"` the
+    states are kept exactly. Dropout between the layers is torch's.
+    Shapes: as in torch, unbatched input included: (T, B, I), or (B, T, I) with
+    `batch_first` -> output (T, B, D H), or (B, T, D H), and h_n (D layers, B, H).
+    A PackedSequence raises TypeError where the layer sketches.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: Nonlinearity = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        sketch: Sketch | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            nonlinearity,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device=device,
+            dtype=dtype,
+        )
+        self.set_sketch(sketch or Identity(), seed)
+
+    sequence_read: bool = True
+    """Whether somebody reads the output sequence; if not (`rad.convert` finds out), the
+    output is None while the layer sketches, and never stands in memory."""
+
+    @property
+    def keeps(self) -> str:
+        """What is kept for backward, in words."""
+        if self.nonlinearity == "tanh":
+            return (
+                f"every state (tanh's derivative is not linear in it), {self.sketch} of the input"
+            )
+        return f"{self.sketch} of every state"
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence | None, Tensor]:
+        if not self.sketches_now():
+            exact: tuple[Tensor | PackedSequence, Tensor] = super().forward(input, hx)  # type: ignore[has-type]
+            return exact
+        return self._run(input, hx, self.sketch, self.draw_key(), self.sequence_read)
+
+    def last_state(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """h_n alone: the output of the last layer never stands in memory as a sequence.
+
+        Unless it is kept, with tanh or `Identity`. In `eval()` the states are kept
+        exactly, as by torch; under `no_grad` nothing is kept.
+        """
+        if self.sketches_now():
+            return self._run(input, hx, self.sketch, self.draw_key(), return_sequence=False)[1]
+        return self._run(input, hx, Identity(), self.key, return_sequence=False)[1]
+
+    def _run(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None,
+        sketch: Sketch,
+        key: Tensor,
+        return_sequence: bool,
+    ) -> tuple[Tensor | None, Tensor]:
+        if isinstance(input, PackedSequence):
+            raise TypeError(
+                "a PackedSequence cannot be sketched: give sequences of one length as a tensor "
+                "(batches sorted by length), or keep torch.nn.RNN for this layer"
+            )
+        batched = input.dim() == 3
+        if not batched:
+            batch_axis = int(not self.batch_first)
+            input = input.unsqueeze(batch_axis)
+            hx = hx if hx is None else hx.unsqueeze(1)
+        directions = 2 if self.bidirectional else 1
+        if hx is None:
+            batch = input.shape[0 if self.batch_first else 1]
+            hx = input.new_zeros(self.num_layers * directions, batch, self.hidden_size)
+        self.check_forward_args(input, hx, None)
+
+        x = input.transpose(0, 1) if self.batch_first else input
+        output: Tensor | None = None
+        last = []
+        for layer in range(self.num_layers):
+            top = layer == self.num_layers - 1
+            outputs = []
+            for direction in range(directions):
+                place = layer * directions + direction
+                weights = [getattr(self, name) for name in self._all_weights[place]]
+                output, h_n = rnn(
+                    x.flip(0) if direction else x,
+                    hx[place],
+                    *weights,
+                    nonlinearity=self.nonlinearity,
+                    sketch=sketch,
+                    key=fold_in(key, place),
+                    return_sequence=return_sequence or not top,
+                )
+                last.append(h_n)
+                if output is not None:
+                    outputs.append(output.flip(0) if direction else output)
+            if len(outputs) == 2:
+                output = torch.cat(outputs, 2)
+            if output is not None and not top:
+                x = F.dropout(output, self.dropout, self.training) if self.dropout else output
+        h_n = torch.stack(last)
+        if not batched:
+            return output if output is None else output.squeeze(1), h_n.squeeze(1)
+        if output is not None and self.batch_first:
+            output = output.transpose(0, 1)
+        return output, h_n
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, nonlinearity={self.nonlinearity!r}"
