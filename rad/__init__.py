@@ -1,7 +1,8 @@
 """Randomized automatic differentiation: unbiased gradients from sketched activations."""
 
 from rad import memory
-from rad.convert import convert, report
+from rad.convert import convert
+from rad.reporting import report
 from rad.sketches import (
     DifferentProject,
     DifferentSample,

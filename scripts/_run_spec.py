@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _device import choose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rad.errors import UsageError
@@ -62,7 +63,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
         experiment=experiment,
         budget=config.budget,
         seed=_seed(config.seed),
-        device=_device(config.device),
+        device=choose(config.device),
         settings=_settings(config),
         path=run_path(
             config.results_root, experiment, config.variant.name, config.budget, kept, config.seed
@@ -86,21 +87,6 @@ def _seed(seed: Any) -> int:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise UsageError(f"seed is {seed!r}; give a whole number of at least 0")
     return seed
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<n>") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:<n>")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UsageError(f"device {name!r} is not there ({count} CUDA devices); use device=auto")
-    return device
 
 
 def _settings(config: DictConfig) -> Settings:

@@ -4,14 +4,13 @@ Any setting of configs/train.yaml can be given, and swept with -m. A finished ru
 interrupted one resumes.
 """
 
-import platform
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from _cli import Task, run
+from _device import name_of
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
@@ -87,21 +86,9 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
         "final": result.final,
         "iterations": result.iterations,
         "seconds_per_iteration": result.seconds_per_iteration,
-        "device": device_name(spec.device),
+        "device": name_of(spec.device),
         "threads": torch.get_num_threads(),
     }
-
-
-def device_name(device: torch.device) -> str:
-    """The model of the GPU or of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:

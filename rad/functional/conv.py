@@ -61,11 +61,12 @@ class Geometry(NamedTuple):
 
         x matters to the second only; for the others its shape is enough.
         """
-        padded = x
-        if self.pre_padding:
+        if self.pre_padding and mask[0]:
             with torch.enable_grad():
-                x = x.detach().requires_grad_(mask[0])
+                x = x.detach().requires_grad_()
                 padded = self.pad(x)
+        else:
+            padded = self.pad(x)
         grads = torch.ops.aten.convolution_backward(
             grad_output,
             padded.detach(),

@@ -38,7 +38,9 @@ def test_offline_records_locally_under_a_lasting_id(tmp_path: Path) -> None:
         folders = sorted(tmp_path.glob("wandb/offline-run-*"))
         assert folders
         assert list(folders[-1].glob("*.wandb"))
-    identifiers = {folder.name.rsplit("-", 1)[1] for folder in folders}
+    identifiers = {
+        folder.name.split("-")[3] for folder in folders
+    }  # a second one in the same second ends in -1
     assert len(identifiers) == 1
 
 
