@@ -44,7 +44,6 @@ class Memory:
     """Bytes of parameters, and of one forward and backward pass (`rad.memory`)."""
 
     parameter_bytes: int
-    paper_bytes: int | None
     saved_bytes: int
     peak_bytes: int
 
@@ -177,7 +176,6 @@ class _Trial:
         forward = self._forward(sketch, batch)
         return Memory(
             parameter_bytes=self.parameter_bytes,
-            paper_bytes=None,
             saved_bytes=saved_bytes(forward),
             peak_bytes=peak_bytes(lambda: forward().backward()),
         )

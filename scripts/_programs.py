@@ -43,9 +43,10 @@ def programs(network: str, keep: float, batch: int, device: torch.device) -> dic
     y = torch.randint(CLASSES, (batch,), generator=generator).to(device)
 
     def program(model: nn.Module, size: int = batch, forward: Any = None) -> Program:
-        inputs, labels = x[:size].clone(), y[:size].clone()
+        labels = y[:size].clone()
         run = forward or model
-        return Program(model, size, lambda: F.cross_entropy(run(inputs), labels))
+        # A fresh batch, as in training: nobody but the graph keeps it alive.
+        return Program(model, size, lambda: F.cross_entropy(run(x[:size].clone()), labels))
 
     reduced = variants.build(
         model, (x,), lambda out: F.cross_entropy(out, y[: len(out)].clone()), "reduced_batch", keep

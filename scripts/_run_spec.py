@@ -135,6 +135,7 @@ def _text(config: DictConfig) -> str:
     """The configuration as YAML, with what the run uses and without runtime settings."""
     tree: Any = OmegaConf.to_container(config)
     tree["dataset"] = {"name": config.dataset.name}
+    tree.pop("scales", None)
     for name in RUNTIME:
         *parents, key = name.split(".")
         node = tree

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rad import data, models
 from rad.data import Dataset
+from rad.memory.paper import paper_bytes
 from rad.results import RunFolder, difference, provenance
 from rad.training import TrainResult, WandbLogger, train
 from rad.variants import Built, Plan, build
@@ -82,13 +83,21 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
         "keep_fraction": plan.keep_fraction,
         "bits": plan.bits,
         "batch_size": plan.batch_size,
-        "memory": asdict(plan.memory),
+        "memory": {"paper_bytes": _paper_bytes(spec, plan), **asdict(plan.memory)},
         "final": result.final,
         "iterations": result.iterations,
         "seconds_per_iteration": result.seconds_per_iteration,
         "device": name_of(spec.device),
         "threads": torch.get_num_threads(),
     }
+
+
+def _paper_bytes(spec: RunSpec, plan: Plan) -> int | None:
+    """The printed reading of Table 1, where the network is the paper's on its data set."""
+    setting = (spec.config.model.name, spec.config.dataset.name)
+    if setting not in (("feedforward", "mnist"), ("convnet", "cifar10")):
+        return None
+    return paper_bytes(setting[0], plan.keep_fraction, plan.batch_size)
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:

@@ -24,6 +24,9 @@ from rad.sketches.sampling import DifferentSample, SameSample
 PIECE_BYTES = 1 << 22
 """The most into which a sketch is read densely at a time."""
 
+SMALL_BYTES = 1 << 18
+"""What is read densely at once."""
+
 
 class _SketchedLinear(torch.autograd.Function):
     @staticmethod
@@ -89,8 +92,9 @@ def weight_grad(
 
 
 def _pieces(rows: int, row_bytes: int) -> list[range]:
-    """The rows in pieces of half of them, or of `PIECE_BYTES` where that is less."""
-    step = max(1, min(-(-rows // 2), PIECE_BYTES // row_bytes))
+    """The rows in two pieces, in more where one would be large, in one where it is small."""
+    halves = rows if rows * row_bytes <= SMALL_BYTES else -(-rows // 2)
+    step = max(1, min(halves, PIECE_BYTES // row_bytes))
     return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
@@ -120,9 +124,11 @@ def _(
     (columns,) = kept
     wide = accumulation_dtype(grad_output.dtype)
     total = columns.new_empty(grad_output.shape[1], d, dtype=wide)
-    for number, piece in enumerate(_pieces(len(columns), d * wide.itemsize)):
+    pieces = _pieces(len(columns), d * wide.itemsize)
+    buffer = columns.new_empty(len(pieces[0]), d, dtype=wide)
+    for number, piece in enumerate(pieces):
         part = slice(piece.start, piece.stop)
-        scattered = columns.new_zeros(len(piece), d, dtype=wide)
+        scattered = buffer[: len(piece)].zero_()
         indices = sketch.indices((len(columns), d), key, piece)
         scattered.scatter_add_(1, indices, columns[part].to(wide))
         transposed = grad_output[part].t().to(wide)
