@@ -14,6 +14,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rad.errors import UsageError
 from rad.results import write_atomic
@@ -173,7 +174,11 @@ def benchmark_figure(table: pd.DataFrame) -> Figure:
                     row["saved_bytes"] / 1e6, row["time_ratio"], marker, color=colour, label=label
                 )
             axes.axhline(1, color="0.6", linewidth=0.6, linestyle="--", zorder=0)
-            axes.set(xscale="log", ylabel=f"{network}\ntime / torch's", ylim=(0, None))
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set(ylabel=f"{network}\ntime / torch's", ylim=(0, None))
         panels[-1].set_xlabel("saved MB of one forward pass")
         handles = {
             label: handle

@@ -60,7 +60,7 @@ def weight_grad_steps(
     out_features), of the dtype in which sums run; x_hat (steps, rows, d) ->
     (d, out_features). Without a shortcut for the sketch, one step at a time.
     """
-    total = grad_output.new_zeros(d, grad_output.shape[2])
+    total = kept[0].new_zeros(d, grad_output.shape[2], dtype=grad_output.dtype)
     for grad, key, *parts in zip(grad_output, keys, *kept, strict=True):
         total = total.add_(weight_grad(sketch, grad, tuple(parts), d, key).t())
     return total

@@ -59,8 +59,16 @@ CASES = {
     "three_dimensions": Case((2, 4, 3, 5), 3, (2, 3, 2), options={"padding": 1}),
     "many_pieces": Case((2, 6, 7), 3, (3, 3), batch=13),
     "float32": Case((3, 7, 5), 4, (3, 3), options={"padding": 1}, dtype=torch.float32),
+    "float16": Case((3, 7, 5), 4, (3, 3), options={"padding": 1}, dtype=torch.float16),
     "bfloat16": Case((3, 7, 5), 4, (3, 3), options={"padding": 1}, dtype=torch.bfloat16),
 }
+ROUNDING = {
+    torch.float64: 1e-13,
+    torch.float32: 1e-6,
+    torch.bfloat16: 2**-7,
+    torch.float16: 2**-10,
+}
+TOLERANCE = {dtype: {"rtol": 2e-2, "atol": 2e-2} for dtype in (torch.bfloat16, torch.float16)}
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 every_sketch = pytest.mark.parametrize("sketch", SKETCHES.values(), ids=SKETCHES.keys())
 lossy_sketch = pytest.mark.parametrize("sketch", LOSSY.values(), ids=LOSSY.keys())
@@ -91,12 +99,12 @@ def test_forward_and_gradients(case: Case, sketch: Sketch) -> None:
     grad_output = torch.randn_like(expected)
     want = torch.autograd.grad(expected, [x, *exact.parameters()], grad_output)
     got = torch.autograd.grad(actual, [x, *layer.parameters()], grad_output)
-    tolerance = {} if case.dtype != torch.bfloat16 else {"rtol": 2e-2, "atol": 2e-2}
+    tolerance = TOLERANCE.get(case.dtype, {})
     torch.testing.assert_close(got[0], want[0], **tolerance)
     naive = naive_weight_grad(
         exact, sketch, rad.sketches.fold_in(layer.key, 0), x.detach(), grad_output
     )
-    rounding = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2**-7}[case.dtype]
+    rounding = ROUNDING[case.dtype]
     assert (got[1] - naive).norm() <= rounding * naive.norm()
     assert got[1].dtype == case.dtype
     if len(got) > 2:
@@ -110,7 +118,7 @@ def test_identity_gives_torchs_gradient(case: Case) -> None:
     grad_output = torch.randn_like(exact(x))
     (want,) = torch.autograd.grad(exact(x), exact.weight, grad_output)
     (got,) = torch.autograd.grad(layer(x), layer.weight, grad_output)
-    tolerance = {} if case.dtype != torch.bfloat16 else {"rtol": 2e-2, "atol": 2e-2}
+    tolerance = TOLERANCE.get(case.dtype, {})
     torch.testing.assert_close(got, want, **tolerance)
 
 
@@ -167,8 +175,8 @@ def test_channels_last_identity_keeps_the_input_itself() -> None:
 
 
 @every_sketch
-def test_two_backwards_agree(sketch: Sketch) -> None:
-    case = CASES["padded_5x5"]
+@every_case
+def test_two_backwards_agree(case: Case, sketch: Sketch) -> None:
     layer = converted(case.layer(), sketch)
     output = layer(case.input()).square().sum()
     output.backward(retain_graph=True)
@@ -177,9 +185,9 @@ def test_two_backwards_agree(sketch: Sketch) -> None:
     torch.testing.assert_close(layer.weight.grad, 2 * first)
 
 
+@every_case
 @pytest.mark.parametrize("frozen", ["eval", "no_grad"])
-def test_nothing_is_sketched_in_evaluation(frozen: str) -> None:
-    case = CASES["padded_5x5"]
+def test_nothing_is_sketched_in_evaluation(frozen: str, case: Case) -> None:
     layer = converted(case.layer(), SameSample(0.3))
     if frozen == "eval":
         layer.eval()(case.input())

@@ -23,6 +23,7 @@ case = pytest.mark.parametrize(
         ((6, 1), 2, True, torch.float64),
         ((700, 130), 9, True, torch.float64),
         ((33, 20), 9, True, torch.bfloat16),
+        ((33, 20), 9, True, torch.float16),
     ],
     ids=str,
 )
@@ -60,7 +61,12 @@ def test_forward_and_gradients(
     flat = x.detach().reshape(-1, shape[-1])
     x_hat = sketch.decompress(sketch.compress(flat, key), flat.shape, dtype, key)
     naive = grad_output.reshape(-1, out_features).t().double() @ x_hat.double()
-    rounding = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2**-7}[dtype]
+    rounding = {
+        torch.float64: 1e-13,
+        torch.float32: 1e-6,
+        torch.bfloat16: 2**-7,
+        torch.float16: 2**-10,
+    }[dtype]
     assert (actual[1] - naive).norm() <= rounding * naive.norm()
     assert actual[1].dtype == dtype
     if bias:

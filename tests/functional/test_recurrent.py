@@ -289,7 +289,7 @@ def test_steps_at_once_are_the_steps_one_by_one(sketch: Sketch) -> None:
 FAST = {"same": SameSample(0.5), "different": DifferentSample(0.5), "project": Project(0.5)}
 
 
-@pytest.mark.parametrize("sketch", FAST.values(), ids=FAST.keys())
+@lossy_sketch
 def test_estimator_is_unbiased_with_the_stated_variance(sketch: Sketch) -> None:
     torch.manual_seed(1)
     states = torch.randn(5, 3, 6, dtype=torch.float64)
