@@ -34,6 +34,7 @@ def convert(model: nn.Module, sketch: Sketch, seed: int = 0) -> nn.Module:
         raise TypeError(f"sketch must be a rad.sketches.Sketch, got {type(sketch).__name__}")
     model = copy.deepcopy(model)
     readers = read_graph(model)
+    device = next((p.device for p in model.parameters()), None)
     kinds = LAYERS | {kind: kind for kind in LAYERS.values()}
     replaced: dict[nn.Module, nn.Module] = {}
     places = 0
@@ -45,7 +46,7 @@ def convert(model: nn.Module, sketch: Sketch, seed: int = 0) -> nn.Module:
             if isinstance(layer, Sketching):
                 layer.set_sketch(sketch, seed, places)
             elif isinstance(layer, Keyed):
-                layer.set_key(seed, places)
+                layer.set_key(seed, places, device)
             elif isinstance(layer, ReLU):
                 use = readers.relus.get(module, Use())
                 told = use.read_by_layer and isinstance(sketch, Identity)

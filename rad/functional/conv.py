@@ -1,10 +1,15 @@
 """Convolution whose backward pass remembers a sketch of the input.
 
-Kept between forward and backward: the sketch of the input, its key, and the
-weight. Not kept: the input. The input (B, C, *space) is sketched as B C rows of
-positions (paper, section 4; the authors' code does the same): sampling keeps
-positions, projection mixes them. Padding is linear in the input, so that every
-padding mode stays unbiased. The gradients of input and bias are exact.
+Kept between forward and backward: the sketch of the input, its key, and the weight.
+Not kept: the input. The input (B, C, *space) is sketched as B C rows of positions
+(paper, section 4; the authors' code does the same): sampling keeps positions,
+projection mixes them. Padding is linear in the input, so that every padding mode
+stays unbiased. The gradients of input and bias are exact.
+
+The gradients are computed for a part of the batch at a time, from a dense reading of
+the sketch: for 5 x 5 kernels torch's dense kernels were measured 1.7 to 20 times as
+fast on a CPU as products over gathered positions. Where each position is read once
+(1 x 1), the kept positions alone are multiplied.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import torch.nn.grad
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rad.functional.sizes import Sizes, each
+from rad.functional.arguments import Sizes, check_real, each
 from rad.sketches.base import Sketch, accumulation_dtype
 from rad.sketches.identity import Identity
 from rad.sketches.sampling import SameSample
@@ -148,8 +153,9 @@ def conv(
     zeros, reflect, replicate or circular.
     Shapes: x (B, C_in, *space) or (C_in, *space), weight (C_out, C_in / groups,
     *kernel), bias (C_out,). Differentiating twice raises RuntimeError. Raises
-    ValueError if x has the wrong number of axes.
+    ValueError if x has the wrong number of axes, TypeError for complex numbers.
     """
+    check_real(x)
     axes = weight.dim() - 2
     if x.dim() == axes + 1:
         x, batched = x.unsqueeze(0), False
@@ -213,8 +219,8 @@ def _gradients(
         needs_weight = False
     cast = weight.to(dtype)
     at_once = needs_weight and wide == dtype
-    step = -(-shape[0] // PIECES)
-    for start in range(0, shape[0], step):
+    step = max(1, -(-shape[0] // PIECES))
+    for start in range(0, max(1, shape[0]), step):
         part = slice(start, min(start + step, shape[0]))
         grad = grad_output[part]
         x_hat = grad.new_empty(()).expand(len(grad), *shape[1:])
@@ -271,7 +277,7 @@ def _pointwise_weight_grad(
     indices = sketch.indices((len(kept), positions), key)
     wide = accumulation_dtype(grad_output.dtype)
     at_kept = grad_output.flatten(2).index_select(2, indices).to(wide)
-    columns = kept.to(wide).view(*shape[:2], -1)
+    columns = kept.to(wide).view(*shape[:2], len(indices))
     product = torch.einsum(
         "bgok,bgck->goc",
         at_kept.unflatten(1, (groups, -1)),

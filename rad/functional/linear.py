@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rad.functional.arguments import check_real
 from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
 from rad.sketches.identity import Identity
 from rad.sketches.projection import DifferentProject, Project
@@ -67,8 +68,10 @@ def linear(
     Shapes: x (..., in_features), weight (out_features, in_features), bias
     (out_features,) -> (..., out_features). The leading axes of x are the rows of
     the sketch. Under autocast the sketch is taken in the dtype of the product, as
-    torch keeps it. Differentiating twice raises RuntimeError.
+    torch keeps it. Differentiating twice raises RuntimeError. Raises TypeError for
+    complex numbers.
     """
+    check_real(x)
     result: Tensor = _SketchedLinear.apply(x, weight, bias, sketch, key)
     return result
 
@@ -95,7 +98,7 @@ def _pieces(rows: int, row_bytes: int) -> list[range]:
     """The rows in two pieces, in more where one would be large, in one where it is small."""
     halves = rows if rows * row_bytes <= SMALL_BYTES else -(-rows // 2)
     step = max(1, min(halves, PIECE_BYTES // row_bytes))
-    return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
+    return [range(start, min(start + step, rows)) for start in range(0, max(rows, 1), step)]
 
 
 @weight_grad.register

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rad.functional.sizes import Sizes, each
+from rad.functional.arguments import Sizes, each
 from rad.sketches.bits import pack_integers, packed_width, unpack_integers
 
 _AVERAGE = {

@@ -19,9 +19,12 @@ class Keyed(nn.Module):
     key: Tensor
     calls: Tensor
 
-    def set_key(self, seed: int = 0, place: int = 0) -> None:
-        """Use the draws of (seed, place) from now on, from the start."""
-        device = next((p.device for p in self.parameters()), None)
+    def set_key(self, seed: int = 0, place: int = 0, device: torch.device | None = None) -> None:
+        """Use the draws of (seed, place) from now on, from the start.
+
+        Key and counter lie with the layer's parameters; where it has none, on `device`.
+        """
+        device = next((p.device for p in self.parameters()), device)
         self.register_buffer("key", fold_in(make_key(seed, device), place), persistent=False)
         self.register_buffer("calls", torch.zeros_like(self.key), persistent=False)
 

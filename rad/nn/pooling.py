@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rad import functional
-from rad.functional.sizes import each
+from rad.functional.arguments import each
 from rad.sketches.bits import packed_width
 
 

@@ -91,12 +91,13 @@ class DifferentProject(_Projection):
     def matrices(self, d: int, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
         """R_n for the given rows: (len(rows), d, k)."""
         drawn = self._signs(d, dtype, key, range(rows.start * d, rows.stop * d))
-        return drawn.view(len(rows), d, -1)
+        return drawn.view(len(rows), d, self.kept(d))
 
     def _pieces(self, d: int, rows: range) -> list[range]:
         """The rows in pieces whose matrices hold some 2**20 entries."""
         step = max(1, (1 << 20) // (d * self.kept(d)))
-        return [range(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step)]
+        starts = range(rows.start, max(rows.stop, rows.start + 1), step)
+        return [range(i, min(i + step, rows.stop)) for i in starts]
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         d = x.shape[-1]
@@ -106,7 +107,7 @@ class DifferentProject(_Projection):
             flat[piece.start : piece.stop].to(wide) @ self.matrices(d, wide, key, piece)
             for piece in self._pieces(d, range(len(flat)))
         ]
-        return (torch.cat(kept).to(x.dtype).view(*x.shape[:-1], -1),)
+        return (torch.cat(kept).to(x.dtype).view(*x.shape[:-1], self.kept(d)),)
 
     def decompress(
         self,

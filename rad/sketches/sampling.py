@@ -98,7 +98,7 @@ class DifferentSample(_Sampling):
     def indices(self, shape: Shape, key: Tensor, rows: range | None = None) -> Tensor:
         """The columns drawn, row by row: int64, (..., k), or (len(rows), k) with `rows`."""
         drawn = self._draw(shape[-1], key, rows_of(shape) if rows is None else rows)
-        return drawn.view(*shape[:-1], -1) if rows is None else drawn
+        return drawn.view(*shape[:-1], self.kept(shape[-1])) if rows is None else drawn
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         return (x.detach().gather(-1, self.indices(x.shape, key)),)

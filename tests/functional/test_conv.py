@@ -209,6 +209,21 @@ def test_autocast() -> None:
     assert x.grad.dtype == torch.float32
 
 
+@every_sketch
+def test_an_empty_batch(sketch: Sketch) -> None:
+    layer = converted(CASES["padded_5x5"].layer(), sketch)
+    output = layer(CASES["padded_5x5"].input()[:0])
+    output.sum().backward()
+    assert not layer.weight.grad.any()
+    assert not layer.bias.grad.any()
+
+
+def test_complex_numbers_are_refused() -> None:
+    x = torch.ones(1, 1, 3, dtype=torch.complex64)
+    with pytest.raises(TypeError, match="view_as_real"):
+        conv(x, torch.ones_like(x), sketch=Identity(), key=make_key(0))
+
+
 def test_a_wrong_number_of_axes_is_refused() -> None:
     with pytest.raises(ValueError, match="spatial axes"):
         conv(torch.ones(3, 4), torch.ones(1, 1, 1, 1), sketch=Identity(), key=make_key(0))

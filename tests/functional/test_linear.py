@@ -156,6 +156,20 @@ def test_weight_gradient_is_unbiased_with_the_stated_variance(sketch: Sketch) ->
     check_mean_square(samples, exact, linear_weight_grad_variance(x, grad_output, sketch).item())
 
 
+@every_sketch
+def test_an_empty_batch(sketch: Sketch) -> None:
+    x, weight = torch.randn(0, 7), torch.randn(3, 7, requires_grad=True)
+    linear(x, weight, sketch=sketch, key=make_key(0)).sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_complex_numbers_are_refused() -> None:
+    x = torch.ones(2, 3, dtype=torch.complex64)
+    with pytest.raises(TypeError, match="view_as_real"):
+        linear(x, x, sketch=Identity(), key=make_key(0))
+
+
 def test_no_closed_form_is_said() -> None:
     class Other(Identity.__mro__[1]):  # type: ignore[misc]
         compress = decompress = nbytes = variance = None
