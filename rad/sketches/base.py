@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,12 +61,36 @@ def squared_norm(x: Tensor) -> Tensor:
     return x.detach().to(accumulation_dtype(x.dtype)).square().sum()
 
 
-def check_keep_fraction(keep_fraction: float) -> None:
-    """Raise ValueError unless 0 < keep_fraction <= 1."""
-    if not 0 < keep_fraction <= 1:
-        raise ValueError(f"keep_fraction must lie in (0, 1], got {keep_fraction}")
+def kept_rows(kept: Tensor, rows: range | None) -> Tensor:
+    """Those rows of what was kept (..., k), as (len(rows), k); all of it where `rows` is None."""
+    if rows is None:
+        return kept
+    return kept.reshape(-1, kept.shape[-1])[rows.start : rows.stop]
 
 
-def kept_count(d: int, keep_fraction: float) -> int:
-    """How many of d numbers are kept: int(d * keep_fraction + 0.999), as in the paper's code."""
-    return max(1, min(d, int(d * keep_fraction + 0.999)))
+@dataclass(frozen=True)
+class ReducingSketch(Sketch):
+    """A sketch that keeps k = int(d * keep_fraction + 0.999) numbers of each row of d.
+
+    Raises ValueError unless 0 < keep_fraction <= 1.
+    """
+
+    keep_fraction: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_fraction <= 1:
+            raise ValueError(f"keep_fraction must lie in (0, 1], got {self.keep_fraction}")
+
+    def kept(self, d: int) -> int:
+        """k, how many numbers are kept of d; at least one, as in the authors' code."""
+        return max(1, min(d, int(d * self.keep_fraction + 0.999)))
+
+    @abstractmethod
+    def relative_variance(self, d: int) -> float:
+        """E |x_hat - x|^2 / |x|^2."""
+
+    def variance(self, x: Tensor) -> Tensor:
+        return self.relative_variance(x.shape[-1]) * squared_norm(x)
+
+    def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        return len(rows_of(shape)) * self.kept(shape[-1]) * dtype.itemsize

@@ -8,37 +8,20 @@ import torch
 from torch import Tensor
 
 from rad.sketches.base import (
+    ReducingSketch,
     Shape,
-    Sketch,
     accumulation_dtype,
-    check_keep_fraction,
-    kept_count,
+    kept_rows,
     rows_of,
-    squared_norm,
 )
 from rad.sketches.random import signs
 
 
 @dataclass(frozen=True)
-class _Projection(Sketch):
-    keep_fraction: float
-
-    def __post_init__(self) -> None:
-        check_keep_fraction(self.keep_fraction)
-
-    def kept(self, d: int) -> int:
-        """k, the number of columns of R."""
-        return kept_count(d, self.keep_fraction)
-
+class _Projection(ReducingSketch):
     def relative_variance(self, d: int) -> float:
-        """E |x_hat - x|^2 / |x|^2 = (d - 1)/k."""
+        """(d - 1)/k."""
         return (d - 1) / self.kept(d)
-
-    def variance(self, x: Tensor) -> Tensor:
-        return self.relative_variance(x.shape[-1]) * squared_norm(x)
-
-    def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
-        return len(rows_of(shape)) * self.kept(shape[-1]) * dtype.itemsize
 
     def _signs(self, d: int, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
         return signs(key, rows, self.kept(d), dtype).mul_(self.kept(d) ** -0.5)
@@ -72,8 +55,7 @@ class Project(_Projection):
         rows: range | None = None,
     ) -> Tensor:
         (kept,) = saved
-        if rows is not None:
-            kept = kept.view(-1, kept.shape[-1])[rows.start : rows.stop]
+        kept = kept_rows(kept, rows)
         wide = accumulation_dtype(dtype)
         return (kept.to(wide) @ self.matrix(shape[-1], wide, key).t()).to(dtype)
 

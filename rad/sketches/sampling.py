@@ -8,39 +8,23 @@ import torch
 from torch import Tensor
 
 from rad.sketches.base import (
+    ReducingSketch,
     Shape,
-    Sketch,
     accumulation_dtype,
-    check_keep_fraction,
-    kept_count,
+    kept_rows,
     rows_of,
-    squared_norm,
 )
 from rad.sketches.random import distinct_integers, integers
 
 
 @dataclass(frozen=True)
-class _Sampling(Sketch):
-    keep_fraction: float
+class _Sampling(ReducingSketch):
     replacement: bool = True
 
-    def __post_init__(self) -> None:
-        check_keep_fraction(self.keep_fraction)
-
-    def kept(self, d: int) -> int:
-        """k, the number of columns kept of d."""
-        return kept_count(d, self.keep_fraction)
-
     def relative_variance(self, d: int) -> float:
-        """E |x_hat - x|^2 / |x|^2: (d - 1)/k with replacement, (d - k)/k without."""
+        """(d - 1)/k with replacement, (d - k)/k without."""
         k = self.kept(d)
         return (d - 1 if self.replacement else d - k) / k
-
-    def variance(self, x: Tensor) -> Tensor:
-        return self.relative_variance(x.shape[-1]) * squared_norm(x)
-
-    def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
-        return len(rows_of(shape)) * self.kept(shape[-1]) * dtype.itemsize
 
     def _draw(self, d: int, key: Tensor, rows: range) -> Tensor:
         draw = integers if self.replacement else distinct_integers
@@ -75,8 +59,7 @@ class SameSample(_Sampling):
     ) -> Tensor:
         (kept,) = saved
         d = shape[-1]
-        if rows is not None:
-            kept = kept.view(-1, kept.shape[-1])[rows.start : rows.stop]
+        kept = kept_rows(kept, rows)
         wide = accumulation_dtype(dtype)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
         scaled = kept.to(wide) * (d / kept.shape[-1])
@@ -113,8 +96,7 @@ class DifferentSample(_Sampling):
     ) -> Tensor:
         (kept,) = saved
         d = shape[-1]
-        if rows is not None:
-            kept = kept.view(-1, kept.shape[-1])[rows.start : rows.stop]
+        kept = kept_rows(kept, rows)
         wide = accumulation_dtype(dtype)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
         x_hat.scatter_add_(-1, self.indices(shape, key, rows), kept.to(wide))
