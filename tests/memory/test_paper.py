@@ -6,18 +6,9 @@ import rad
 from rad import models
 from rad.errors import UsageError
 from rad.memory import parameter_bytes, saved_bytes
-from rad.memory.paper import KEEP_FRACTIONS, NETWORKS, paper_bytes
+from rad.memory.paper import NETWORKS, PRINTED_MB, paper_bytes
 
-TABLE_1 = {
-    "convnet": (23.08, 19.19, 12.37, 7.82, 3.28, 2.14),
-    "feedforward": (2.69, 2.51, 2.21, 2.00, 1.80, 1.75),
-    "irnn": (47.93, 39.98, 25.85, 16.43, 7.01, 4.66),
-}
-CELLS = [
-    (network, keep, printed)
-    for network, row in TABLE_1.items()
-    for keep, printed in zip(KEEP_FRACTIONS, row, strict=True)
-]
+CELLS = [(network, keep, mb) for network, row in PRINTED_MB.items() for keep, mb in row.items()]
 SHAPES = {"feedforward": (1, 28, 28), "convnet": (3, 32, 32), "irnn": (1, 28, 28)}
 
 

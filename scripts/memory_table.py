@@ -1,0 +1,82 @@
+"""Table 1 of the paper, by hand and measured: `python scripts/memory_table.py`.
+
+Batch 150, `different_sample`, the lean exact layers at keep fraction 1. Writes table1.csv, its
+provenance and a figure. Every column but the peak includes the parameters; the peak is that of a
+forward and backward pass beyond what is allocated before it. MB are 1e6 bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from _cli import CONFIGS, Task, run
+from _device import choose, name_of
+from _programs import CLASSES, SHAPES
+from omegaconf import DictConfig
+
+import rad
+from rad import models
+from rad.errors import UsageError
+from rad.memory import parameter_bytes, peak_bytes, saved_bytes
+from rad.memory.paper import KEEP_FRACTIONS, PRINTED_MB, paper_bytes
+from rad.plotting import memory_figure, save
+from rad.results import provenance, write_atomic
+
+BATCH = 150
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Measure, print and write the 18 cells."""
+    device, origin = choose(config.device), provenance()
+    cells = [
+        {"model": model, "keep_fraction": keep, "printed_mb": PRINTED_MB[model][keep]}
+        | {key: f"{count / 1e6:.3f}" for key, count in bytes_of(model, keep, device).items()}
+        for model in PRINTED_MB
+        for keep in KEEP_FRACTIONS
+    ]
+    table = pd.DataFrame(cells)
+    print(table.to_string(index=False))
+    folder = Path(config.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder} ({error.strerror}); choose output=") from error
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    write_atomic(folder / "table1.csv", text.getvalue().encode())
+    summary = {"device": name_of(device), "threads": torch.get_num_threads(), **origin}
+    write_atomic(folder / "table1.json", (json.dumps(summary, indent=2) + "\n").encode())
+    figure = memory_figure(pd.read_csv(folder / "table1.csv"))
+    print(f"wrote {folder / 'table1.csv'} and {save(figure, config.figure)[0]}")
+
+
+def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:
+    """One cell: the two readings of the hand calculation, and what is measured."""
+    model = models.build(name, SHAPES[name], CLASSES, seed=0)
+    sketch = rad.Identity() if keep == 1 else rad.DifferentSample(keep)
+    converted = rad.convert(model.to(device), sketch)
+    x = torch.rand(BATCH, *SHAPES[name], device=device)
+    y = torch.randint(CLASSES, (BATCH,), device=device)
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(converted(x.clone()), y)
+
+    saved = saved_bytes(loss)
+    loss().backward()
+    converted.zero_grad(set_to_none=True)
+    return {
+        "paper_mb": paper_bytes(name, keep),
+        "honest_mb": paper_bytes(name, keep, reading="honest"),
+        "saved_mb": parameter_bytes(model) + saved,
+        "peak_mb": peak_bytes(lambda: loss().backward()),
+    }
+
+
+if __name__ == "__main__":
+    run(Task(main), "memory_table", CONFIGS / "memory_table")
