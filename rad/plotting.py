@@ -43,7 +43,10 @@ PROGRAMS = {
     "dense_reference": ("#0072B2", "x"),
 }
 MEMORY_COLUMNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "printed_mb": ("paper, printed", {"color": "#000000", "marker": "x", "linestyle": "none"}),
+    "printed_mb": (
+        "paper, printed",
+        {"color": "#000000", "marker": "x", "markersize": 6, "linestyle": "none", "zorder": 5},
+    ),
     "honest_mb": ("by hand, corrected", {"color": "#E69F00", "linewidth": 2.2}),
     "saved_mb": ("saved, measured", {"color": "#0072B2", "linestyle": "--", "marker": "o"}),
     "peak_mb": ("peak, measured", {"color": "#777777", "linestyle": ":", "marker": "."}),

@@ -182,3 +182,22 @@ def test_table_of_one_seed_has_no_spread() -> None:
 )
 def test_byte_text(count: int, text: str) -> None:
     assert plotting.byte_text(count) == text
+
+
+def test_figures_of_the_committed_tables() -> None:
+    root = Path(__file__).resolve().parents[1] / "results"
+    table_1 = plotting.memory_figure(pd.read_csv(root / "table1" / "table1.csv"))
+    assert [axes.get_ylabel().split()[0] for axes in table_1.axes] == [
+        "convnet",
+        "feedforward",
+        "irnn",
+    ]
+    benchmarks = plotting.benchmark_figure(pd.read_csv(root / "benchmarks" / "cpu.csv"))
+    assert len(benchmarks.axes[0].get_lines()) == 8 + 1
+
+
+def test_the_committed_table_1_is_within_its_goals() -> None:
+    table = pd.read_csv(Path(__file__).resolve().parents[1] / "results" / "table1" / "table1.csv")
+    assert len(table) == 18
+    assert (table["paper_mb"].round(2) == table["printed_mb"]).sum() == 17
+    assert ((table["saved_mb"] / table["honest_mb"] - 1).abs() < 0.002).all()
