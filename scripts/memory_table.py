@@ -36,7 +36,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     device, origin = choose(config.device), provenance()
     cells = [
         {"model": model, "keep_fraction": keep, "printed_mb": PRINTED_MB[model][keep]}
-        | {key: f"{count / 1e6:.3f}" for key, count in bytes_of(model, keep, device).items()}
+        | {key: f"{count / 1e6:.6f}" for key, count in bytes_of(model, keep, device).items()}
         for model in PRINTED_MB
         for keep in KEEP_FRACTIONS
     ]
