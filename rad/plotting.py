@@ -14,7 +14,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from rad.errors import UsageError
 from rad.results import write_atomic
@@ -154,6 +154,7 @@ def convergence(
             elif name.endswith("accuracy"):
                 axes.set_ylim(bottom=_floor(metrics, name))
         panels[-1].set_xlabel(LABELS[x])
+        panels[-1].xaxis.set_major_locator(MaxNLocator(5))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(
             handles,
@@ -298,11 +299,13 @@ def _rendered(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
 def summary_table(summaries: pd.DataFrame) -> str:
     """A Markdown table, one row for each variant and budget.
 
-    Loss and accuracy are mean and standard deviation over seeds. `summaries` is as
-    `rad.results.summaries` reads it.
+    Losses and accuracy are mean and standard deviation over seeds; the training loss is that
+    over the original training set, and runs on a bootstrap sample show theirs beside it.
+    `summaries` is as `rad.results.summaries` reads it.
     """
     header = ("variant", "budget", "batch", "keep", "saved bytes", "training loss", "test accuracy")
-    rows: list[tuple[str, ...]] = [(*header, "seeds")]
+    bootstrap = ("bootstrap loss",) if "final.bootstrap_loss" in summaries else ()
+    rows: list[tuple[str, ...]] = [(*header, *bootstrap, "seeds")]
     for variant in _ordered(summaries["variant"]):
         of_variant = summaries[summaries["variant"] == variant]
         for budget, runs in of_variant.groupby("budget", sort=True):
@@ -324,6 +327,7 @@ def _table_row(variant: str, budget: str, runs: pd.DataFrame) -> tuple[str, ...]
         f"{int(first['memory.saved_bytes']):,}",
         _spread(runs["final.train_loss"]),
         _spread(100 * runs["final.test_accuracy"], " %"),
+        *([_spread(runs["final.bootstrap_loss"])] if "final.bootstrap_loss" in runs else []),
         str(runs["seed"].nunique()),
     )
 
@@ -331,6 +335,9 @@ def _table_row(variant: str, budget: str, runs: pd.DataFrame) -> tuple[str, ...]
 def _spread(values: pd.Series, unit: str = "") -> str:
     """Mean to three or four significant digits, and the deviation to as many places."""
     mean = float(values.mean())
+    if 0 < abs(mean) < 1e-4:
+        deviation = f" ± {values.std():.1e}" if len(values) > 1 else ""
+        return f"{mean:.2e}{deviation}{unit}"
     places = 2 if mean == 0 else max(2, 2 - math.floor(math.log10(abs(mean))))
     deviation = f" ± {values.std():.{places}f}" if len(values) > 1 else ""
     return f"{mean:.{places}f}{deviation}{unit}"

@@ -201,3 +201,23 @@ def test_the_committed_table_1_is_within_its_goals() -> None:
     assert len(table) == 18
     assert (table["paper_mb"].round(2) == table["printed_mb"]).sum() == 17
     assert ((table["saved_mb"] / table["honest_mb"] - 1).abs() < 0.002).all()
+
+
+def test_the_table_shows_the_bootstrap_loss_of_runs_that_have_one() -> None:
+    runs = pd.DataFrame(
+        {
+            "variant": ["project"] * 2,
+            "budget": ["0.1"] * 2,
+            "seed": [0, 1],
+            "batch_size": [150] * 2,
+            "keep_fraction": [0.1] * 2,
+            "memory.saved_bytes": [7] * 2,
+            "final.train_loss": [0.5, 0.7],
+            "final.test_accuracy": [0.9, 0.9],
+        }
+    )
+    assert "bootstrap" not in plotting.summary_table(runs)
+    table = plotting.summary_table(runs.assign(**{"final.bootstrap_loss": [1e-6, 3e-6]}))
+    assert "bootstrap loss" in table.splitlines()[0]
+    assert "2.00e-06 ± 1.4e-06" in table
+    assert "0.600 ± 0.141" in table
