@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import getitem
@@ -23,63 +24,50 @@ class Tracer(fx.Tracer):
 
 
 @dataclass(frozen=True)
-class Use:
-    """How a ReLU is used: whether a trainable layer that sketches reads its output, and
-    whether it is the only reader of such a layer's output."""
-
-    read_by_layer: bool = False
-    reads_alone: bool = False
-
-
-@dataclass(frozen=True)
 class Readers:
-    """The ReLU modules and how all calls of each are used; the RNN modules of whose outputs
-    only the last state is read."""
+    """The ReLU modules whose output, at every call, a trainable layer that sketches reads;
+    the RNN modules of whose outputs only the last state is read."""
 
-    relus: dict[nn.Module, Use]
+    relus_kept_by_a_layer: set[nn.Module]
     unread_sequences: set[nn.Module]
 
 
 def read_graph(model: nn.Module) -> Readers:
-    """Who reads what, as far as the model can be traced.
+    """Who reads what, in training and in evaluation, as far as the model can be traced.
 
-    Of a model that cannot be (control flow on values), nothing is known: packed masks,
-    nothing in place and whole sequences are right everywhere.
+    Of a model that cannot be (control flow on values), nothing is known: packed masks and
+    whole sequences are right everywhere. A trace may miss a path, too: what is concluded
+    here decides what is kept, never a value. The model itself is not run.
     """
-    try:
-        graph = Tracer().trace(model)
-    except Exception:  # whatever forward may raise on proxies
-        return Readers({}, set())
-    modules = dict(model.named_modules(remove_duplicate=False))
-    uses: dict[nn.Module, Use] = {}
+    probe = copy.deepcopy(model)
+    modules = dict(probe.named_modules(remove_duplicate=False))
+    kept: dict[nn.Module, bool] = {}
     sequence_read: dict[nn.Module, bool] = {}
-    for node in graph.nodes:
+    try:
+        if type(probe) in LAYERS or type(probe) in LAYERS.values():
+            return Readers(set(), set())
+        nodes = [n for mode in (True, False) for n in Tracer().trace(probe.train(mode)).nodes]
+    except Exception:  # whatever forward may raise on proxies
+        return Readers(set(), set())
+    for node in nodes:
         module = modules[node.target] if node.op == "call_module" else None
         if isinstance(module, nn.ReLU):
-            before, use = uses.get(module, Use(True, True)), _use(node, modules)
-            uses[module] = Use(
-                before.read_by_layer and use.read_by_layer, before.reads_alone and use.reads_alone
-            )
+            by_layer = any(_keeps_its_input(reader, modules) for reader in _readers(node, modules))
+            kept[module] = kept.get(module, True) and by_layer
         elif isinstance(module, nn.RNN):
-            read = any(_reads_sequence(user) for user in node.users)
+            read = bool(module._forward_hooks) or any(map(_reads_sequence, node.users))
             sequence_read[module] = sequence_read.get(module, False) or read
-    return Readers(uses, {rnn for rnn, read in sequence_read.items() if not read})
+    original = {module: model.get_submodule(name) for name, module in modules.items()}
+    return Readers(
+        {original[relu] for relu, by_layer in kept.items() if by_layer},
+        {original[rnn] for rnn, read in sequence_read.items() if not read},
+    )
 
 
 def _reads_sequence(user: fx.Node) -> bool:
     """Whether a reader of an RNN's pair of outputs reads more than its last state."""
     unpacks = user.target is getitem and len(user.args) == 2
     return not unpacks or bool(user.args[1] != 1 and user.users)
-
-
-def _use(relu: fx.Node, modules: dict[str, nn.Module]) -> Use:
-    source = relu.args[0]
-    assert isinstance(source, fx.Node)
-    layer = _layer(source, modules)
-    return Use(
-        read_by_layer=any(_keeps_its_input(reader, modules) for reader in _readers(relu, modules)),
-        reads_alone=layer is not None and len(source.users) == 1 and not layer._forward_hooks,
-    )
 
 
 def _readers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:

@@ -34,6 +34,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     built = plan(spec, dataset)
     print(f"{spec.path}: {describe(built.plan)}", flush=True)
     with folder.open(spec.text):
+        if folder.finished():  # by another process, in the meantime
+            print(_skipped(folder, spec), flush=True)
+            return
         result = _train(spec, dataset, built, folder)
         if result.finished:
             folder.write_summary({**summary(spec, built.plan, result), **origin})

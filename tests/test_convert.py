@@ -226,24 +226,102 @@ def test_honest_bytes_of_the_convolutional_net() -> None:
         assert measured == pytest.approx(honest, rel=0.001)
 
 
-def test_relus_that_alone_read_a_layer_work_in_place() -> None:
+@every_sketch
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("shape", [(12,), (2, 3, 12), (2, 1, 4, 12), (2, 0, 12)], ids=str)
+def test_leading_dimensions_and_in_place_relus(
+    shape: tuple[int, ...], inplace: bool, sketch: Sketch
+) -> None:
+    model = network(torch.float64, inplace)[1:]
+    converted = rad.convert(model, sketch)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    expected, actual = model(x), converted(x)
+    assert torch.equal(actual, expected)
+    grad_output = torch.randn_like(expected)
+    (want,) = torch.autograd.grad(expected, x, grad_output)
+    (got,) = torch.autograd.grad(actual, x, grad_output)
+    torch.testing.assert_close(got, want)
+
+
+def test_what_a_trace_cannot_see_changes_no_value() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-            self.alone, self.beside, self.after = nn.ReLU(), nn.ReLU(), nn.ReLU()
+            self.a, self.relu, self.calls = nn.Linear(4, 4), nn.ReLU(), 0
+
+        def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+            self.calls += 1
+            h = self.a(x)
+            y = self.relu(h)
+            return y + (h if skip is None or self.training else skip)
+
+    model = Net().eval()
+    converted = rad.convert(model, rad.SameSample(0.5))
+    assert converted.calls == 0
+    x = torch.randn(3, 4)
+    for mode in (True, False):
+        assert torch.equal(converted.train(mode)(x), model.train(mode)(x))
+
+
+def test_hooks_of_all_kinds_see_what_they_see_in_torch() -> None:
+    seen: list[Tensor] = []
+    converted = rad.convert(network(), rad.SameSample(0.5))
+    converted[1].register_forward_hook(lambda m, args, output: seen.append(output))
+    converted[1].register_full_backward_hook(lambda m, grad_input, grad_output: None)
+    converted(torch.randn(5, 12)).sum().backward()
+    assert seen[0].min() < 0
+
+
+def test_references_outside_of_the_module_tree_follow() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(100, 4)
+            self.layers = [self.layer]
 
         def forward(self, x: Tensor) -> Tensor:
-            h = self.alone(self.a(x))
-            z = self.b(h)
-            return self.c(self.beside(z) + z + self.after(h))
+            out: Tensor = self.layers[0](x)
+            return out
 
-    model = Net()
-    converted = rad.convert(model, rad.SameSample(0.5))
-    inplace = {n: m.inplace for n, m in converted.named_modules() if isinstance(m, nn.ReLU)}
-    assert inplace == {"alone": True, "beside": False, "after": False}
-    x = torch.randn(3, 4)
-    assert torch.equal(converted(x), model(x))
+    converted = rad.convert(Net(), rad.SameSample(0.1))
+    x = torch.randn(50, 100)
+    assert saved_bytes(lambda: converted(x)) == 50 * 10 * 4 + 8
+
+
+def test_dropout_under_activation_checkpointing_keeps_its_mask() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    model = rad.convert(nn.Sequential(nn.Dropout(0.5), nn.Identity()), rad.Identity())
+    x = torch.ones(4000, requires_grad=True)
+    output = checkpoint(model, x, use_reentrant=False)
+    output.sum().backward()
+    assert torch.equal(x.grad, output.detach())  # type: ignore[arg-type]
+    assert 0 < output.count_nonzero() < 4000
+
+
+def test_a_single_recurrent_layer_converts() -> None:
+    converted = rad.convert(nn.RNN(3, 8, nonlinearity="relu"), rad.SameSample(0.5))
+    output, _ = converted(torch.randn(4, 2, 3))
+    assert output.shape == (4, 2, 8)
+
+
+def test_using_a_sequence_found_unread_is_refused_clearly() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(3, 4, nonlinearity="relu")
+
+        def forward(self, x: Tensor, read: bool = False) -> Tensor:
+            output, state = self.rnn(x)
+            if read is True:
+                return output.sum()
+            return state.sum()
+
+    converted = rad.convert(Net(), rad.SameSample(0.5))
+    x = torch.randn(5, 2, 3)
+    converted(x)
+    with pytest.raises(RuntimeError, match="sequence_read"):
+        converted(x, read=True)
 
 
 @pytest.mark.parametrize("reads_sequence", [False, True])

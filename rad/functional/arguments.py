@@ -1,7 +1,10 @@
-"""What operators accept: sizes as torch takes them, real floating-point numbers."""
+"""What operators accept, and in which precision their sketches compute."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 from torch import Tensor
 
 Sizes = int | tuple[int, ...]
@@ -19,3 +22,9 @@ def check_real(x: Tensor) -> None:
             f"cannot sketch an input of {x.dtype}: give real floating-point numbers "
             "(complex ones as pairs of real ones, torch.view_as_real)"
         )
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which operators on x's device compute in the precision they are given."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

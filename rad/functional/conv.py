@@ -23,7 +23,7 @@ import torch.nn.grad
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rad.functional.arguments import Sizes, check_real, each
+from rad.functional.arguments import Sizes, check_real, each, without_autocast
 from rad.sketches.base import Sketch, accumulation_dtype
 from rad.sketches.identity import Identity
 from rad.sketches.sampling import SameSample
@@ -108,7 +108,8 @@ class _SketchedConvolution(torch.autograd.Function):
         kept: tuple[Tensor, ...] = ()
         if ctx.needs_input_grad[1]:
             rows = x if isinstance(sketch, Identity) else x.flatten(2).flatten(0, 1)
-            kept = sketch.compress(rows.to(output.dtype), key)
+            with without_autocast(x):
+                kept = sketch.compress(rows.to(output.dtype), key)
         ctx.geometry, ctx.sketch = geometry, sketch
         ctx.input_shape, ctx.input_dtype = x.shape, x.dtype
         ctx.bias_dtype = bias.dtype if bias is not None else None
@@ -179,6 +180,8 @@ def _geometry(
     axes = weight.dim() - 2
     strides, dilations = each(stride, axes), each(dilation, axes)
     if padding == "same":
+        if any(s != 1 for s in strides):
+            raise ValueError("padding='same' is not supported for strided convolutions")
         reach = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
         sides = [(r // 2, r - r // 2) for r in reach]
     else:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rad.functional.arguments import check_real
+from rad.functional.arguments import check_real, without_autocast
 from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
 from rad.sketches.identity import Identity
 from rad.sketches.projection import DifferentProject, Project
@@ -37,7 +37,8 @@ class _SketchedLinear(torch.autograd.Function):
         output = F.linear(x, weight, bias)
         kept: tuple[Tensor, ...] = ()
         if ctx.needs_input_grad[1]:
-            kept = sketch.compress(x.reshape(-1, x.shape[-1]).to(output.dtype), key)
+            with without_autocast(x):
+                kept = sketch.compress(x.to(output.dtype), key)
         ctx.sketch = sketch
         ctx.input_shape, ctx.input_dtype = x.shape, x.dtype
         ctx.weight_dtype, ctx.bias_dtype = weight.dtype, bias.dtype if bias is not None else None
@@ -48,10 +49,10 @@ class _SketchedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, weight, *kept = ctx.saved_tensors
-        grad = grad_output.reshape(-1, grad_output.shape[-1])
+        grad = grad_output
         grad_input = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_input = (grad @ weight.to(grad.dtype)).view(ctx.input_shape).to(ctx.input_dtype)
+            grad_input = (grad @ weight.to(grad.dtype)).to(ctx.input_dtype)
         if ctx.needs_input_grad[1]:
             d = ctx.input_shape[-1]
             grad_weight = weight_grad(ctx.sketch, grad, tuple(kept), d, key).to(ctx.weight_dtype)
@@ -72,8 +73,11 @@ def linear(
     complex numbers.
     """
     check_real(x)
-    result: Tensor = _SketchedLinear.apply(x, weight, bias, sketch, key)
-    return result
+    if x.shape[-1] == 0:
+        return F.linear(x, weight, bias)
+    rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    result: Tensor = _SketchedLinear.apply(rows, weight, bias, sketch, key)
+    return result.view(*x.shape[:-1], len(weight))
 
 
 @singledispatch
@@ -114,7 +118,8 @@ def _(
 ) -> Tensor:
     (columns,) = kept
     indices = sketch.indices((len(columns), d), key)
-    product = (grad_output.t() @ columns).to(accumulation_dtype(grad_output.dtype))
+    wide = accumulation_dtype(grad_output.dtype)
+    product = grad_output.t().to(wide) @ columns.to(wide)
     total = product.new_zeros(len(product), d)
     total.index_add_(1, indices, product.mul_(d / len(indices)))
     return total.to(grad_output.dtype)
@@ -144,8 +149,9 @@ def _(
 def _(
     sketch: Project, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
 ) -> Tensor:
-    product = grad_output.t() @ kept[0]
-    return product @ sketch.matrix(d, product.dtype, key).t()
+    wide = accumulation_dtype(grad_output.dtype)
+    product = grad_output.t().to(wide) @ kept[0].to(wide)
+    return (product @ sketch.matrix(d, wide, key).t()).to(grad_output.dtype)
 
 
 def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:

@@ -19,6 +19,7 @@ UNITS = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
+LARGEST = 2**63
 _GRAMMAR = (
     "give a fraction in (0, 1], a whole number of bytes above 1, "
     f"a size with a unit such as '3.3 MB' ({', '.join(UNITS)}), or 'full'"
@@ -45,7 +46,7 @@ def parse_budget(budget: str | float) -> Budget:
     text = str(budget)
     if isinstance(budget, str):
         return _parse_text(budget)
-    if isinstance(budget, bool) or not math.isfinite(budget) or budget <= 0:
+    if isinstance(budget, bool) or not 0 < budget < LARGEST:
         raise UsageError(f"budget {text} is not a memory budget: {_GRAMMAR}")
     if budget <= 1:
         return Budget("fraction", float(budget), text)
@@ -62,9 +63,10 @@ def _parse_text(text: str) -> Budget:
     match = _SIZE.fullmatch(text)
     if match is None or match[2] not in UNITS:
         raise UsageError(f"budget {text!r} is not a memory budget: {_GRAMMAR}")
-    size = math.floor(round(float(match[1]) * UNITS[match[2]], 6))
-    if size < 1:
-        raise UsageError(f"budget {text!r} is less than one byte: {_GRAMMAR}")
+    wanted = float(match[1]) * UNITS[match[2]]
+    if not 1 <= wanted < LARGEST:
+        raise UsageError(f"budget {text!r} is no possible number of bytes: {_GRAMMAR}")
+    size = math.floor(round(wanted, 6))
     return Budget("bytes", size, text.strip())
 
 

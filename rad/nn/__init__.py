@@ -8,7 +8,7 @@ or `torch.no_grad()` it is torch's module.
 from torch import nn
 
 from rad.nn.activation import ReLU
-from rad.nn.base import Keyed, Sketching
+from rad.nn.base import Sketching
 from rad.nn.conv import Conv1d, Conv2d, Conv3d
 from rad.nn.dropout import Dropout
 from rad.nn.linear import Linear
@@ -52,7 +52,6 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "Dropout",
-    "Keyed",
     "Linear",
     "MaxPool1d",
     "MaxPool2d",

@@ -8,23 +8,31 @@ from torch import Tensor, nn
 from rad.sketches import Identity, Sketch, fold_in, make_key
 
 
-class Keyed(nn.Module):
-    """Mixin of the layers that draw: a fresh key for every call.
+class Sketching(nn.Module):
+    """Mixin of the layers that keep a sketch of their input, with a fresh key for every call.
 
     The t-th call draws with `fold_in(key, t)`, `key` being derived from the seed and
     the layer's place. Key and counter are non-persistent buffers, advanced in place
     on the device.
     """
 
+    sketch: Sketch
     key: Tensor
     calls: Tensor
 
-    def set_key(self, seed: int = 0, place: int = 0, device: torch.device | None = None) -> None:
-        """Use the draws of (seed, place) from now on, from the start.
+    def set_sketch(
+        self,
+        sketch: Sketch,
+        seed: int = 0,
+        place: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        """Sketch with `sketch` and the draws of (seed, place) from now on, from the start.
 
         Key and counter lie with the layer's parameters; where it has none, on `device`.
         """
         device = next((p.device for p in self.parameters()), device)
+        self.sketch = sketch
         self.register_buffer("key", fold_in(make_key(seed, device), place), persistent=False)
         self.register_buffer("calls", torch.zeros_like(self.key), persistent=False)
 
@@ -33,17 +41,6 @@ class Keyed(nn.Module):
         key = fold_in(self.key, self.calls)
         self.calls += 1
         return key
-
-
-class Sketching(Keyed):
-    """Mixin of the layers that keep a sketch of their input."""
-
-    sketch: Sketch
-
-    def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
-        """Sketch with `sketch` and the draws of (seed, place) from now on."""
-        self.sketch = sketch
-        self.set_key(seed, place)
 
     @property
     def keeps(self) -> str:

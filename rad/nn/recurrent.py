@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +12,16 @@ from torch.nn.utils.rnn import PackedSequence
 from rad.functional.recurrent import Nonlinearity, rnn
 from rad.nn.base import Sketching
 from rad.sketches import Identity, Sketch, fold_in
+
+
+class _Unread:
+    """Stands for an output sequence that was not made."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(
+            "this output sequence was found to be unread when the model was converted, and was "
+            "not made: set sequence_read = True on the RNN layer to have it"
+        )
 
 
 class RNN(Sketching, nn.RNN):
@@ -54,8 +66,8 @@ class RNN(Sketching, nn.RNN):
         self.set_sketch(sketch or Identity(), seed)
 
     sequence_read: bool = True
-    """Whether somebody reads the output sequence; if not (`rad.convert` finds out), the
-    output is None while the layer sketches, and never stands in memory."""
+    """Whether somebody reads the output sequence; if not (`rad.convert` finds out), it is
+    not made while the layer sketches, and using what stands for it raises RuntimeError."""
 
     @property
     def keeps(self) -> str:
@@ -68,11 +80,12 @@ class RNN(Sketching, nn.RNN):
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence | None, Tensor]:
+    ) -> tuple[Tensor | PackedSequence | _Unread, Tensor]:
         if not self.sketches_now():
             exact: tuple[Tensor | PackedSequence, Tensor] = super().forward(input, hx)  # type: ignore[has-type]
             return exact
-        return self._run(input, hx, self.sketch, self.draw_key(), self.sequence_read)
+        output, h_n = self._run(input, hx, self.sketch, self.draw_key(), self.sequence_read)
+        return _Unread() if output is None else output, h_n
 
     def last_state(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """h_n alone: the output of the last layer never stands in memory as a sequence.

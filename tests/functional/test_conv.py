@@ -224,6 +224,12 @@ def test_complex_numbers_are_refused() -> None:
         conv(x, torch.ones_like(x), sketch=Identity(), key=make_key(0))
 
 
+def test_same_padding_with_a_stride_is_refused() -> None:
+    x = torch.ones(1, 1, 5, 5)
+    with pytest.raises(ValueError, match="strided"):
+        conv(x, x[..., :3, :3], padding="same", stride=2, sketch=Identity(), key=make_key(0))
+
+
 def test_a_wrong_number_of_axes_is_refused() -> None:
     with pytest.raises(ValueError, match="spatial axes"):
         conv(torch.ones(3, 4), torch.ones(1, 1, 1, 1), sketch=Identity(), key=make_key(0))

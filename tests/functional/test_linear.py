@@ -8,7 +8,7 @@ from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, 
 from rad.functional import linear, linear_weight_grad_variance
 from rad.functional.linear import weight_grad
 from rad.memory import saved_bytes
-from rad.sketches import Identity, Sketch, make_key
+from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch, make_key
 
 every_sketch = pytest.mark.parametrize("sketch", SKETCHES.values(), ids=SKETCHES.keys())
 lossy_sketch = pytest.mark.parametrize("sketch", LOSSY.values(), ids=LOSSY.keys())
@@ -154,6 +154,25 @@ def test_weight_gradient_is_unbiased_with_the_stated_variance(sketch: Sketch) ->
     check_unbiased(samples, exact)
     check_biased_is_caught(samples, exact)
     check_mean_square(samples, exact, linear_weight_grad_variance(x, grad_output, sketch).item())
+
+
+@pytest.mark.parametrize("sketch", [SameSample(0.1), Project(0.1), DifferentSample(0.1)], ids=str)
+def test_low_precision_has_no_common_scale(sketch: Sketch) -> None:
+    x, grad_output = torch.randn(50, 784).bfloat16(), torch.randn(50, 20).bfloat16()
+    ratios = []
+    for i in range(40):
+        key = make_key(i)
+        kept = sketch.compress(x, key)
+        low = weight_grad(sketch, grad_output, kept, 784, key).double()
+        x_hat = sketch.decompress(kept, x.shape, torch.float64, key)
+        exact = grad_output.double().t() @ x_hat
+        ratios.append((low * exact).sum() / exact.square().sum())
+    assert abs(torch.stack(ratios).mean() - 1) < 2e-4
+
+
+def test_no_input_features() -> None:
+    x, weight = torch.randn(2, 0), torch.randn(3, 0, requires_grad=True)
+    assert linear(x, weight, sketch=Identity(), key=make_key(0)).shape == (2, 3)
 
 
 @every_sketch

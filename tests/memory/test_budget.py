@@ -27,8 +27,8 @@ def test_grammar(text: str | float, kind: str, value: float) -> None:
     assert (budget.kind, budget.value) == (kind, value)
 
 
-NUMBERS = [0, 0.0, -1, -0.5, 1.5, float("nan"), float("inf"), True]
-TEXTS = ["", "0.1", "3", "3 mb", "3 TB", "MB", "-3 MB", "0 B", "0.2 B", "all", "3 MB/s"]
+NUMBERS = [0, 0.0, -1, -0.5, 1.5, float("nan"), float("inf"), True, 10**400]
+TEXTS = ["", "0.1", "3", "3 mb", "3 TB", "MB", "-3 MB", "0 B", "0.2 B", "all", "3 MB/s", "1e400 B"]
 
 
 @pytest.mark.parametrize("text", [*NUMBERS, *TEXTS])
