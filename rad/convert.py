@@ -30,7 +30,6 @@ def convert(model: nn.Module, sketch: Sketch, seed: int = 0) -> nn.Module:
         raise TypeError(f"sketch must be a rad.sketches.Sketch, got {type(sketch).__name__}")
     model = copy.deepcopy(model)
     readers = read_graph(model)
-    device = next((p.device for p in model.parameters()), None)
     kinds = LAYERS | {kind: kind for kind in LAYERS.values()}
     place = 0
     for module in model.modules():
@@ -43,6 +42,6 @@ def convert(model: nn.Module, sketch: Sketch, seed: int = 0) -> nn.Module:
             told = module in readers.relus_kept_by_a_layer and isinstance(sketch, Identity)
             module.mask = "output" if told else "packed"
         if isinstance(module, Sketching):
-            module.set_sketch(sketch, seed, place, device)
+            module.set_sketch(sketch, seed, place)
             place += 1
     return model

@@ -20,18 +20,9 @@ class Sketching(nn.Module):
     key: Tensor
     calls: Tensor
 
-    def set_sketch(
-        self,
-        sketch: Sketch,
-        seed: int = 0,
-        place: int = 0,
-        device: torch.device | None = None,
-    ) -> None:
-        """Sketch with `sketch` and the draws of (seed, place) from now on, from the start.
-
-        Key and counter lie with the layer's parameters; where it has none, on `device`.
-        """
-        device = next((p.device for p in self.parameters()), device)
+    def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
+        """Sketch with `sketch` and the draws of (seed, place) from now on, from the start."""
+        device = next(self.parameters()).device
         self.sketch = sketch
         self.register_buffer("key", fold_in(make_key(seed, device), place), persistent=False)
         self.register_buffer("calls", torch.zeros_like(self.key), persistent=False)
