@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from rad.sketches import DifferentProject, DifferentSample, Identity, Project, SameSample, Sketch
+from rad.sketches import (
+    DifferentProject,
+    DifferentSample,
+    DitheredRounding,
+    Identity,
+    ImportanceSampling,
+    Project,
+    SameSample,
+    SampledRounding,
+    Sketch,
+    StochasticRounding,
+)
 
 LOSSY: dict[str, Sketch] = {
     "same_sample": SameSample(0.3),
@@ -13,5 +24,10 @@ LOSSY: dict[str, Sketch] = {
     "different_sample_distinct_most": DifferentSample(0.8, replacement=False),
     "project": Project(0.3),
     "different_project": DifferentProject(0.3),
+    "stochastic_rounding": StochasticRounding(3),
+    "stochastic_rounding_blocks": StochasticRounding(2, block=5),
+    "dithered_rounding": DitheredRounding(2),
+    "sampled_rounding": SampledRounding(0.5, 3),
+    "importance_sampling": ImportanceSampling(0.4),
 }
 SKETCHES: dict[str, Sketch] = {"identity": Identity(), **LOSSY}

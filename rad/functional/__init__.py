@@ -3,6 +3,7 @@
 from rad.functional.conv import conv
 from rad.functional.conv_variance import conv_weight_grad_variance
 from rad.functional.dropout import dropout
+from rad.functional.elementwise import elementwise, elementwise_grad_variance
 from rad.functional.linear import linear, linear_weight_grad_variance
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
@@ -14,6 +15,8 @@ __all__ = [
     "conv",
     "conv_weight_grad_variance",
     "dropout",
+    "elementwise",
+    "elementwise_grad_variance",
     "linear",
     "linear_weight_grad_variance",
     "max_pool",

@@ -18,6 +18,8 @@ from rad.sketches.base import Sketch, accumulation_dtype
 from rad.sketches.identity import Identity
 from rad.sketches.projection import DifferentProject, Project
 from rad.sketches.random import ROW, fold_in
+from rad.sketches.rounding import Rounding
+from rad.sketches.sampled_rounding import SampledRounding
 from rad.sketches.sampling import DifferentSample, SameSample
 
 
@@ -48,6 +50,20 @@ def _(sketch: DifferentSample, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
 def _(sketch: Project, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
     wide = accumulation_dtype(x.dtype)
     return (torch.bmm(x.detach().to(wide), _matrices(sketch, x.shape[2], wide, keys)).to(x.dtype),)
+
+
+@compress_steps.register
+def _(sketch: Rounding, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    flat, size = x.detach().flatten(1), sketch.block_size(x.shape[2])
+    each = -(-flat.shape[1] // size)
+    return sketch.encode(flat, size, _row_keys(keys, each), range(len(x) * each))
+
+
+@compress_steps.register
+def _(sketch: SampledRounding, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    rows = x.shape[1]
+    sampling, rounding = (_row_keys(each, rows) for each in sketch.keys(keys))
+    return sketch.encode(x.detach(), (sampling, rounding), range(len(x) * rows))
 
 
 @singledispatch
@@ -101,6 +117,28 @@ def _(
     product = torch.bmm(kept[0].to(grad_output.dtype).mT, grad_output)  # (steps, k, out)
     matrices = _matrices(sketch, d, grad_output.dtype, keys)
     return matrices.transpose(0, 1).flatten(1) @ product.flatten(0, 1)
+
+
+@weight_grad_steps.register
+def _(
+    sketch: Rounding, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, keys: Tensor
+) -> Tensor:
+    steps, each = kept[-1].shape[:2]
+    wanted, blocks = range(grad_output.shape[1] * d), range(steps * each)
+    row_keys, size = _row_keys(keys, each), sketch.block_size(d)
+    x_hat = sketch.decode(kept, wanted, size, grad_output.dtype, row_keys, blocks)
+    return x_hat.reshape(-1, d).t() @ grad_output.flatten(0, 1)
+
+
+@weight_grad_steps.register
+def _(
+    sketch: SampledRounding, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, keys: Tensor
+) -> Tensor:
+    steps, rows = grad_output.shape[:2]
+    sampling, rounding = (_row_keys(each, rows) for each in sketch.keys(keys))
+    every = range(steps * rows)
+    x_hat = sketch.decode(kept, 0, d, grad_output.dtype, (sampling, rounding), every)
+    return x_hat.t() @ grad_output.flatten(0, 1)
 
 
 def _indices(sketch: SameSample | DifferentSample, rows: int, d: int, keys: Tensor) -> Tensor:

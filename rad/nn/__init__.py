@@ -11,6 +11,7 @@ from rad.nn.activation import ReLU
 from rad.nn.base import Sketching
 from rad.nn.conv import Conv1d, Conv2d, Conv3d
 from rad.nn.dropout import Dropout
+from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
 from rad.nn.linear import Linear
 from rad.nn.pooling import (
     AdaptiveAvgPool2d,
@@ -38,10 +39,20 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.MaxPool3d: MaxPool3d,
     nn.Dropout: Dropout,
     nn.RNN: RNN,
+    nn.GELU: GELU,
+    nn.SiLU: SiLU,
+    nn.Mish: Mish,
+    nn.Tanh: Tanh,
+    nn.Sigmoid: Sigmoid,
+    nn.Softplus: Softplus,
+    nn.ELU: ELU,
+    nn.LeakyReLU: LeakyReLU,
 }
 """torch's layer type -> the RAD layer that takes its place."""
 
 __all__ = [
+    "ELU",
+    "GELU",
     "LAYERS",
     "RNN",
     "AdaptiveAvgPool2d",
@@ -52,10 +63,16 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "Dropout",
+    "LeakyReLU",
     "Linear",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "Mish",
     "ReLU",
+    "SiLU",
+    "Sigmoid",
     "Sketching",
+    "Softplus",
+    "Tanh",
 ]

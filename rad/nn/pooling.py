@@ -49,10 +49,15 @@ class _MaxPool(nn.Module):
     axes: int
 
     @property
+    def bits(self) -> int:
+        """Bits kept for each output: where in its window the largest element is."""
+        window = torch.Size(each(self.kernel_size, self.axes))  # type: ignore[arg-type]
+        return packed_width(window.numel())
+
+    @property
     def keeps(self) -> str:
         """What is kept for backward, in words."""
-        window = torch.Size(each(self.kernel_size, self.axes))  # type: ignore[arg-type]
-        return f"{packed_width(window.numel())} bits per output"
+        return f"{self.bits} bits per output"
 
     def forward(self, x: Tensor) -> Tensor:
         if self.return_indices:

@@ -2,17 +2,24 @@
 
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
+from rad.sketches.importance import ImportanceSampling
 from rad.sketches.projection import DifferentProject, Project
 from rad.sketches.random import fold_in, make_key
+from rad.sketches.rounding import DitheredRounding, StochasticRounding
+from rad.sketches.sampled_rounding import SampledRounding
 from rad.sketches.sampling import DifferentSample, SameSample
 
 __all__ = [
     "DifferentProject",
     "DifferentSample",
+    "DitheredRounding",
     "Identity",
+    "ImportanceSampling",
     "Project",
     "SameSample",
+    "SampledRounding",
     "Sketch",
+    "StochasticRounding",
     "fold_in",
     "make_key",
 ]

@@ -1,0 +1,127 @@
+"""Rows kept with a probability that grows with their norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, rows_of
+from rad.sketches.random import words
+
+UNIT = 1 << 32
+"""Inclusion probabilities are multiples of 1 / UNIT."""
+
+_LEAST = 2.0**-20
+"""The smallest norm a row is sampled by, as a fraction of the mean: all can be drawn."""
+
+
+@dataclass(frozen=True)
+class ImportanceSampling(ReducingSketch):
+    """Sampling of whole rows by their norm, systematic, without replacement.
+
+    Keeps x_n / pi_n for k = int(N * keep_fraction + 0.999) of the N rows, drawn with
+    inclusion probabilities pi_n = min(1, c |x_n|) that sum to k (the best for the
+    variance of x_hat). The pi_n are laid end to end on [0, k), and a row is drawn where
+    it holds one of the points u, u + 1, ..., u + k - 1, u uniform on [0, 1) (Madow,
+    1949). Unbiased, exactly so: u and the sums of the pi_n are multiples of 2**-32.
+    E|x_hat - x|^2 = sum_n (1/pi_n - 1) |x_n|^2. Rows that hold NaN or an infinity are
+    kept before others.
+
+    Unlike the other sketches this one mixes rows' fates: a weight gradient's variance
+    also has covariances (`weight_covariance`). Backward arithmetic falls to k rows.
+    Shapes: x (..., d) -> kept (k, d) and the rows' numbers (k,), int32.
+    """
+
+    def relative_variance(self, d: int) -> float:
+        """Raises TypeError: it depends on x."""
+        raise TypeError("the variance of importance sampling depends on x: see variance(x)")
+
+    def variance(self, x: Tensor) -> Tensor:
+        flat = x.detach().reshape(-1, x.shape[-1]).to(accumulation_dtype(x.dtype))
+        if not len(flat):
+            return flat.new_zeros(())
+        share = self.shares(flat).diff(prepend=flat.new_zeros(1, dtype=torch.int64)).double()
+        part = (share / UNIT).frac()  # of a row with more than 1, only this part is random
+        relative = part * (1 - part) / (share / UNIT).square()
+        return relative.to(flat.dtype) @ flat.square().sum(1)
+
+    def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        rows = len(rows_of(shape))
+        k = self.kept(rows) if rows else 0
+        return k * (shape[-1] * dtype.itemsize + torch.int32.itemsize)
+
+    def shares(self, rows: Tensor) -> Tensor:
+        """The running sums of the probabilities of rows (N, d), in 1/UNIT: int64, (N,)."""
+        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        finite = norms.isfinite()
+        mean = norms.where(finite, 0).mean()
+        largest = torch.where(mean > 0, mean / _LEAST, 1)
+        weights = torch.where(finite, norms.clamp(min=mean * _LEAST), largest)
+        weights = torch.where(weights.sum() > 0, weights, 1)
+        k = self.kept(len(rows))
+        probability = (weights * _scale(weights, k)).clamp(max=1)
+        sums = (probability.cumsum(0) * UNIT).to(torch.int64).clamp(max=k * UNIT)
+        sums[-1] = k * UNIT
+        return sums
+
+    def weight_covariance(self, x: Tensor) -> Tensor:
+        """Covariance of the factors that the rows of x (..., d) get in x_hat: (N, N), float64.
+
+        Exact: between two neighbouring ends of shares, modulo 1, the drawn rows stay
+        the same whatever u is.
+        """
+        rows = x.detach().reshape(-1, x.shape[-1])
+        sums = self.shares(rows)
+        share = sums.diff(prepend=sums.new_zeros(1)).double()
+        starts = torch.cat([sums.new_zeros(1), sums % UNIT]).unique()
+        lengths = torch.cat([starts, sums.new_full((1,), UNIT)]).diff().double()
+        factors = torch.stack([_times_drawn(sums, start) for start in starts]) * (UNIT / share)
+        deviations = factors.nan_to_num(0) - 1
+        return deviations.t() @ (deviations * (lengths / UNIT)[:, None])
+
+    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        rows = x.detach().reshape(-1, x.shape[-1])
+        if not len(rows):
+            return rows.clone(), torch.empty(0, dtype=torch.int32, device=x.device)
+        sums = self.shares(rows)
+        share = sums.diff(prepend=sums.new_zeros(1))
+        start = words(key, range(1), 1)[0, 0] & (UNIT - 1)
+        points = torch.arange(self.kept(len(rows)), device=x.device) * UNIT + start
+        drawn = torch.searchsorted(sums, points, right=True)
+        wide = accumulation_dtype(x.dtype)
+        factor = (UNIT / share.double())[drawn].to(wide)
+        return (rows[drawn].to(wide) * factor[:, None]).to(x.dtype), drawn.to(torch.int32)
+
+    def decompress(
+        self,
+        saved: tuple[Tensor, ...],
+        shape: Shape,
+        dtype: torch.dtype,
+        key: Tensor,
+        rows: range | None = None,
+    ) -> Tensor:
+        kept, drawn = saved
+        wanted = rows_of(shape) if rows is None else rows
+        place = drawn.to(torch.int64) - wanted.start
+        outside = (place < 0) | (place >= len(wanted))
+        x_hat = kept.new_zeros(len(wanted) + 1, shape[-1], dtype=accumulation_dtype(dtype))
+        place = place.masked_fill(outside, len(wanted))[:, None].expand_as(kept)
+        x_hat.scatter_add_(0, place, kept.to(x_hat.dtype))
+        return x_hat[:-1].to(dtype).reshape(shape if rows is None else (len(rows), shape[-1]))
+
+
+def _scale(weights: Tensor, k: int) -> Tensor:
+    """The c for which the sum of min(1, c w_n) is k: shape ()."""
+    ordered = weights.sort(descending=True).values
+    tails = ordered.flip(0).cumsum(0).flip(0)
+    candidates = (k - torch.arange(len(weights), device=weights.device)) / tails
+    fits = (candidates * ordered <= 1) & (candidates > 0)
+    return torch.where(fits.any(), candidates[fits.int().argmax()], 1 / ordered[-1])
+
+
+def _times_drawn(sums: Tensor, start: Tensor) -> Tensor:
+    """How often each row is drawn by the points start, start + UNIT, ...: (N,)."""
+    below = ((sums - start - 1) >> 32) + 1
+    return below.diff(prepend=below.new_zeros(1))

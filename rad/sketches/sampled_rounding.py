@@ -1,0 +1,135 @@
+"""Sampling and rounding together: fewer bits a number than rounding alone can keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, rows_of, squared_norm
+from rad.sketches.codes import code_bytes, pack_codes, unpack_codes
+from rad.sketches.grid import scale_dtype
+from rad.sketches.random import fold_in
+from rad.sketches.rounding import PIECE, DitheredRounding, Rounding, StochasticRounding
+from rad.sketches.sampling import DifferentSample
+
+Keys = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class SampledRounding(ReducingSketch):
+    """Columns drawn afresh for every row, without replacement, and rounded without bias.
+
+    Keeps k = int(d * keep_fraction + 0.999) numbers of each row, rounded to `bits` on a
+    grid that spans the whole row, so that rounding errors do not depend on which
+    columns are drawn; x_hat adds d/k times what is read to the drawn columns. Dithered
+    (`DitheredRounding`) or not (`StochasticRounding`). Unbiased, as both draws are and
+    are independent. With s_j = E (rounding error of x_j)^2, by the law of total
+    variance E|x_hat - x|^2 = (d - k)/k |x|^2 + d/k sum_j s_j.
+
+    Kept of x (..., d): `bits` bytes for each eight of the k numbers of all rows begun,
+    and a grid of two numbers a row, in the type of x (float32 for float16). Raises
+    ValueError unless 0 < keep_fraction <= 1, UsageError for bits other than 1, 2, 3, 4, 8.
+    """
+
+    bits: int
+    dithered: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.rounding
+
+    @property
+    def sample(self) -> DifferentSample:
+        return DifferentSample(self.keep_fraction, replacement=False)
+
+    @property
+    def rounding(self) -> Rounding:
+        return DitheredRounding(self.bits) if self.dithered else StochasticRounding(self.bits)
+
+    def relative_variance(self, d: int) -> float:
+        """That of the sampling alone: (d - k)/k. Rounding adds d/k of `element_variance`."""
+        return self.sample.relative_variance(d)
+
+    def element_variance(self, x: Tensor) -> Tensor:
+        """E (rounding error of x_hat / x)^2, of each number of x (..., d), in expectation
+        over the columns: d/k s_j, uncorrelated with the sampling and with each other."""
+        d = x.shape[-1]
+        return self.rounding.element_variance(x) * (d / self.kept(d))
+
+    def variance(self, x: Tensor) -> Tensor:
+        sampling = self.relative_variance(x.shape[-1]) * squared_norm(x)
+        return sampling + self.element_variance(x).sum()
+
+    def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        rows = len(rows_of(shape))
+        scales = 2 * rows * scale_dtype(dtype).itemsize
+        return code_bytes(rows * self.kept(shape[-1]), self.bits) + scales
+
+    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        flat = x.detach().reshape(-1, x.shape[-1])
+        step, keys = max(1, PIECE // (8 * max(1, x.shape[-1]))) * 8, self.keys(key)
+        kept = [
+            self.encode(flat[None, first : first + step], keys, range(first, last))
+            for first in range(0, max(len(flat), 1), step)
+            for last in [min(first + step, len(flat))]
+        ]
+        return tuple(torch.cat(parts, 1)[0] for parts in zip(*kept, strict=True))
+
+    def decompress(
+        self,
+        saved: tuple[Tensor, ...],
+        shape: Shape,
+        dtype: torch.dtype,
+        key: Tensor,
+        rows: range | None = None,
+    ) -> Tensor:
+        *planes, scales = saved
+        d, wanted = shape[-1], rows_of(shape) if rows is None else rows
+        k = self.kept(d)
+        first, last = wanted.start * k, wanted.stop * k
+        parts = [plane[None, first // 8 : -(-last // 8)] for plane in planes]
+        scales = scales[None, wanted.start : wanted.stop]
+        kept, wide = (*parts, scales), accumulation_dtype(dtype)
+        x_hat = self.decode(kept, first % 8, d, wide, self.keys(key), wanted)
+        return x_hat.to(dtype).view(shape if rows is None else (len(rows), d))
+
+    def keys(self, key: Tensor) -> Keys:
+        """The keys of sampling and of rounding. `key` may also hold several keys."""
+        return fold_in(key, 0), fold_in(key, 1)
+
+    def encode(self, x: Tensor, keys: Keys, rows: range) -> tuple[Tensor, ...]:
+        """What is kept of x (g, n, d), each of g groups of n rows packed by itself.
+
+        Planes (g, ceil(n k / 8)) and scales (g, n, 2). `rows` numbers all rows in
+        order; each of `keys` may also hold one key a row.
+        """
+        flat = x.flatten(0, 1)
+        scales = self.rounding.fit(flat)
+        values = flat.gather(1, self._indices(flat.shape[1], keys, rows))
+        codes = self.rounding.round(values, scales, keys[1], rows)
+        planes = pack_codes(codes.view(len(x), -1), self.bits)
+        return *planes, scales.view(*x.shape[:2], 2)
+
+    def decode(
+        self,
+        saved: tuple[Tensor, ...],
+        skip: int,
+        d: int,
+        dtype: torch.dtype,
+        keys: Keys,
+        rows: range,
+    ) -> Tensor:
+        """The estimate (len(rows), d) of what `encode` kept, the first `skip` codes left out."""
+        *planes, scales = saved
+        k = self.kept(d)
+        count = scales.shape[1] * k
+        codes = unpack_codes(tuple(planes), self.bits)[:, skip : skip + count].reshape(-1, k)
+        grids = scales.flatten(0, 1)
+        values = self.rounding.read(codes, grids, dtype, keys[1], rows)
+        x_hat = values.new_zeros(len(rows), d)
+        return x_hat.scatter_(1, self._indices(d, keys, rows), values.mul_(d / k))
+
+    def _indices(self, d: int, keys: Keys, rows: range) -> Tensor:
+        return self.sample.indices((rows.stop, d), keys[0], rows)
