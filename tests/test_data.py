@@ -15,10 +15,12 @@ from torchvision.datasets import cifar
 
 from rad import data
 from rad.errors import UsageError
+from rad.sequences import permutation
 
 Arrays = dict[str, Any]
 
 TINY = data.Spec("mnist", "MNIST", 7, 5, (1, 28, 28), (0.1307,), (0.3081,))
+FIRST_OF_49 = [46, 0, 19, 15, 43, 28, 14, 31]  # written into results: it may never change
 TINY_CIFAR = replace(data.SPECS["cifar10"], train=10, test=4)
 
 
@@ -244,3 +246,54 @@ def test_the_full_sets_where_they_are_present() -> None:
     images, _ = mnist.batch(torch.arange(60_000))
     assert abs(images.mean().item()) < 1e-3
     assert abs(images.std().item() - 1) < 1e-3
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("downsample", [1, 2, 4])
+def test_sequential_mnist_reads_pixels_in_order(tmp_path: Path, downsample: int) -> None:
+    there = arrays()
+    np.savez(tmp_path / "mnist.npz", **there)
+    dataset = data.load("sequential_mnist", tmp_path, downsample=downsample)
+    steps = 784 // downsample**2
+    assert dataset.image_shape == (steps, 1)
+    assert dataset.train_images.dtype == (torch.uint8 if downsample == 1 else torch.int16)
+    indices = torch.tensor([3, 0, 3])
+    x, labels = dataset.batch(indices, "test")
+    images = torch.from_numpy(there["test_images"]).double()[indices] / 255
+    pooled = torch.nn.functional.avg_pool2d((images - 0.1307) / 0.3081, downsample)
+    torch.testing.assert_close(x.double(), pooled.flatten(1)[:, :, None], rtol=0, atol=1e-6)
+    assert labels.tolist() == there["test_labels"][indices.numpy()].tolist()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_one_permutation_for_all_examples(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mnist.npz", **arrays())
+    plain, shuffled = (
+        data.load("sequential_mnist", tmp_path, downsample=4, permuted=permuted)
+        for permuted in (False, True)
+    )
+    order = permutation(49)
+    assert order.tolist() != list(range(49)) == sorted(order.tolist())
+    assert order[:8].tolist() == FIRST_OF_49
+    assert torch.equal(shuffled.train_images, plain.train_images[:, order])
+    assert torch.equal(shuffled.test_images, plain.test_images[:, order])
+    assert torch.equal(shuffled.train_labels, plain.train_labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("sequential_mnist", {"downsample": 3}, "downsample is 3; choose one of 1, 2, 4"),
+        ("sequential_mnist", {"downsample": True}, "downsample is True"),
+        ("sequential_mnist", {"permuted": 1}, "permuted is 1; set it to true or false"),
+        ("sequential_mnist", {"stride": 2}, "'stride'.*choose one of downsample, permuted"),
+        ("mnist", {"downsample": 2}, "'downsample'.*'mnist'; it takes none"),
+        ("digits", {"permuted": True}, "'permuted'.*'digits'; it takes none"),
+    ],
+)
+def test_bad_options_are_refused_before_the_file_is_read(
+    tmp_path: Path, name: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        data.load(name, tmp_path / "nowhere", **options)
+    assert not list(tmp_path.iterdir())

@@ -1,9 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from unbiased import check_biased_is_caught, check_unbiased
 
+import rad
 from rad import models
 from rad.errors import UsageError
+from rad.memory import peak_bytes, saved_bytes
 
 
 def test_feedforward_is_the_papers_network() -> None:
@@ -75,3 +79,62 @@ def test_irnn_starts_as_the_paper_says() -> None:
     for pixel in x.flatten(1).unbind(1):
         state = torch.relu(pixel[:, None] * weights["rnn.weight_ih_l0"][:, 0] + state)
     torch.testing.assert_close(model(x), state @ weights["output.weight"].t())
+
+
+@pytest.mark.parametrize("hidden", [0, 2.5, True, "wide"])
+def test_bad_width_of_the_irnn(hidden: object) -> None:
+    with pytest.raises(UsageError, match="hidden width"):
+        models.build("irnn", (49, 1), 10, seed=0, hidden=hidden)
+
+
+def test_the_exact_irnn_equals_its_torch_peer() -> None:
+    """Same initial weights, same loss and gradients, on the layers that sketch."""
+    peer = models.build("irnn", (49, 1), 10, seed=0)
+    exact = rad.convert(peer, rad.Identity())
+    assert type(peer.rnn) is nn.RNN
+    assert type(exact.rnn) is rad.nn.RNN
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 49, 1), torch.randint(10, (30,))
+    losses = [F.cross_entropy(model(x), y) for model in (peer, exact)]
+    torch.testing.assert_close(losses[1], losses[0])
+    for loss in losses:
+        loss.backward()
+    for ours, theirs in zip(exact.parameters(), peer.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_saved_and_peak_bytes_of_the_irnn_at_784_steps() -> None:
+    """Keep 0.1, batch 150: sketches of 785 states, the output layer's among them; pixels; bits."""
+    model = models.build("irnn", (784, 1), 10, seed=0)
+    x, y = torch.randn(150, 784, 1), torch.randint(10, (150,))
+
+    def bytes_of(sketch: rad.Sketch) -> tuple[int, int]:
+        converted = rad.convert(model, sketch)
+
+        def loss() -> torch.Tensor:
+            return F.cross_entropy(converted(x), y)
+
+        saved = saved_bytes(loss)
+        return saved, peak_bytes(lambda: loss().backward())
+
+    saved, peak = bytes_of(rad.DifferentSample(0.1))
+    kept, pixels, bits, output = 785 * 150 * 10 * 4, 784 * 150 * 4, 784 * 150 * 100 / 8, 150 * 48
+    assert [round(part / 1e6, 2) for part in (kept, pixels, bits)] == [4.71, 0.47, 1.47]
+    assert saved == pytest.approx(kept + pixels + bits + output, rel=0.01)
+    _, exact_peak = bytes_of(rad.Identity())
+    assert 5 * peak < exact_peak
+
+
+def test_all_gradients_of_a_20_step_irnn_are_unbiased() -> None:
+    peer = models.build("irnn", (20, 1), 5, seed=0, hidden=6, std=0.3).double()
+    torch.manual_seed(0)
+    x, y = torch.randn(16, 20, 1, dtype=torch.float64), torch.randint(5, (16,))
+
+    def gradient(model: nn.Module) -> torch.Tensor:
+        grads = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+        return torch.cat([grad.flatten() for grad in grads])
+
+    converted = rad.convert(peer, rad.DifferentSample(0.5))
+    samples = torch.stack([gradient(converted) for _ in range(600)])
+    check_unbiased(samples, gradient(peer))
+    check_biased_is_caught(samples, gradient(peer))

@@ -10,6 +10,9 @@ the sweep: neither pass holds more than a chunk of steps densely.
 
 Two cases keep the states, once, and no bits: `Identity`, where the kept states tell
 which units were active; and tanh, whose derivative 1 - h^2 a sketch of h would bias.
+
+On a GPU one kernel runs all the steps of a pass where there is one for the layer
+(`rad.functional.recurrent_fused`), with the same draws.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rad.functional.linear import linear_weight_grad_variance
+from rad.functional.recurrent_fused import FusedRNN, can_fuse
 from rad.functional.steps import compress_steps, step_keys, weight_grad_steps
 from rad.sketches.base import Sketch, accumulation_dtype
 from rad.sketches.bits import pack, packed_bytes, unpack
@@ -291,9 +295,12 @@ def rnn(
             f"got {tuple(h0.shape)} and {tuple(weight_hh.shape)}"
         )
     leaves = (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
-    result: tuple[Tensor | None, Tensor] = _SketchedRNN.apply(
-        *leaves, nonlinearity, sketch, key, return_sequence
-    )
+    dtype = _product_dtype(x)
+    result: tuple[Tensor | None, Tensor]
+    if can_fuse(x, hidden, nonlinearity, sketch, dtype):
+        result = FusedRNN.apply(*leaves, sketch, key, return_sequence, dtype)
+    else:
+        result = _SketchedRNN.apply(*leaves, nonlinearity, sketch, key, return_sequence)
     return result
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rad.errors import UsageError
+
 
 class IRNN(nn.Module):
     """A ReLU RNN that reads one number a step; a linear layer on its last state.
@@ -34,5 +36,11 @@ class IRNN(nn.Module):
 
 
 def irnn(input_shape: tuple[int, ...], classes: int, hidden: int = 100, std: float = 0.001) -> IRNN:
-    """`IRNN` for inputs of any shape: one step an entry."""
+    """`IRNN` for inputs of any shape: one step an entry.
+
+    Raises:
+        UsageError: a hidden width that is not a whole number of at least 1.
+    """
+    if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
+        raise UsageError(f"hidden width {hidden!r}: give a whole number of at least 1")
     return IRNN(classes, hidden, std)

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 from typing import Any
 
@@ -144,6 +145,8 @@ def test_a_gradient_of_one_output_alone(which: int) -> None:
 @both
 @every_sketch
 def test_bfloat16_and_autocast(sketch: Sketch, nonlinearity: Any) -> None:
+    if hasattr(sketch, "bits"):  # what is rounded jumps a step where it differs a little
+        sketch = dataclasses.replace(sketch, bits=8)
     inputs = leaves(11, 3, 4, 20, dtype=torch.float32)
     reference = unrolled(inputs, sketch, make_key(0), nonlinearity)
     cotangents = [torch.randn_like(t) for t in reference]
