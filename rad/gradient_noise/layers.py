@@ -1,0 +1,122 @@
+"""What each weight layer reads and is told in a backward pass, and what follows in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from rad.errors import UsageError
+from rad.functional import conv_weight_grad_variance, linear_weight_grad_variance
+from rad.functional.conv import Geometry, geometry_of
+from rad.sketches import Sketch
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A linear or convolution layer's input and output gradient, of a mean loss over B examples.
+
+    Shapes: x (B, ..., in_features) or (B, C_in, *space); grad_output likewise.
+    """
+
+    layer: nn.Linear | _ConvNd
+    x: Tensor
+    grad_output: Tensor
+
+    @property
+    def width(self) -> int:
+        """d, the size of the axis that a sketch acts on."""
+        return self.x.shape[-1] if isinstance(self.layer, nn.Linear) else self.x[0, 0].numel()
+
+    def sketch_variance(self, sketch: Sketch) -> Tensor:
+        """E |dW_hat - dW|^2 over the keys, given the minibatch: shape ()."""
+        if isinstance(self.layer, nn.Linear):
+            return linear_weight_grad_variance(self.x, self.grad_output, sketch)
+        weight = self.layer.weight.detach()
+        geometry = _geometry_of(self.layer)
+        return conv_weight_grad_variance(self.x, self.grad_output, weight, geometry, sketch)
+
+    def example_squares(self) -> Tensor:
+        """|g_n|^2 for the gradient g_n of each example's own loss: (B,).
+
+        For a linear layer |g_n|^2 = sum over its positions s, t of (x_s . x_t)(g_s . g_t).
+        """
+        batch = len(self.x)
+        grad_output = self.grad_output * batch
+        if isinstance(self.layer, nn.Linear):
+            x = self.x.reshape(batch, -1, self.x.shape[-1])
+            grad_output = grad_output.reshape(batch, -1, grad_output.shape[-1])
+            return ((x @ x.mT) * (grad_output @ grad_output.mT)).sum((1, 2))
+        geometry, weight = _geometry_of(self.layer), self.layer.weight.detach()
+        mask = (False, True, False)
+        pairs = zip(self.x.split(1), grad_output.split(1), strict=True)
+        gradients = (geometry.backward(g, x, weight, mask)[1] for x, g in pairs)
+        return torch.stack([g.square().sum() for g in gradients if g is not None])
+
+
+def _geometry_of(layer: _ConvNd) -> Geometry:
+    options = (layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode)
+    return geometry_of(layer.weight, *options)
+
+
+def weight_layers(model: nn.Module) -> dict[str, nn.Linear | _ConvNd]:
+    """The layers whose weights are compared, by the name of the weight.
+
+    Raises:
+        UsageError: none, or parameters that belong to a layer of another kind.
+    """
+    layers: dict[str, nn.Linear | _ConvNd] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and not module.transposed):
+            layers[f"{name}.weight".lstrip(".")] = module
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise UsageError(
+                f"gradient noise is known for linear and convolution layers, not for "
+                f"{type(module).__name__}; choose another model, such as feedforward or convnet"
+            )
+    if not layers:
+        raise UsageError("the model has no weights; choose another, such as feedforward or convnet")
+    return layers
+
+
+def trace(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[dict[str, Trace], float]:
+    """Backward pass of the mean cross entropy; gives each weight's trace, and the loss.
+
+    Gradients start afresh and are left in `.grad`. The model is a plain one: each layer is
+    called once, and nothing in it is random or mixes examples.
+    """
+    inputs: dict[str, Tensor] = {}
+    grads: dict[str, Tensor] = {}
+    layers = weight_layers(model)
+
+    def keep(name: str, x: Tensor, output: Tensor) -> None:
+        inputs[name] = x.detach()
+        output.register_hook(lambda grad: grads.__setitem__(name, grad.detach()))
+
+    hooks = [
+        layer.register_forward_hook(lambda _, args, output, name=name: keep(name, args[0], output))
+        for name, layer in layers.items()
+    ]
+    try:
+        loss = loss_and_gradient(model, images, labels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: Trace(layers[name], inputs[name], grads[name]) for name in layers}, loss
+
+
+def loss_and_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The mean cross entropy; its gradient alone is left in `.grad`."""
+    model.zero_grad(set_to_none=True)
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    return loss.item()
+
+
+def weight_gradients(model: nn.Module) -> dict[str, Tensor]:
+    """What `.grad` holds for each weight."""
+    grads = {name: layer.weight.grad for name, layer in weight_layers(model).items()}
+    return {name: grad for name, grad in grads.items() if grad is not None}

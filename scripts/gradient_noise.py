@@ -1,0 +1,176 @@
+"""Gradient noise at points of training: `python scripts/gradient_noise.py`.
+
+Trains the baseline, resuming from its checkpoints, and measures how far the gradients of sketches
+and of smaller batches lie from the full training-set gradient. Writes a table and its provenance
+after each point, and a figure. Settings: configs/gradient_noise/gradient_noise.yaml.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from _cli import Task, run
+from _device import name_of
+from _run_spec import RunSpec, read
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+
+from rad import data, models
+from rad.data import Dataset
+from rad.errors import UsageError
+from rad.gradient_noise import Sampling, full_gradient, measure, weight_layers
+from rad.gradient_noise.figure import noise_figure
+from rad.plotting import save
+from rad.results import RunFolder, provenance, write_atomic
+from rad.training import NullLogger, train
+from rad.variants import VARIANTS, Built, build
+
+SKETCHED = tuple(name for name in VARIANTS if name not in ("baseline", "reduced_batch"))
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Train, measure, write and draw."""
+    check(config, overrides)
+    file = Path(config.noise.output) / f"{config.experiment_name}.csv"
+    if config.noise.measure:
+        _measure(config, overrides, file)
+    elif not file.exists():
+        raise UsageError(f"{file} is missing; set noise.measure=true to measure first")
+    png, _ = save(noise_figure(pd.read_csv(file)), config.noise.figure)
+    print(f"{file} is drawn in {png}")
+
+
+def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
+    """Train and measure at each point; write all points so far."""
+    spec, noise, origin = read(config, overrides), config.noise, provenance()
+    dataset = data.load(spec.config.dataset.name, spec.config.data_root, spec.device)
+    weight_layers(_model(spec, dataset.image_shape, dataset.classes))
+    _make(file.parent)
+    points: list[dict[str, Any]] = []
+    tables: list[pd.DataFrame] = []
+    for iteration in sorted(noise.iterations):
+        model = _trained(spec, dataset, iteration, Path(noise.checkpoints))
+        full = full_gradient(model, dataset, spec.settings.evaluation_batch)
+        estimators = _estimators(spec, noise, model, dataset)
+        table = measure(model, dataset, full, estimators, _sampling(config))
+        table.insert(0, "iteration", iteration)
+        tables.append(table)
+        points.append({"iteration": iteration, "train_loss": full.loss})
+        print(f"iteration {iteration}: training loss {full.loss:.4g}", flush=True)
+        _write(file, pd.concat(tables), {**_summary(spec, config), "points": points, **origin})
+
+
+def check(config: DictConfig, overrides: list[str]) -> None:
+    """Refuse what can be seen to be wrong without data."""
+    noise = config.noise
+    if config.model.name == "irnn":
+        raise UsageError("model=irnn has no layer-wise closed form: choose feedforward or convnet")
+    if config.variant.name != "baseline":
+        raise UsageError("the baseline is trained; give what is compared as noise.variants=[...]")
+    for name, valid, what in (
+        ("iterations", _is_count, "different whole numbers of at least 0"),
+        ("keep_fractions", _is_fraction, "different numbers in (0, 1]"),
+        ("variants", SKETCHED.__contains__, f"some of {', '.join(SKETCHED)}"),
+    ):
+        values = noise[name]
+        listed = isinstance(values, ListConfig) and len(values) == len(set(map(str, values))) > 0
+        if not listed or not all(valid(value) for value in values):
+            raise UsageError(f"noise.{name} is {values}; give a list of {what}")
+    _sampling(config)
+    read(config, overrides)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def _sampling(config: DictConfig) -> Sampling:
+    noise = config.noise
+    return Sampling(noise.minibatches, noise.draws, noise.predictions, config.seed)
+
+
+def _model(spec: RunSpec, shape: tuple[int, ...], classes: int) -> nn.Module:
+    options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
+    name = options.pop("name")
+    return models.build(name, shape, classes, spec.seed, **options).to(spec.device)
+
+
+def _trained(spec: RunSpec, dataset: Dataset, iteration: int, checkpoints: Path) -> nn.Module:
+    """The plain model after so many updates, each point a run of its own."""
+    model = _model(spec, dataset.image_shape, dataset.classes)
+    if iteration == 0:
+        return model
+    settings = replace(
+        spec.settings,
+        iterations=iteration,
+        evaluate_every=iteration,
+        train_loss_every=None,
+        time_limit=None,
+    )
+    used = {"dataset": dataset.name, "seed": spec.seed, "settings": asdict(settings)}
+    model_options = OmegaConf.to_container(spec.config.model)
+    text = OmegaConf.to_yaml(OmegaConf.create({**used, "model": model_options}))
+    folder = RunFolder(checkpoints / spec.experiment / f"iteration={iteration}")
+    with folder.open(text):
+        train(model, dataset, settings, spec.seed, folder, NullLogger())
+    return model
+
+
+def _estimators(
+    spec: RunSpec, noise: DictConfig, model: nn.Module, dataset: Dataset
+) -> list[Built]:
+    """The baseline; at each keep fraction every variant, and the batch of equal memory."""
+    count = len(dataset.train_labels)
+    indices = torch.arange(spec.settings.batch_size, device=spec.device) % count
+    images, labels = dataset.batch(indices)
+
+    def loss(output: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(output, labels[: len(output)].clone())
+
+    pairs: list[tuple[str, str | float]] = [("baseline", "full")]
+    pairs += [(v, f) for v in ("reduced_batch", *noise.variants) for f in noise.keep_fractions]
+    return [build(model, (images,), loss, v, budget, spec.seed) for v, budget in pairs]
+
+
+def _summary(spec: RunSpec, config: DictConfig) -> dict[str, Any]:
+    return {
+        "experiment": spec.experiment,
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "scale": config.scale,
+        "batch_size": spec.settings.batch_size,
+        **asdict(_sampling(config)),
+        "device": name_of(spec.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make {folder} ({error.strerror}); choose noise.output="
+        ) from error
+
+
+def _write(file: Path, table: pd.DataFrame, summary: dict[str, Any]) -> None:
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    write_atomic(file, text.getvalue().encode())
+    write_atomic(file.with_suffix(".json"), (json.dumps(summary, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    run(Task(main, check), "gradient_noise/gradient_noise")

@@ -1,0 +1,143 @@
+"""Tune learning rate and weight decay: `python scripts/tune.py -m variant=baseline,project`.
+
+Trains on the training set less some held-out examples, whose loss is the score; the test set is
+never used. The same command in several processes shares one study, and resumes it. Writes
+<results_root>/tuning/<experiment>/: journal.log, trials.csv, best.yaml. Settings:
+configs/tune/tune.yaml.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from _cli import Task, run
+from _device import name_of
+from _run_spec import RunSpec, read
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from train import plan
+
+from rad import data
+from rad.data import Dataset
+from rad.errors import Diverged, UsageError
+from rad.results import provenance
+from rad.training import NullLogger, train
+from rad.tuning import Search, Space, Trial, hold_out
+from rad.tuning.space import KeyedSampler
+
+# They change neither what a trial is nor its outcome.
+FREE = ("tuning.trials", "tuning.scratch")
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Finish trials until the study has as many as wanted."""
+    check(config, overrides)
+    spec = _spec(config, overrides)
+    tuning, origin = config.tuning, provenance()
+    whole = data.load(spec.config.dataset.name, spec.config.data_root, spec.device)
+    dataset = hold_out(whole, tuning.held_out, spec.seed)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    root = Path(spec.config.results_root)
+    name = spec.path.relative_to(root / spec.experiment).as_posix()
+    notes = _notes(spec, tuning, plan(spec, dataset).plan.describe(), origin)
+    search = Search(
+        root / "tuning" / spec.experiment,
+        name,
+        _text(spec, tuning),
+        _space(tuning),
+        KeyedSampler(tuning.sampler, spec.seed),
+        notes,
+        Path(tuning.scratch) / spec.experiment,
+    )
+    while True:
+        with search.claim(tuning.trials, {"commit": origin["commit"]}) as trial:
+            if trial is None:
+                break
+            loss = held_out_loss(spec, dataset, trial)
+            search.finish(trial, loss)
+        print(
+            f"{name}, trial {trial.number}: learning rate {trial.learning_rate:.4g}, "
+            f"weight decay {trial.weight_decay:.4g}, held-out loss {loss:.5g}",
+            flush=True,
+        )
+    print(f"{name}: {search.finished()} trials; the best is in {search.folder / 'best.yaml'}")
+
+
+def check(config: DictConfig, overrides: list[str]) -> None:
+    """Refuse what can be seen to be wrong without data."""
+    tuning = config.tuning
+    for override in overrides:
+        if re.match(r"optimizer\.(learning_rate|weight_decay)=", override):
+            raise UsageError(f"{override!r} sets what is tuned; give its range as tuning.<name>=")
+    for key in ("trials", "held_out"):
+        value = tuning[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(f"tuning.{key} is {value!r}; give a whole number of at least 1")
+    _space(tuning)
+    KeyedSampler(tuning.sampler, 0)
+    _spec(config, overrides)
+
+
+def held_out_loss(spec: RunSpec, dataset: Dataset, trial: Trial) -> float:
+    """Train one trial; the loss on the held-out examples at its end, infinite if it diverged."""
+    built = plan(spec, dataset)
+    settings = replace(
+        spec.settings,
+        batch_size=built.batch_size,
+        learning_rate=trial.learning_rate,
+        weight_decay=trial.weight_decay,
+        evaluate_every=spec.settings.iterations,
+        train_loss_every=None,
+        time_limit=None,
+    )
+    try:
+        result = train(built.model, dataset, settings, spec.seed, trial.folder, NullLogger())
+    except Diverged:
+        return math.inf
+    return result.final["test_loss"]
+
+
+def _spec(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
+    return read(config, [o for o in overrides if o.split("=", 1)[0] not in FREE])
+
+
+def _space(tuning: DictConfig) -> Space:
+    for name in ("learning_rate", "weight_decay"):
+        if not isinstance(tuning[name], ListConfig):
+            raise UsageError(f"tuning.{name} is {tuning[name]!r}; give a range as [low, high]")
+    return Space(tuple(tuning.learning_rate), tuple(tuning.weight_decay))
+
+
+def _text(spec: RunSpec, tuning: DictConfig) -> str:
+    """The configuration of the study's runs, without what is tuned."""
+    tree: Any = OmegaConf.to_container(OmegaConf.create(spec.text))
+    for name in ("learning_rate", "weight_decay"):
+        del tree["optimizer"][name]
+    for name in FREE:
+        del tree["tuning"][name.split(".")[1]]
+    return OmegaConf.to_yaml(OmegaConf.create(tree))
+
+
+def _notes(
+    spec: RunSpec, tuning: DictConfig, planned: str, origin: dict[str, Any]
+) -> dict[str, Any]:
+    used: Any = OmegaConf.to_container(tuning)
+    return {
+        "run": planned,
+        "iterations": spec.settings.iterations,
+        "scale": spec.config.scale,
+        "tuning": {key: used[key] for key in used if f"tuning.{key}" not in FREE},
+        "device": name_of(spec.device),
+        "threads": torch.get_num_threads(),
+        **origin,
+    }
+
+
+if __name__ == "__main__":
+    run(Task(main, check), "tune/tune")

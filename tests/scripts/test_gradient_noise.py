@@ -1,0 +1,111 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import gradient_noise
+import pandas as pd
+import pytest
+from _cli import Task, run
+from calling import SCRIPTS, Outcome
+
+from rad import models
+
+TINY = (
+    "dataset=digits",
+    "device=cpu",
+    "model.hidden=[9]",
+    "scale=smoke",
+    "noise.keep_fractions=[0.5]",
+    "noise.variants=[same_sample,project]",
+)
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    """Runs `python scripts/gradient_noise.py <arguments>` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr("sys.argv", [str(SCRIPTS / "gradient_noise.py"), *arguments])
+        capsys.readouterr()
+        status = 0
+        try:
+            run(Task(gradient_noise.main, gradient_noise.check), "gradient_noise/gradient_noise")
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return call
+
+
+def test_table_provenance_and_figure_that_do_not_change(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = call(*TINY)
+    assert done.status == 0, done.err
+    folder = tmp_path / "results/gradient_noise"
+    table = pd.read_csv(folder / "feedforward_digits.csv")
+    assert set(table["iteration"]) == {0, 2}
+    assert set(table["weight"]) == {"1.weight", "3.weight", "all weights"}
+    assert len(table) == 2 * 3 * (1 + 3)
+    summary = json.loads((folder / "feedforward_digits.json").read_text())
+    assert (summary["scale"], summary["minibatches"], summary["draws"]) == ("smoke", 2, 1)
+    losses = [point["train_loss"] for point in summary["points"]]
+    rows = pd.read_csv(
+        tmp_path / "outputs/gradient_noise/feedforward_digits/iteration=2/metrics.csv"
+    )
+    assert losses == pytest.approx(list(rows["train_loss"]), rel=1e-4)
+    assert {file.name for file in (tmp_path / "plots").iterdir()} == {
+        "gradient_noise_feedforward_digits.png",
+        "gradient_noise_feedforward_digits.pdf",
+    }
+    drawn = {file: file.read_bytes() for file in (tmp_path / "plots").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.delattr(gradient_noise, "measure")
+        assert call(*TINY, "noise.measure=false").status == 0
+    assert drawn == {file: file.read_bytes() for file in (tmp_path / "plots").iterdir()}
+    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
+    trained = checkpoint.stat().st_mtime_ns
+    assert call(*TINY, "noise.iterations=[2]").status == 0
+    again = pd.read_csv(folder / "feedforward_digits.csv")
+    trained_only = table[table["iteration"] == 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, trained_only)
+    assert checkpoint.stat().st_mtime_ns == trained
+
+
+BAD = {
+    "variant": (("variant=project",), r"noise.variants=\[...\]"),
+    "compared": (("noise.variants=[baseline]",), "noise.variants is .*different_sample"),
+    "no list": (("noise.iterations=3",), "noise.iterations is 3; give a list"),
+    "negative": (("noise.iterations=[-1]",), "whole numbers of at least 0"),
+    "twice": (("noise.keep_fractions=[0.1,0.1]",), r"different numbers in \(0, 1\]"),
+    "above 1": (("noise.keep_fractions=[2]",), r"different numbers in \(0, 1\]"),
+    "empty": (("noise.keep_fractions=[]",), "give a list"),
+    "minibatches": (("noise.minibatches=1",), "minibatches is 1.*at least 2"),
+    "predictions": (("noise.predictions=300",), "of only 200 minibatches"),
+    "scale": (("scale=huge",), "huge"),
+    "model": (("model=irnn",), "irnn"),
+    "nothing to draw": (("noise.measure=false",), "noise.measure=true"),
+    "output": (("dataset=digits", "noise.output=/proc/x"), "choose noise.output="),
+}
+
+
+@pytest.mark.parametrize(("arguments", "pattern"), BAD.values(), ids=BAD.keys())
+def test_bad_input_ends_in_one_line(
+    arguments: tuple[str, ...], pattern: str, call: Any, tmp_path: Path
+) -> None:
+    done = call(*arguments)
+    assert done.status == 2
+    assert len(done.err.splitlines()) == 1, done.err
+    assert re.search(pattern, done.err)
+    assert not done.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_recurrent_layers_are_refused(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient_noise, "_model", lambda *_: models.irnn((1, 8, 8), 10))
+    done = call("dataset=digits")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "not for RNN" in done.err
