@@ -1,0 +1,8 @@
+"""Reaction-diffusion control with a sketched adjoint (paper, section 5)."""
+
+from rad.pde.checkpointing import Adjoint, Checkpointing
+from rad.pde.control import control_loss
+from rad.pde.problem import ReactionDiffusion
+from rad.pde.series import Fourier
+
+__all__ = ["Adjoint", "Checkpointing", "Fourier", "ReactionDiffusion", "control_loss"]

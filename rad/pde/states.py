@@ -1,0 +1,119 @@
+"""What is kept of the states of a simulation, and how an estimate of them is read back.
+
+The state after t steps is a row of n^2 interior values, sketched with the key
+`fold_in(key, t)`: a fresh draw each step. A sketch without a shortcut here is called state
+by state.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from rad.pde.grid import Grid
+from rad.pde.points import add_loss_gradient, gather
+from rad.sketches import DifferentSample, Identity, SameSample, Sketch, compiled, fold_in
+
+Sampling = DifferentSample | SameSample  # alike on a single row
+
+
+class Estimate(NamedTuple):
+    """States as `weight` times `values` at interior points, added up; 0 at all others."""
+
+    points: np.ndarray  # (m, k) int32, or EVERY
+    values: np.ndarray  # (m, k)
+    weight: float
+
+
+EVERY = np.empty((1, 0), np.int32)
+"""All interior points in order."""
+
+
+@singledispatch
+def keep(sketch: Sketch, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+    """What is kept of the states after `first`, first + 1, ... steps: tensors (m, ...).
+
+    Shapes: states (m, points, points - 1).
+    """
+    rows = all_points(grid, states)
+    kept = [sketch.compress(row, fold_in(key, first + s)) for s, row in enumerate(rows.split(1))]
+    return tuple(torch.stack(parts) for parts in zip(*kept, strict=True))
+
+
+@singledispatch
+def read(sketch: Sketch, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+    """An unbiased estimate of the states that `kept` was kept of."""
+    shape, dtype = (1, len(grid.places)), torch.from_numpy(grid.initial).dtype
+    rows = [
+        sketch.decompress(parts, shape, dtype, fold_in(key, first + s))
+        for s, parts in enumerate(zip(*kept, strict=True))
+    ]
+    return Estimate(EVERY, torch.cat(rows).numpy(), 1.0)
+
+
+@keep.register
+def _(sketch: Identity, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+    return (all_points(grid, states),)
+
+
+@read.register
+def _(sketch: Identity, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+    return Estimate(EVERY, kept[0].numpy(), 1.0)
+
+
+@keep.register(DifferentSample)
+@keep.register(SameSample)
+def _(sketch: Sampling, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+    chosen = sampled_points(sketch, len(states), len(grid.places), first, key)
+    values = states.new_empty(chosen.shape)
+    gather(grid, states.numpy(), chosen, values.numpy())
+    return (values,)
+
+
+@read.register(DifferentSample)
+@read.register(SameSample)
+def _(sketch: Sampling, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+    (values,) = kept
+    chosen = sampled_points(sketch, len(values), len(grid.places), first, key)
+    return Estimate(chosen, values.numpy(), len(grid.places) / values.shape[1])
+
+
+def final_adjoint(grid: Grid, step: int, state: Estimate) -> np.ndarray:
+    """dL/dphi of the last state, after `step` steps: (points, points - 1)."""
+    adjoint = np.zeros_like(grid.initial)
+    chosen, values = state.points[0], state.values[0]
+    add_loss_gradient(grid, step, chosen, values, state.weight, adjoint.reshape(-1))
+    return adjoint
+
+
+def sampled_points(sketch: Sampling, count: int, high: int, first: int, key: Tensor) -> np.ndarray:
+    """The interior points chosen for states first .. first + count - 1: int32, (count, k).
+
+    Those of `sketch.indices((1, high), fold_in(key, t))`.
+    """
+    out = np.empty((count, sketch.kept(high)), np.int32)
+    _draw(compiled.key_word(key), first, high, sketch.replacement, out)
+    return out
+
+
+@njit(nogil=True)
+def _draw(key: np.uint64, first: int, high: int, replacement: bool, out: np.ndarray) -> None:
+    marks = np.zeros(high, np.bool_)
+    for s in range(len(out)):
+        sub_key = compiled.fold_in(key, first + s)
+        if replacement:
+            compiled.integers(sub_key, 0, high, out[s])
+        else:
+            compiled.distinct_integers(sub_key, 0, high, out[s], marks)
+
+
+def all_points(grid: Grid, states: Tensor) -> Tensor:
+    """A copy of the interior of states (m, points, points - 1): (m, n^2)."""
+    rows = states.new_empty(len(states), len(grid.places))
+    gather(grid, states.numpy(), EVERY, rows.numpy())
+    return rows

@@ -1,0 +1,129 @@
+"""Figure 6: `python scripts/plot_pde.py`, from the runs of scripts/train_pde.py.
+
+The settings are those of configs/pde_plot/pde_plot.yaml.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import torch
+from _cli import CONFIGS, Task, run
+from _pde_spec import problem_of
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+
+from rad.errors import UsageError
+from rad.pde import ReactionDiffusion
+from rad.pde.plotting import filmstrip, loss_figure, samples_figure, variance_figure
+from rad.pde.states import sampled_points
+from rad.pde.training import initial_theta
+from rad.pde.trajectory import trajectory
+from rad.plotting import save
+from rad.results import RunFolder, metrics, summaries
+from rad.sketches import DifferentSample, make_key
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Draw and write the figures, and print a table of the runs."""
+    runs = _select(summaries(config.results_root, config.experiment), config.overrides)
+    rows = _select(metrics(config.results_root, config.experiment), config.overrides)
+    shown = _shown(runs, config.shown)
+    problem = problem_of(OmegaConf.load(RunFolder(shown["path"]).config_file).problem)
+    theta = torch.tensor(
+        [shown[f"final.theta_{i}"] for i in range(len(problem.series))], dtype=torch.float64
+    )
+    figures = {
+        "a": _samples(problem, theta, config),
+        "b": loss_figure(rows, runs),
+        "_filmstrip": _film(problem, theta, int(shown["seed"]), list(config.film_times)),
+    }
+    if config.variance is not None:
+        figures["_variance"] = variance_figure(_table(Path(config.variance)))
+    written = [save(figure, f"{config.output}{name}.png")[0] for name, figure in figures.items()]
+    print(_final_losses(runs))
+    print(f"wrote {', '.join(map(str, written))}")
+
+
+def _select(frame: pd.DataFrame, overrides: str | None) -> pd.DataFrame:
+    """The rows with one set of overrides, without checkpointing, which is the baseline again."""
+    extra = frame["path"].map(lambda path: Path(path).parent.name.partition(",")[2])
+    choices = sorted(set(extra))
+    if overrides is None and len(choices) > 1:
+        raise UsageError(f"there are runs with several overrides: choose one of {choices}")
+    chosen = choices[0] if overrides is None else overrides
+    found = frame[(extra == chosen) & (frame["variant"] != "checkpointing")]
+    if "baseline" not in set(found["variant"]):
+        raise UsageError(f"no baseline with overrides={chosen!r}; run it, or choose of {choices}")
+    return found
+
+
+def _shown(runs: pd.DataFrame, wanted: DictConfig) -> pd.Series:
+    found = runs[(runs["budget"].astype(str) == str(wanted.budget)) & (runs["seed"] == wanted.seed)]
+    if found.empty:
+        raise UsageError(f"no run with budget={wanted.budget} and seed={wanted.seed} to be shown")
+    return found.iloc[0]
+
+
+def _samples(problem: ReactionDiffusion, theta: torch.Tensor, config: DictConfig) -> Figure:
+    step = _steps(problem, [config.sample_time])[0]
+    inner = problem.inner
+    places = {}
+    for fraction in config.sample_fractions:
+        points = sampled_points(DifferentSample(fraction), 1, inner**2, step, make_key(0))[0]
+        xy = torch.tensor([divmod(int(point), inner) for point in points]) + 1
+        places[f"{fraction:g}: {len(set(points.tolist()))} points"] = (
+            xy / (problem.points - 1)
+        ).numpy()
+    state = trajectory(problem, theta, [step])[0]
+    return samples_figure(state.numpy(), places, step * problem.dt)
+
+
+def _film(problem: ReactionDiffusion, theta: torch.Tensor, seed: int, times: list[float]) -> Figure:
+    steps = _steps(problem, times)
+    before = trajectory(problem, initial_theta(problem.series, seed), steps)
+    after = trajectory(problem, theta, steps)
+    inside = torch.stack([problem.target(step) for step in steps])
+    target = torch.nn.functional.pad(inside, (1, 1, 1, 1))
+    return filmstrip(times, target.numpy(), before.numpy(), after.numpy())
+
+
+def _steps(problem: ReactionDiffusion, times: list[float]) -> list[int]:
+    steps = [round(time / problem.dt) for time in times]
+    if not all(0 <= step <= problem.steps for step in steps):
+        raise UsageError(f"times {times} leave 0..{problem.steps * problem.dt:g}; choose others")
+    return steps
+
+
+def _table(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        cause = str(error).strip()
+        raise UsageError(
+            f"cannot read {file} ({cause}); run scripts/pde_variance.py, or set variance=null"
+        ) from error
+
+
+def _final_losses(runs: pd.DataFrame) -> str:
+    """A Markdown table: a row for each budget."""
+    exact = runs.loc[runs["variant"] == "baseline", "final.train_loss"].mean()
+    lines = [
+        "| fraction | saved bytes | final loss | / exact | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    kept = runs["keep_fraction"].astype(float).fillna(math.inf)
+    for _, group in sorted(runs.groupby(kept), key=lambda pair: -pair[0]):
+        losses, saved = group["final.train_loss"], int(group["memory.saved_bytes"].iloc[0])
+        spread = f" ± {losses.std():.7f}" if len(losses) > 1 else ""
+        lines.append(
+            f"| {group['budget'].iloc[0]} | {saved:,} | {losses.mean():.7f}{spread} "
+            f"| {losses.mean() / exact:.5f} | {len(losses)} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(Task(main), "pde_plot", CONFIGS / "pde_plot")

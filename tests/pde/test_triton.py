@@ -1,0 +1,55 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pde.kernel_case import ADJOINTS, PROBLEM, inputs
+
+from rad.errors import UsageError
+from rad.pde import Checkpointing, ReactionDiffusion, control_loss, host
+from rad.sketches import DifferentSample, Identity, make_key
+
+pytest.importorskip("triton")
+HERE = Path(__file__).parent
+
+
+def test_the_kernels_agree_with_the_compiled_loops_draw_for_draw(tmp_path: Path) -> None:
+    coefficients, keys = inputs()
+    arguments = (PROBLEM, coefficients, ADJOINTS, keys)
+    losses, kept = host.forward(*arguments, True)
+    (first,), (exact,), (third,) = kept
+    parts = [torch.cat([first.flatten(), third.flatten()]), exact.flatten()]
+    torch.save((losses, parts, host.backward(*arguments, kept)), tmp_path / "cpu.pt")
+    program = [sys.executable, str(HERE / "interpreted.py"), str(tmp_path / "cpu.pt")]
+    search = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": search}
+    done = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "the kernels agree\n"), done.stderr
+
+
+@pytest.mark.parametrize("adjoint", [Checkpointing(3), DifferentSample(0.1, False)])
+def test_what_a_gpu_cannot_do_is_refused(adjoint: object) -> None:
+    from rad.pde import gpu
+
+    problem = ReactionDiffusion(points=5, steps=3)
+    coefficients = problem.series.matrix(torch.zeros(1, 7))
+    with pytest.raises(UsageError, match="device=cpu"):
+        gpu.forward(problem, coefficients, [adjoint], make_key(0)[None], True)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_cpus_gradient() -> None:
+    problem = ReactionDiffusion(steps=2000, dtype=torch.float64)
+    found = {}
+    for device in ("cpu", "cuda"):
+        theta = torch.linspace(-1, 4, 14, dtype=torch.float64, device=device).view(2, 7)
+        theta.requires_grad_()
+        keys = torch.stack([make_key(0, device), make_key(1, device)])
+        loss = control_loss(problem, theta, [Identity(), DifferentSample(0.1)], keys)
+        (gradient,) = torch.autograd.grad(loss.sum(), theta)
+        found[device] = loss.detach().cpu(), gradient.cpu()
+    for here, there in zip(*found.values(), strict=True):
+        torch.testing.assert_close(here, there, rtol=1e-10, atol=1e-12)
