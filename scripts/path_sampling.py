@@ -1,0 +1,74 @@
+"""Figures 1 and 2 of the paper: `python scripts/path_sampling.py`.
+
+Measures the relative variance of randomized gradients against depth: path sampling on graphs with
+independent and with interleaved paths, and random matrix injection into a deep ReLU network, into
+every Jacobian or into the weight's alone. Writes variance.csv, its provenance and both figures.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from _cli import CONFIGS, Task, run
+from _device import name_of
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from rad.errors import UsageError
+from rad.graph.figures import figure1, figure2
+from rad.graph.measuring import COLUMNS, Place, rows_at
+from rad.plotting import save
+from rad.results import provenance, write_atomic
+from rad.sketches import fold_in, make_key
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Measure, write the rows and their provenance, draw."""
+    work, origin = places(config), provenance()
+    folder = Path(config.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder} ({error.strerror}); choose output=") from error
+    table = pd.DataFrame(measured(work, config.seed), columns=COLUMNS)
+    print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n", float_format="%.6g")
+    write_atomic(folder / "variance.csv", text.getvalue().encode())
+    device = torch.device("cpu")
+    summary = {"device": name_of(device), "threads": torch.get_num_threads(), **origin}
+    write_atomic(folder / "variance.json", (json.dumps(summary, indent=2) + "\n").encode())
+    figures = {"figure1": figure1(), "figure2": figure2(pd.read_csv(folder / "variance.csv"))}
+    drawn = [str(save(figure, Path(config.figures) / name)[0]) for name, figure in figures.items()]
+    print(f"wrote {folder / 'variance.csv'}, {' and '.join(drawn)}")
+
+
+def measured(work: list[Place], seed: int) -> list[dict[str, Any]]:
+    """The rows of all places; graphs and draws have keys of their own."""
+    graph_key, draw_key = (fold_in(make_key(seed), i) for i in range(2))
+    shown = enumerate(tqdm(work, unit="point", disable=None))
+    return [row for i, place in shown for row in rows_at(place, graph_key, fold_in(draw_key, i))]
+
+
+def places(config: DictConfig) -> list[Place]:
+    """Every combination that is measured. Raises UsageError for one that cannot be."""
+    try:
+        found = [
+            Place(width, kept, depth, config.draws if depth in config.measured_depths else 0)
+            for width, kept in config.settings
+            for depth in config.depths
+        ]
+    except (TypeError, ValueError) as error:
+        raise UsageError("write settings='[[8,2],[8,4]]' depths='[1,2]' draws=100") from error
+    if not found:
+        raise UsageError("there is nothing to measure; give settings and depths")
+    return found
+
+
+if __name__ == "__main__":
+    run(Task(main), "path_sampling", CONFIGS / "path_sampling")
