@@ -7,3 +7,7 @@ class UsageError(ValueError):
     The message is one line that names the cause and the remedy; the command
     line prints it without a traceback and exits with a status other than 0.
     """
+
+
+class Diverged(UsageError):
+    """Training has come to a loss that is not finite."""

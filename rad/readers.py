@@ -25,10 +25,10 @@ class Tracer(fx.Tracer):
 
 @dataclass(frozen=True)
 class Readers:
-    """The ReLU modules whose output, at every call, a trainable layer that sketches reads;
+    """For each call of each ReLU module the trainable layers that sketch and read its output;
     the RNN modules of whose outputs only the last state is read."""
 
-    relus_kept_by_a_layer: set[nn.Module]
+    relu_layers: dict[nn.Module, list[set[nn.Module]]]
     unread_sequences: set[nn.Module]
 
 
@@ -39,27 +39,30 @@ def read_graph(model: nn.Module) -> Readers:
     whole sequences are right everywhere. A trace may miss a path, too: what is concluded
     here decides what is kept, never a value. The model itself is not run.
     """
-    probe = copy.deepcopy(model)
+    probe = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     modules = dict(probe.named_modules(remove_duplicate=False))
-    kept: dict[nn.Module, bool] = {}
+    layers: dict[nn.Module, list[set[nn.Module]]] = {}
     sequence_read: dict[nn.Module, bool] = {}
     try:
         if type(probe) in LAYERS or type(probe) in LAYERS.values():
-            return Readers(set(), set())
+            return Readers({}, set())
         nodes = [n for mode in (True, False) for n in Tracer().trace(probe.train(mode)).nodes]
     except Exception:  # whatever forward may raise on proxies
-        return Readers(set(), set())
+        return Readers({}, set())
     for node in nodes:
         module = modules[node.target] if node.op == "call_module" else None
         if isinstance(module, nn.ReLU):
-            by_layer = any(_keeps_its_input(reader, modules) for reader in _readers(node, modules))
-            kept[module] = kept.get(module, True) and by_layer
+            reading = (_trainable_layer(reader, modules) for reader in _readers(node, modules))
+            layers.setdefault(module, []).append({layer for layer in reading if layer is not None})
         elif isinstance(module, nn.RNN):
             read = bool(module._forward_hooks) or any(map(_reads_sequence, node.users))
             sequence_read[module] = sequence_read.get(module, False) or read
     original = {module: model.get_submodule(name) for name, module in modules.items()}
     return Readers(
-        {original[relu] for relu, by_layer in kept.items() if by_layer},
+        {
+            original[relu]: [{original[layer] for layer in call} for call in calls]
+            for relu, calls in layers.items()
+        },
         {original[rnn] for rnn, read in sequence_read.items() if not read},
     )
 
@@ -90,8 +93,10 @@ def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
     return module if issubclass(kind, Sketching) else None
 
 
-def _keeps_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _trainable_layer(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
+    """That layer, if its input is needed for a weight's gradient."""
     layer = _layer(node, modules)
-    return layer is not None and any(
-        p.requires_grad for n, p in layer.named_parameters() if "weight" in n
-    )
+    if layer is None:
+        return None
+    weights = (p for name, p in layer.named_parameters() if "weight" in name)
+    return layer if any(weight.requires_grad for weight in weights) else None

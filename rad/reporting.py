@@ -46,7 +46,7 @@ def report(model: nn.Module) -> Report:
             replaced.append(Replacement(name, kind, str(module.keeps)))
         elif isinstance(module, RESHAPES):
             left.append(Replacement(name, kind, "nothing: it only reshapes"))
-        elif not any(module.children()) or any(module.parameters(recurse=False)):
+        elif not any(module.children()) or list(module.parameters(recurse=False)):
             left.append(Replacement(name, kind, _why_left(module)))
     return Report(tuple(replaced), tuple(left))
 

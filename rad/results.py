@@ -24,7 +24,10 @@ import pandas as pd
 
 from rad.errors import UsageError
 
-PACKAGES = ("torch", "torchvision", "triton", "numpy", "pandas", "scikit-learn", "hydra-core")
+PACKAGES = (
+    *("torch", "torchvision", "triton", "numpy", "numba", "pandas", "scikit-learn"),
+    *("hydra-core", "optuna"),
+)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

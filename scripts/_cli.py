@@ -4,12 +4,14 @@ Bad input ends in one line on stderr and exit status 2, Ctrl-C in status 130; a 
 traceback.
 """
 
+import importlib.util
+import inspect
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -36,6 +38,11 @@ class Task:
         self.main = main
         self.check = check
 
+    def __reduce__(self) -> tuple[Callable[..., "Task"], tuple[Any, ...]]:
+        """As file and names: a parallel launcher's workers load the script again."""
+        check = None if self.check is None else self.check.__name__
+        return load_task, (inspect.getfile(self.main), self.main.__name__, check, sys.argv)
+
     def __call__(self, config: DictConfig) -> None:
         try:
             self.main(config, list(HydraConfig.get().overrides.task))
@@ -43,9 +50,24 @@ class Task:
             refuse(error)
 
 
+def load_task(file: str, main: str, check: str | None, command: list[str]) -> Task:
+    """The task of a script's file, by the names of its functions; `command` becomes sys.argv."""
+    sys.argv = list(command)
+    name = Path(file).stem
+    module = sys.modules.get(name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{file} is no Python script")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return Task(getattr(module, main), None if check is None else getattr(module, check))
+
+
 def run(task: Task, config_name: str, folder: Path = CONFIGS) -> None:
     """Run `task` on what the command line makes of `<folder>/<config_name>.yaml`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us as they are
+    _share_modules_with_workers()
     main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(task)
     try:
         main()
@@ -53,6 +75,13 @@ def run(task: Task, config_name: str, folder: Path = CONFIGS) -> None:
         refuse(error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _share_modules_with_workers() -> None:
+    """Let processes of parallel launchers import what lies beside the scripts."""
+    before = os.environ.get("PYTHONPATH")
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = here if not before else os.pathsep.join([here, before])
 
 
 def refuse(error: Exception) -> NoReturn:

@@ -10,11 +10,14 @@ import torch
 from _device import choose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rad.data import check_options
 from rad.errors import UsageError
 from rad.memory.budget import parse_budget
 from rad.results import run_path
 from rad.training import Settings
 from rad.training.loggers import MODES
+from rad.trial import KINDS
+from rad.variants import ALLOCATIONS
 
 RUNTIME = (
     "device",
@@ -24,6 +27,7 @@ RUNTIME = (
     "training.time_limit",
     "training.checkpoint_every",
 )
+DATASET_HYPERPARAMETERS = ("iterations", "decay_factor", "decay_every", "tuned")
 IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
 
 
@@ -31,7 +35,8 @@ IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
 class RunSpec:
     """One run. `settings` has the full batch size; the plan may cut it.
 
-    `path` is the run's folder and `text` its config.yaml: neither depends on runtime settings.
+    `dataset_options` are those of `rad.data.load`. `path` is the run's folder and `text` its
+    config.yaml: neither depends on runtime settings.
     """
 
     config: DictConfig
@@ -40,6 +45,7 @@ class RunSpec:
     seed: int
     device: torch.device
     settings: Settings
+    dataset_options: dict[str, Any]
     path: Path
     text: str
 
@@ -55,7 +61,11 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
         config.budget = "full"
     OmegaConf.resolve(config)
     _check_budget(config.budget)
-    _check_logger(config.logger.mode)
+    _check_choice("kind", config.kind, KINDS)
+    _check_choice("allocation", config.allocation, ALLOCATIONS)
+    _check_choice("logger.mode", config.logger.mode, MODES)
+    dataset_options = _dataset_options(config)
+    check_options(config.dataset.name, dataset_options)
     experiment = str(config.experiment_name)
     kept = _path_overrides(config, overrides)
     return RunSpec(
@@ -65,6 +75,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
         seed=_seed(config.seed),
         device=choose(config.device),
         settings=_settings(config),
+        dataset_options=dataset_options,
         path=run_path(
             config.results_root, experiment, config.variant.name, config.budget, kept, config.seed
         ),
@@ -78,9 +89,9 @@ def _check_budget(budget: Any) -> None:
     parse_budget(budget)
 
 
-def _check_logger(mode: Any) -> None:
-    if mode not in MODES:
-        raise UsageError(f"unknown logger mode {mode!r}; choose one of {', '.join(MODES)}")
+def _check_choice(key: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"unknown {key} {value!r}; choose one of {', '.join(choices)}")
 
 
 def _seed(seed: Any) -> int:
@@ -97,6 +108,12 @@ def _settings(config: DictConfig) -> Settings:
         **optimizer,
         **config.training,
     )
+
+
+def _dataset_options(config: DictConfig) -> dict[str, Any]:
+    """What the data set is told, beside the hyperparameters that its file holds."""
+    held = {"name", *DATASET_HYPERPARAMETERS}
+    return {str(key): value for key, value in config.dataset.items() if key not in held}
 
 
 def _path_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -134,7 +151,7 @@ def _canonical(config: DictConfig, key: str, override: str) -> str:
 def _text(config: DictConfig) -> str:
     """The configuration as YAML, with what the run uses and without runtime settings."""
     tree: Any = OmegaConf.to_container(config)
-    tree["dataset"] = {"name": config.dataset.name}
+    tree["dataset"] = {"name": config.dataset.name, **_dataset_options(config)}
     tree.pop("scales", None)
     for name in RUNTIME:
         *parents, key = name.split(".")

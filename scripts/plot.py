@@ -3,25 +3,59 @@
 The settings are those of configs/plot/plot.yaml.
 """
 
+from pathlib import Path
+
+import pandas as pd
 from _cli import CONFIGS, Task, run
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from rad.errors import UsageError
-from rad.plotting import convergence, save, select, summary_table
+from rad.plotting import (
+    convergence,
+    curves_by_budget,
+    final_against_memory,
+    four_panels,
+    save,
+    select,
+    select_overrides,
+    summary_table,
+)
 from rad.results import metrics, summaries
+
+FIGURES = ("curves", "panels", "budgets")
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    """Write the figure as PNG and PDF."""
+    """Write the figures, each as PNG and PDF."""
     if config.experiment is None:
         raise UsageError("no experiment: name a folder of results, such as experiment=quickstart")
-    chosen = (config.budget, config.overrides)
-    runs = select(summaries(config.results_root, config.experiment), *chosen)
-    rows = select(metrics(config.results_root, config.experiment), *chosen)
-    figure = convergence(rows, runs, config.column, x=config.x, second=config.second)
-    written = save(figure, config.output)
+    if config.figure not in FIGURES:
+        raise UsageError(f"unknown figure {config.figure!r}: choose one of {', '.join(FIGURES)}")
+    runs = summaries(config.results_root, config.experiment)
+    rows = metrics(config.results_root, config.experiment)
+    if config.figure == "budgets":
+        runs, rows = (select_overrides(frame, config.overrides) for frame in (runs, rows))
+    else:
+        runs, rows = (select(frame, config.budget, config.overrides) for frame in (runs, rows))
+    written = [path for name, figure in _figures(config, runs, rows) for path in save(figure, name)]
     print(summary_table(runs))
     print(f"wrote {' and '.join(str(path) for path in written)}")
+
+
+def _figures(
+    config: DictConfig, runs: pd.DataFrame, rows: pd.DataFrame
+) -> list[tuple[Path, Figure]]:
+    output = Path(config.output)
+    if config.figure == "panels":
+        return [(output, four_panels(rows, runs, x=config.x))]
+    if config.figure == "budgets":
+        curves = output.with_name(f"{output.stem}_curves{output.suffix}")
+        return [
+            (output, final_against_memory(runs, config.column)),
+            (curves, curves_by_budget(rows, config.column, x=config.x)),
+        ]
+    return [(output, convergence(rows, runs, config.column, x=config.x, second=config.second))]
 
 
 if __name__ == "__main__":

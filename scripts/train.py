@@ -21,6 +21,8 @@ from rad.results import RunFolder, difference, provenance
 from rad.training import TrainResult, WandbLogger, train
 from rad.variants import Built, Plan, build
 
+PAPER_SETTINGS = (("feedforward", "mnist"), ("convnet", "cifar10"), ("irnn", "sequential_mnist"))
+
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Plan, train and write one run."""
@@ -30,9 +32,10 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         print(_skipped(folder, spec), flush=True)
         return
     origin = provenance()
-    dataset = data.load(spec.config.dataset.name, spec.config.data_root, spec.device)
+    name, root = spec.config.dataset.name, spec.config.data_root
+    dataset = data.load(name, root, spec.device, **spec.dataset_options)
     built = plan(spec, dataset)
-    print(f"{spec.path}: {describe(built.plan)}", flush=True)
+    print(f"{spec.path}: {built.plan.describe()}", flush=True)
     with folder.open(spec.text):
         if folder.finished():  # by another process, in the meantime
             print(_skipped(folder, spec), flush=True)
@@ -59,17 +62,9 @@ def plan(spec: RunSpec, dataset: Dataset) -> Built:
         spec.config.variant.name,
         spec.budget,
         spec.seed,
+        kind=spec.config.kind,
+        allocation=spec.config.allocation,
         replacement=spec.config.variant.get("replacement", True),
-    )
-
-
-def describe(plan: Plan) -> str:
-    """One line: what the variant does with the budget."""
-    keep = "everything" if plan.keep_fraction is None else f"{plan.keep_fraction:.4g}"
-    memory = plan.memory
-    return (
-        f"{plan.variant}, batch {plan.batch_size}, keep {keep}, "
-        f"{memory.parameter_bytes:,} parameter + {memory.saved_bytes:,} saved bytes"
     )
 
 
@@ -83,7 +78,10 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
         "seed": spec.seed,
         "budget": plan.budget,
         "scale": spec.config.scale,
+        "kind": plan.kind,
+        "allocation": plan.allocation,
         "keep_fraction": plan.keep_fraction,
+        **({} if plan.layers is None else {"layers": dict(plan.layers)}),
         "bits": plan.bits,
         "batch_size": plan.batch_size,
         "memory": {"paper_bytes": _paper_bytes(spec, plan), **asdict(plan.memory)},
@@ -98,7 +96,8 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
 def _paper_bytes(spec: RunSpec, plan: Plan) -> int | None:
     """The printed reading of Table 1, where the network is the paper's on its data set."""
     setting = (spec.config.model.name, spec.config.dataset.name)
-    if setting not in (("feedforward", "mnist"), ("convnet", "cifar10")):
+    smaller = spec.dataset_options.get("downsample", 1) != 1
+    if setting not in PAPER_SETTINGS or smaller or plan.layers is not None:
         return None
     return paper_bytes(setting[0], plan.keep_fraction, plan.batch_size)
 

@@ -349,3 +349,13 @@ def test_honest_bytes_of_the_recurrent_net() -> None:
     honest = 150 * (4 * 785 * 10 + 4 * 784 + 784 * 100 / 8 + 10 * 4 + 8)
     measured = saved_bytes(lambda: F.cross_entropy(model(x), y))
     assert measured == pytest.approx(honest, rel=0.001)
+
+
+def test_a_report_on_a_module_with_children_and_parameters() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.linear = nn.Parameter(torch.ones(3)), nn.Linear(3, 3)
+
+    report = rad.report(rad.convert(nn.Sequential(Scaled()), rad.Project(0.5)))
+    assert [row.name for row in report.left] == ["0"]

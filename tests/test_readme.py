@@ -30,9 +30,12 @@ def test_the_python_example_prints_the_bytes_it_says(capsys: pytest.CaptureFixtu
 def test_commands_name_scripts_and_settings_that_exist(command: str) -> None:
     _, script, *arguments = shlex.split(command)
     assert (ROOT / script).is_file()
-    folder, name = ("configs/plot", "plot") if "plot" in script else ("configs", "train")
+    entry = r'run\(Task\([\w, ]*\), "([\w/]+)"(?:, CONFIGS / "(\w+)")?\)'
+    found = re.search(entry, (ROOT / script).read_text())
+    assert found is not None
+    name, folder = found[1], ROOT / "configs" / (found[2] or "")
     overrides = [re.sub(r"=([^,\[\]]*),.*", r"=\1", a) for a in arguments if a != "-m"]
-    with hydra.initialize_config_dir(str(ROOT / folder), version_base="1.3"):
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
         hydra.compose(name, overrides)
 
 

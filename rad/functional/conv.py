@@ -164,12 +164,12 @@ def conv(
         batched = True
     else:
         raise ValueError(f"{axes} spatial axes: cannot take an input of shape {tuple(x.shape)}")
-    geometry = _geometry(weight, stride, padding, dilation, groups, padding_mode)
+    geometry = geometry_of(weight, stride, padding, dilation, groups, padding_mode)
     output: Tensor = _SketchedConvolution.apply(x, weight, bias, geometry, sketch, key)
     return output if batched else output.squeeze(0)
 
 
-def _geometry(
+def geometry_of(
     weight: Tensor,
     stride: Sizes,
     padding: Sizes | str,
@@ -177,6 +177,7 @@ def _geometry(
     groups: int,
     padding_mode: str,
 ) -> Geometry:
+    """The geometry of torch's arguments. Raises ValueError for padding "same" with a stride."""
     axes = weight.dim() - 2
     strides, dilations = each(stride, axes), each(dilation, axes)
     if padding == "same":

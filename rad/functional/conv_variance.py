@@ -10,7 +10,10 @@ from torch import Tensor
 from rad.functional.conv import Geometry
 from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
 from rad.sketches.identity import Identity
+from rad.sketches.importance import ImportanceSampling
 from rad.sketches.projection import DifferentProject, Project
+from rad.sketches.rounding import Rounding
+from rad.sketches.sampled_rounding import SampledRounding
 from rad.sketches.sampling import DifferentSample, SameSample
 
 
@@ -24,24 +27,37 @@ def conv_weight_grad_variance(
     replacement gives (d sum_i |A_i|^2 - |sum_i A_i|^2) / k, times (d - k)/(d - 1)
     without; projection (|M|^2 + tr M^2 - 2 sum_i M_ii^2) / k summed over the weights,
     where M_ij multiplies the i-th input with what meets the j-th. Rows with draws of
-    their own add up.
+    their own add up. Rounding errors are uncorrelated: each number of the input adds its
+    error's variance times the squared norm of all that the number meets. Importance
+    sampling, whose rows are channels, adds Cov(c_n, c_m) <A_n, A_m> over pairs of rows,
+    A_n being the contribution of row n.
     Shapes: x (B, C_in, *space), grad_output (B, C_out, *out), weight for its shape.
     Raises TypeError for a sketch without a closed form here.
     """
     wide = accumulation_dtype(x.dtype)
     if isinstance(sketch, Identity):
         return x.new_zeros((), dtype=wide)
+    if isinstance(sketch, Rounding):
+        return _rounded(x, grad_output, weight, geometry, sketch)
+    if isinstance(sketch, SampledRounding):
+        rounding = _rounded(x, grad_output, weight, geometry, sketch)
+        sample = conv_weight_grad_variance(x, grad_output, weight, geometry, sketch.sample)
+        return rounding + sample
+    if isinstance(sketch, ImportanceSampling):
+        return _rows_drawn(x, grad_output, weight, geometry, sketch)
     if not isinstance(sketch, SameSample | DifferentSample | Project | DifferentProject):
         raise TypeError(f"no closed-form weight gradient variance for {type(sketch).__name__}")
     shared = isinstance(sketch, SameSample | Project)
     sampling = isinstance(sketch, SameSample | DifferentSample)
     total = x.new_zeros((), dtype=wide)
     for inputs, met in _taps(x.detach().to(wide), grad_output.detach().to(wide), weight, geometry):
-        if shared:
-            total += _sampled(inputs, met) if sampling else _projected(inputs, met)
+        if sampling:
+            total += _sampled(inputs, met) if shared else _sampled_apart(inputs, met)
+        elif shared:
+            total += _projected(inputs, met)
         else:
             for one, other in zip(inputs.split(1), met.split(1), strict=True):
-                total += _sampled(one, other) if sampling else _projected(one, other)
+                total += _projected(one, other)
     d, k = x.shape[2:].numel(), sketch.kept(x.shape[2:].numel())
     without = sampling and not sketch.replacement  # type: ignore[union-attr]
     return total / k * ((d - k) / max(d - 1, 1) if without else 1)
@@ -71,9 +87,51 @@ def _sampled(x: Tensor, met: Tensor) -> Tensor:
     return x.shape[-1] * squared_norm(contributions) - squared_norm(contributions.sum(0))
 
 
+def _sampled_apart(x: Tensor, met: Tensor) -> Tensor:
+    """The sum of `_sampled` over rows (B, C, d) that each have a draw of their own."""
+    energy = x.square().sum(1).flatten() @ met.square().sum(1).flatten()
+    return x.shape[-1] * energy - squared_norm(torch.bmm(x, met.mT))
+
+
 def _projected(x: Tensor, met: Tensor) -> Tensor:
     """|M|^2 + tr M^2 - 2 sum_i M_ii^2 of rows (B, C, d) that share a matrix."""
     norm = torch.einsum("xci,yci,xoj,yoj->", x, x, met, met)
     crossed = torch.einsum("xci,yoi->coxy", x, met)
     diagonal = torch.einsum("bci,boi->ico", x, met)
     return norm + (crossed * crossed.mT).sum() - 2 * squared_norm(diagonal)
+
+
+def _rounded(
+    x: Tensor,
+    grad_output: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    sketch: Rounding | SampledRounding,
+) -> Tensor:
+    """Sum over the input's numbers of their variance times the energy of what they meet."""
+    wide = accumulation_dtype(x.dtype)
+    noise = sketch.element_variance(x.flatten(2).flatten(0, 1)).view(x.shape)
+    taps = _taps(noise.to(wide), grad_output.detach().to(wide), weight, geometry)
+    products = [torch.einsum("bci,boi->", inputs, met.square()) for inputs, met in taps]
+    return torch.stack(products).sum()
+
+
+def _rows_drawn(
+    x: Tensor,
+    grad_output: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    sketch: ImportanceSampling,
+) -> Tensor:
+    """Sum over pairs of rows of one channel of Cov(c_bc, c_ec) <A_bc, A_ec>; others do not meet."""
+    wide = accumulation_dtype(x.dtype)
+    batch, channels = x.shape[:2]
+    covariance = sketch.weight_covariance(x.flatten(2).flatten(0, 1))
+    same_channel = covariance.view(batch, channels, batch, channels).diagonal(dim1=1, dim2=3)
+    per_group = same_channel.to(wide).split(channels // geometry.groups, dim=2)
+    total = x.new_zeros((), dtype=wide)
+    taps = _taps(x.detach().to(wide), grad_output.detach().to(wide), weight, geometry)
+    for number, (inputs, met) in enumerate(taps):
+        parts = torch.einsum("bci,boi->bco", inputs, met)
+        total += torch.einsum("bco,eco,bec->", parts, parts, per_group[number % geometry.groups])
+    return total

@@ -19,7 +19,10 @@ from torch.autograd.function import once_differentiable
 from rad.functional.arguments import check_real, without_autocast
 from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
 from rad.sketches.identity import Identity
+from rad.sketches.importance import ImportanceSampling
 from rad.sketches.projection import DifferentProject, Project
+from rad.sketches.rounding import Rounding
+from rad.sketches.sampled_rounding import SampledRounding
 from rad.sketches.sampling import DifferentSample, SameSample
 
 PIECE_BYTES = 1 << 22
@@ -154,12 +157,25 @@ def _(
     return (product @ sketch.matrix(d, wide, key).t()).to(grad_output.dtype)
 
 
+@weight_grad.register
+def _(
+    sketch: ImportanceSampling, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
+) -> Tensor:
+    rows, drawn = kept
+    wide = accumulation_dtype(grad_output.dtype)
+    of_drawn = grad_output.index_select(0, drawn).t().to(wide)
+    return (of_drawn @ rows.to(wide)).to(grad_output.dtype)
+
+
 def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
     """E |dW_hat - dW|^2 over the keys, dW = grad_output^T x, in closed form: shape ().
 
     With F = |dW|^2 and S = sum over rows of |grad_output_n|^2 |x_n|^2: r F where
     all rows share one draw (their noises add up as the gradient itself does) and
-    r S where each row has its own, r being the sketch's relative variance.
+    r S where each row has its own, r being the sketch's relative variance. Rounding has
+    uncorrelated errors: sum over rows of |grad_output_n|^2 times their variances, on
+    top of the sampling's where columns are sampled too. Importance sampling gives row n
+    the random factor c_n: sum_nm Cov(c_n, c_m) <grad_output_n, grad_output_m> <x_n, x_m>.
     Shapes: x (..., d), grad_output (..., out_features). Raises TypeError for a
     sketch without a closed form here.
     """
@@ -174,4 +190,12 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
         case DifferentSample() | DifferentProject():
             row_products = grad.square().sum(1) @ x.square().sum(1)
             return sketch.relative_variance(x.shape[1]) * row_products
+        case Rounding():
+            return grad.square().sum(1) @ sketch.element_variance(x).sum(1)
+        case SampledRounding():
+            rounding = grad.square().sum(1) @ sketch.element_variance(x).sum(1)
+            return rounding + linear_weight_grad_variance(x, grad, sketch.sample)
+        case ImportanceSampling():
+            products = (grad @ grad.t()) * (x @ x.t())
+            return (sketch.weight_covariance(x) * products).sum().to(wide)
     raise TypeError(f"no closed-form weight gradient variance for {type(sketch).__name__}")

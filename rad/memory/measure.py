@@ -9,30 +9,21 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import Node, saved_tensors_hooks
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
-
-class _Held:
-    """A saved tensor in a box that dies with the graph node holding it."""
-
-    __slots__ = ("__weakref__", "tensor")
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+from rad.memory.graph import kept_storages, storage
 
 
 def parameter_bytes(model: nn.Module) -> int:
     """Bytes of all parameters of a model, shared ones once."""
-    return _storage_bytes(model.parameters())
+    sizes = {storage(p): p.untyped_storage().nbytes() for p in model.parameters()}
+    return sum(sizes.values())
 
 
 def saved_bytes(forward: Callable[[], Any]) -> int:
@@ -44,53 +35,8 @@ def saved_bytes(forward: Callable[[], Any]) -> int:
     storage. `torch.nn.Parameter`s are excluded, and so is what only the caller
     refers to. What activation checkpointing recomputes is not kept and not counted.
     """
-    boxes: list[weakref.ref[_Held]] = []
-
-    def pack(tensor: Tensor) -> _Held:
-        held = _Held(tensor)
-        boxes.append(weakref.ref(held))
-        return held
-
-    with torch.enable_grad(), saved_tensors_hooks(pack, lambda held: held.tensor):
-        output = forward()
-    nodes = list(_nodes(output))
-    saved = [held.tensor for box in boxes if (held := box()) is not None]
-    saved += [tensor for node in nodes for tensor in _attributes(node)]
-    leaves = [node.variable for node in nodes if hasattr(node, "variable")]
-    parameters = {_storage(t) for t in [*leaves, *saved] if _is_parameter(t)}
-    return _storage_bytes(t for t in saved if _storage(t) not in parameters)
-
-
-def _is_parameter(tensor: Tensor) -> bool:
-    base = tensor if tensor._base is None else tensor._base
-    return isinstance(base, nn.Parameter)
-
-
-def _nodes(output: Any) -> Iterator[Node]:
-    """Every node of the graph behind a nest of tensors."""
-    waiting = [t.grad_fn for t in tree_leaves(output) if isinstance(t, Tensor)]
-    seen = set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            waiting += [parent for parent, _ in node.next_functions]
-
-
-def _attributes(node: Node) -> Iterator[Tensor]:
-    """Tensors among the attributes of a Python function's context, which no hook sees."""
-    for leaf in tree_leaves(list(getattr(node, "__dict__", {}).values())):
-        if isinstance(leaf, Tensor):
-            yield leaf
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-def _storage_bytes(tensors: Iterable[Tensor]) -> int:
-    return sum({_storage(t): t.untyped_storage().nbytes() for t in tensors}.values())
+    kept, _ = kept_storages(forward)
+    return sum(tensor.untyped_storage().nbytes() for tensor, _ in kept.values())
 
 
 def peak_bytes(step: Callable[[], Any]) -> int:

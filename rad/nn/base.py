@@ -38,6 +38,13 @@ class Sketching(nn.Module):
         """What is kept for backward, in words."""
         return str(self.sketch)
 
+    def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
+        """E |dW_hat - dW|^2 of a call with this input, in closed form: shape ().
+
+        Raises TypeError for a layer or a sketch without a closed form.
+        """
+        raise TypeError(f"no closed-form weight gradient variance for {type(self).__name__}")
+
     def draw_key(self) -> Tensor:
         """The key of this call; `Identity` draws nothing and counts no calls."""
         return self.key if isinstance(self.sketch, Identity) else self.next_key()

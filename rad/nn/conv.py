@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rad import functional
+from rad.functional.conv import geometry_of
 from rad.nn.base import Sketching
 from rad.sketches import Identity, Sketch
 
@@ -40,6 +41,14 @@ class _Conv(Sketching, _ConvNd):
             sketch=self.sketch,
             key=self.draw_key(),
         )
+
+    def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
+        options = (self.stride, self.padding, self.dilation, self.groups)
+        geometry = geometry_of(self.weight, *options, self.padding_mode)
+        axes = len(self.kernel_size)
+        x, grad_output = (t.unsqueeze(0) if t.dim() == axes + 1 else t for t in (x, grad_output))
+        weight = self.weight.detach()
+        return functional.conv_weight_grad_variance(x, grad_output, weight, geometry, sketch)
 
 
 class Conv1d(_Conv, nn.Conv1d):

@@ -35,3 +35,6 @@ class Linear(Sketching, nn.Linear):
             return super().forward(x)
         key = self.draw_key()
         return functional.linear(x, self.weight, self.bias, sketch=self.sketch, key=key)
+
+    def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
+        return functional.linear_weight_grad_variance(x, grad_output, sketch)

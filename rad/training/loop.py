@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from rad.data import Dataset
-from rad.errors import UsageError
+from rad.errors import Diverged
 from rad.results import RunFolder
 from rad.training import checkpoint
 from rad.training.evaluate import evaluate
@@ -71,8 +71,8 @@ def train(
     `on_backward(n)` is called when the backward pass of update n is about to start.
 
     Raises:
-        UsageError: a checkpoint that does not fit, a file that cannot be written, or a loss that
-            is not finite; files written before stay.
+        UsageError: a checkpoint that does not fit or a file that cannot be written.
+        Diverged: a loss that is not finite; files written before stay.
     """
     deadline = math.inf if settings.time_limit is None else time.monotonic() + settings.time_limit
     device = dataset.train_images.device
@@ -213,7 +213,7 @@ def _row(
 
 def _check_finite(what: str, value: float, iteration: int, settings: Settings) -> None:
     if not math.isfinite(value):
-        raise UsageError(
+        raise Diverged(
             f"{what} is {value} at iteration {iteration}; lower the learning rate "
             f"(now {settings.learning_rate:g}), clip the gradient, or raise the budget"
         )

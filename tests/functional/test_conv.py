@@ -14,7 +14,7 @@ from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, 
 
 import rad
 from rad.functional import conv, conv_weight_grad_variance
-from rad.functional.conv import _geometry
+from rad.functional.conv import geometry_of
 from rad.memory import saved_bytes
 from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch, make_key
 
@@ -244,7 +244,7 @@ def test_unbiased_with_the_stated_variance(name: str, sketch: Sketch) -> None:
     output = layer(x)
     grad_output = torch.randn_like(output)
     (exact,) = torch.autograd.grad(output, layer.weight, grad_output)
-    geometry = _geometry(
+    geometry = geometry_of(
         layer.weight, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode
     )
     rows, weight = x.flatten(2).flatten(0, 1), layer.weight.detach()
@@ -282,7 +282,7 @@ def test_pointwise_reads_the_kept_positions_only() -> None:
 def test_the_variance_of_a_pointwise_projection_is_the_one_over_rows() -> None:
     # One position a row and one channel each: PEERS' formula for rows, d rows in all.
     x, grad_output = torch.randn(1, 3, 8), torch.randn(1, 2, 8)
-    geometry = _geometry(torch.ones(2, 3, 1), 1, 0, 1, 1, "zeros")
+    geometry = geometry_of(torch.ones(2, 3, 1), 1, 0, 1, 1, "zeros")
     sketch = Project(0.5)
     dense = grad_output[0] @ x[0].t()
     a, b = grad_output[0].square().sum(0), x[0].square().sum(0)
@@ -296,7 +296,7 @@ def test_no_closed_form_is_said() -> None:
         pass
 
     x = torch.ones(1, 1, 3)
-    geometry = _geometry(torch.ones(1, 1, 1), 1, 0, 1, 1, "zeros")
+    geometry = geometry_of(torch.ones(1, 1, 1), 1, 0, 1, 1, "zeros")
     assert conv_weight_grad_variance(x, x, torch.ones(1, 1, 1), geometry, Other()) == 0
     with pytest.raises(TypeError, match="closed-form"):
         conv_weight_grad_variance(x, x, torch.ones(1, 1, 1), geometry, object())  # type: ignore[arg-type]

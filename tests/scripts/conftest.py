@@ -1,3 +1,4 @@
+import importlib
 import sys
 from pathlib import Path
 
@@ -17,8 +18,6 @@ def call(
 
     Results lie in tmp_path/results; Weights & Biases is disabled unless an argument says otherwise.
     """
-    import plot
-    import train
     from _cli import CONFIGS, Task, run
 
     monkeypatch.chdir(tmp_path)
@@ -30,10 +29,10 @@ def call(
         capsys.readouterr()
         status = 0
         try:
-            if name == "train":
-                run(Task(train.main, train.check), "train")
-            else:
-                run(Task(plot.main), "plot", CONFIGS / "plot")
+            script = importlib.import_module(name)
+            own = CONFIGS / name
+            task = Task(script.main, getattr(script, "check", None))
+            run(task, name, own if own.is_dir() else CONFIGS)
         except SystemExit as stop:
             status = int(stop.code or 0)
         captured = capsys.readouterr()

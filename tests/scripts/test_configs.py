@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from rad import data, models
+from rad.errors import UsageError
 from rad.variants import VARIANTS
 
 PAPER = {
@@ -141,3 +142,29 @@ def test_config_text_knows_no_machine() -> None:
 def test_plot_composes() -> None:
     config = composed("experiment=quickstart", root=CONFIGS / "plot", name="plot")
     assert config.output == "plots/quickstart.png"
+
+
+def test_dataset_options_are_in_the_path_and_in_config_text() -> None:
+    given = ("model=irnn", "dataset=sequential_mnist", "dataset.downsample=4")
+    spec = read(composed(*given), given)
+    assert spec.dataset_options == {"downsample": 4, "permuted": False}
+    assert "/budget=0.1,dataset.downsample=4/" in str(spec.path)
+    text = OmegaConf.create(spec.text)
+    assert text.dataset == {"name": "sequential_mnist", "downsample": 4, "permuted": False}
+    assert OmegaConf.create(read(composed(), []).text).dataset == {"name": "digits"}
+
+
+@pytest.mark.parametrize("option", ["dataset.downsample=3", "dataset.permuted=maybe"])
+def test_bad_dataset_options_are_refused_without_data(option: str) -> None:
+    given = ("dataset=sequential_mnist", option)
+    with pytest.raises(UsageError, match=r"downsample is 3|permuted is 'maybe'"):
+        read(composed(*given), given)
+
+
+def test_figure_5c_is_the_papers_setting() -> None:
+    spec = read(composed("+experiment=fig5c_seqmnist"), ["+experiment=fig5c_seqmnist"])
+    settings = spec.settings
+    assert (settings.optimizer, settings.learning_rate, settings.clip_norm) == ("sgd", 1e-4, 1.0)
+    assert (settings.iterations, settings.batch_size, settings.decay_every) == (200_000, 150, None)
+    assert spec.config.model == {"name": "irnn", "hidden": 100, "std": 0.001}
+    assert spec.dataset_options == {"downsample": 1, "permuted": False}

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ from calling import SCRIPTS, Call
 from hydra import compose, initialize_config_dir
 
 from rad import data
+from rad.plan import Memory, Plan
+from rad.reporting import Report
+from rad.sketches import DifferentSample
 
 TINY = ("model.hidden=[12,9]", "optimizer.iterations=6", "training.evaluate_every=3")
 FIELDS = (
-    "experiment model dataset variant seed budget scale keep_fraction bits batch_size memory final "
+    "experiment model dataset variant seed budget scale kind allocation "
+    "keep_fraction bits batch_size memory final "
     "iterations seconds_per_iteration device threads versions commit command"
 )
 
@@ -223,3 +228,31 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert (good.returncode, good.stderr) == (0, "")
     assert len(list(tmp_path.rglob("summary.json"))) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["results"]
+
+
+def test_paper_bytes_stand_where_the_network_is_the_papers() -> None:
+    planned = Plan(
+        variant="different_sample",
+        budget="0.1",
+        kind="saved",
+        allocation="uniform",
+        sketch=DifferentSample(0.1),
+        keep_fraction=0.1,
+        bits=None,
+        batch_size=150,
+        memory=Memory(0, 0, 0),
+        report=Report((), ()),
+    )
+
+    def megabytes(*overrides: str, planned: Plan = planned) -> str | None:
+        with initialize_config_dir(str(SCRIPTS.parent / "configs"), version_base="1.3"):
+            config = compose("train", overrides=list(overrides))
+        count = train._paper_bytes(train.read(config, []), planned)
+        return None if count is None else f"{count / 1e6:.2f}"
+
+    assert megabytes("model=feedforward", "dataset=mnist") == "1.80"
+    assert megabytes("model=irnn", "dataset=sequential_mnist") == "7.01"
+    assert megabytes("model=irnn", "dataset=sequential_mnist", "dataset.downsample=4") is None
+    assert megabytes("model=irnn", "dataset=digits") is None
+    divided = replace(planned, keep_fraction=None, layers={"1": 0.1})
+    assert megabytes("model=feedforward", "dataset=mnist", planned=divided) is None

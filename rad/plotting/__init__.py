@@ -1,0 +1,32 @@
+"""Figures and tables from the rows of `rad.results`. Nothing here needs torch."""
+
+from rad.plotting.allocation import allocation_figure
+from rad.plotting.benchmark import PROGRAMS, benchmark_figure
+from rad.plotting.budgets import curves_by_budget, final_against_memory
+from rad.plotting.curves import convergence, four_panels
+from rad.plotting.memory import memory_figure
+from rad.plotting.saving import save
+from rad.plotting.selection import select, select_overrides
+from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, byte_text, ordered
+from rad.plotting.tables import summary_table
+
+__all__ = [
+    "COLUMN_WIDTH",
+    "LABELS",
+    "PROGRAMS",
+    "RC",
+    "STYLES",
+    "allocation_figure",
+    "benchmark_figure",
+    "byte_text",
+    "convergence",
+    "curves_by_budget",
+    "final_against_memory",
+    "four_panels",
+    "memory_figure",
+    "ordered",
+    "save",
+    "select",
+    "select_overrides",
+    "summary_table",
+]

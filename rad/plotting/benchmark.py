@@ -1,0 +1,52 @@
+"""Time against memory, measured."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from rad.plotting.style import COLUMN_WIDTH, RC, STYLES
+
+PROGRAMS = {
+    "torch": ("#000000", "o"),
+    "lean_exact": ("#777777", "o"),
+    "checkpointing": ("#CC79A7", "*"),
+    "dense_reference": ("#0072B2", "x"),
+}
+
+
+def benchmark_figure(table: pd.DataFrame) -> Figure:
+    """Time against saved bytes, a panel for each network; torch at the dashed line.
+
+    `table` has the columns `network, program, saved_bytes, time_ratio`.
+    """
+    networks = list(dict.fromkeys(table["network"]))
+    with mpl.rc_context(RC):
+        height = 1.3 + 1.5 * len(networks)
+        figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
+        panels = figure.subplots(len(networks), 1, squeeze=False)[:, 0]
+        for axes, network in zip(panels, networks, strict=True):
+            for _, row in table[table["network"] == network].iterrows():
+                colour, marker = {**PROGRAMS, **STYLES}.get(row["program"], ("#777777", "."))
+                label = row["program"].replace("_", " ")
+                axes.plot(
+                    row["saved_bytes"] / 1e6, row["time_ratio"], marker, color=colour, label=label
+                )
+            axes.axhline(1, color="0.6", linewidth=0.6, linestyle="--", zorder=0)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set(ylabel=f"{network}\ntime / torch's", ylim=(0, None))
+        panels[-1].set_xlabel("saved MB of one forward pass")
+        handles = {
+            label: handle
+            for axes in panels
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False
+        )
+    return figure

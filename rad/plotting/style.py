@@ -1,0 +1,65 @@
+"""What all figures share: variants have the same colour, marker and place in every one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+COLUMN_WIDTH = 3.3  # inches
+UNITS = ("B", "kB", "MB", "GB")
+
+# Okabe and Ito's colours and darker or greyer relatives, told apart without colour by the marker.
+STYLES = {
+    "baseline": ("#000000", "o"),
+    "reduced_batch": ("#D55E00", "s"),
+    "same_sample": ("#E69F00", "^"),
+    "different_sample": ("#0072B2", "v"),
+    "project": ("#009E73", "D"),
+    "different_project": ("#56B4E9", "d"),
+    "stochastic_rounding": ("#CC79A7", "P"),
+    "dithered_rounding": ("#882255", "X"),
+    "sampled_rounding": ("#332288", "<"),
+    "importance_sampling": ("#999933", ">"),
+    "auto": ("#777777", "*"),
+}
+LABELS = {
+    "iteration": "iteration",
+    "seconds": "seconds of training",
+    "learning_rate": "learning rate",
+    "batch_loss": "batch loss",
+    "train_loss": "training loss",
+    "train_accuracy": "training accuracy",
+    "test_loss": "test loss",
+    "test_accuracy": "test accuracy",
+    "bootstrap_loss": "bootstrap loss",
+}
+RC: Any = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,
+}
+
+
+def ordered(variants: pd.Series) -> list[str]:
+    """Those present, in the order of `STYLES`, unknown ones last."""
+    present = set(variants)
+    known = [variant for variant in STYLES if variant in present]
+    return [*known, *sorted(present - set(known))]
+
+
+def byte_text(count: int) -> str:
+    """Three significant digits in B, kB, MB or GB (powers of 1000)."""
+    if count < 1000:
+        return f"{count} B"
+    power = 1 if count < 999_500 else 2 if count < 999_500_000 else 3
+    return f"{count / 1000**power:.3g} {UNITS[power]}"

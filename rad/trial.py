@@ -1,0 +1,129 @@
+"""Measuring what a model would take, without touching it."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from rad.convert import Conversion
+from rad.errors import UsageError
+from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
+from rad.nn import Sketching
+from rad.plan import Memory
+from rad.reporting import Report, report
+from rad.sketches import DifferentSample, Identity, Sketch
+
+Loss = Callable[[Tensor], Tensor]
+Kind = Literal["saved", "peak"]
+KINDS = get_args(Kind)
+Sketches = Sketch | Mapping[str, Sketch]
+
+
+class Trial:
+    """Measures a copy of a model on an example, with any sketches and any smaller batch.
+
+    `example` holds the model's inputs at the full batch size (leading axis); `loss` maps the
+    output to a scalar. Bytes are those of the parameters plus, by `kind`, everything saved for
+    backward, or the peak of a forward and backward pass, gradients included.
+    Raises UsageError for another `kind`, and for inputs without a batch.
+    """
+
+    def __init__(
+        self, model: nn.Module, example: tuple[Tensor, ...], loss: Loss, kind: Kind = "saved"
+    ) -> None:
+        if kind not in KINDS:
+            raise UsageError(f"unknown kind of budget {kind!r}: choose one of {', '.join(KINDS)}")
+        if not example or any(x.dim() == 0 or len(x) != len(example[0]) for x in example):
+            raise UsageError("give the model's inputs as a tuple of tensors with one batch axis")
+        if len(example[0]) == 0:
+            raise UsageError("the example batch is empty: give at least one example")
+        self.example, self.loss, self.kind = example, loss, kind
+        self.full_batch = len(example[0])
+        self.parameter_bytes = parameter_bytes(model)
+        self._conversion = Conversion(copy.deepcopy(model).train())
+        self._devices = {t.device for t in example if t.is_cuda}
+
+    @property
+    def layers(self) -> dict[str, Sketching]:
+        """The layers that sketch the input of a weight, by name."""
+        layers = self._conversion.sketching
+        return {name: layer for name, layer in layers.items() if list(layer.parameters())}
+
+    def total_bytes(self, sketch: Sketches, batch: int) -> int:
+        """Parameter bytes plus saved or peak bytes."""
+        forward = self._forward(sketch, batch)
+        if self.kind == "peak":
+            return self.parameter_bytes + self._peak(forward)
+        return self.parameter_bytes + saved_bytes(forward)
+
+    def memory(self, sketch: Sketches, batch: int) -> Memory:
+        """All three figures."""
+        forward = self._forward(sketch, batch)
+        return Memory(self.parameter_bytes, saved_bytes(forward), self._peak(forward))
+
+    def report(self, sketch: Sketches) -> Report:
+        """What is replaced and what is not."""
+        self._conversion.assign(sketch)
+        return report(self._conversion.model)
+
+    def widths(self) -> dict[str, set[int]]:
+        """For each layer the sizes d of the axes that sketches act on in it."""
+        recorders = {name: _Widths() for name in self.layers}
+        self._forward(recorders, self.full_batch)()
+        return {name: recorder.seen for name, recorder in recorders.items()}
+
+    def inputs_and_gradients(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """For each layer and call, its input and the gradient of the loss by its output."""
+        seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+
+        def watch(name: str) -> Callable[..., None]:
+            def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                x = args[0].detach()
+                if isinstance(output, Tensor) and output.requires_grad:
+                    output.register_hook(lambda grad: seen[name].append((x, grad.detach())))
+
+            return hook
+
+        hooks = [layer.register_forward_hook(watch(name)) for name, layer in self.layers.items()]
+        try:
+            self._backward(self._forward(Identity(), self.full_batch))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return dict(seen)
+
+    def _peak(self, forward: Callable[[], Tensor]) -> int:
+        return peak_bytes(lambda: self._backward(forward))
+
+    def _backward(self, forward: Callable[[], Tensor]) -> None:
+        self._conversion.model.zero_grad(set_to_none=True)
+        forward().backward()
+        self._conversion.model.zero_grad(set_to_none=True)
+
+    def _forward(self, sketch: Sketches, batch: int) -> Callable[[], Tensor]:
+        self._conversion.assign(sketch)
+
+        def forward() -> Tensor:
+            with torch.random.fork_rng(self._devices):
+                inputs = (t[:batch].clone() for t in self.example)
+                return self.loss(self._conversion.model(*inputs))
+
+        return forward
+
+
+@dataclass(frozen=True)
+class _Widths(DifferentSample):
+    """Remembers the widths it met. Not an `Identity`, which operators treat apart."""
+
+    keep_fraction: float = 1e-9
+    seen: set[int] = field(default_factory=set)
+
+    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        self.seen.add(x.shape[-1])
+        return super().compress(x, key)

@@ -1,0 +1,68 @@
+"""Parallel launchers, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from calling import SCRIPTS
+
+TINY = ("model.hidden=[6]", "training.evaluate_every=20", "logger.mode=disabled")
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SCRIPTS / "train.py"), "-m", *TINY, *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        text=True,
+        stdout=pipe,
+        stderr=pipe,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finished(folder: Path) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("summary.json")}
+
+
+def test_an_interrupted_parallel_sweep_finishes_what_is_missing(tmp_path: Path) -> None:
+    sweep = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.iterations=300")
+    sweep += ("variant=reduced_batch,same_sample", "seed=0,1,2")
+    first = start(tmp_path, *sweep)
+    while not finished(tmp_path) and first.poll() is None:
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGINT)
+    first.communicate()
+    before = finished(tmp_path)
+    assert 0 < len(before) < 6
+    second = start(tmp_path, *sweep)
+    out, err = second.communicate()
+    assert second.returncode == 0, err
+    assert out.count("skipped") == len(before)
+    after = finished(tmp_path)
+    assert len(after) == 6
+    assert {file: after[file] for file in before} == before
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_runs_name_the_command_and_bad_ones_end_in_one_line(launcher: str, tmp_path: Path) -> None:
+    few = (f"hydra/launcher={launcher}", "optimizer.iterations=20", "variant=same_sample")
+    done = start(tmp_path, *few, "budget=0.2")
+    _, err = done.communicate()
+    assert done.returncode == 0, err
+    (summary,) = finished(tmp_path)
+    command = json.loads(summary.read_text())["command"]
+    assert command.startswith("python scripts/train.py -m")
+    assert "budget=0.2" in command
+    if launcher == "joblib":
+        refused = start(tmp_path, *few, "budget=2000")
+        _, err = refused.communicate()
+        assert refused.returncode == 2
+        assert "too small" in err.splitlines()[-1]

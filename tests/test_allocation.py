@@ -1,0 +1,120 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from unbiased import check_mean_square
+
+import rad
+from rad import models
+from rad.allocation import LayerCost, _greedy, _with_exact_layers, layer_costs, total
+from rad.errors import UsageError
+from rad.memory import parameter_bytes, saved_bytes
+from rad.trial import Trial
+
+BATCH = 12
+X, Y = torch.randn(BATCH, 2, 6, 6), torch.randint(4, (BATCH,))
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 15), nn.ReLU(), nn.Linear(15, 4)
+    )
+
+
+def loss(out: Tensor) -> Tensor:
+    return F.cross_entropy(out, Y[: len(out)].clone())
+
+
+def gradient(model: nn.Module) -> Tensor:
+    weights = [p for n, p in model.named_parameters() if n.endswith("weight")]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss(model(X)), weights)])
+
+
+@pytest.mark.parametrize("variant", ["same_sample", "different_sample", "project"])
+@pytest.mark.parametrize("budget", [0.1, 0.4, 0.9])
+def test_no_more_bytes_and_less_predicted_variance_than_uniform(
+    variant: str, budget: float
+) -> None:
+    model = network()
+    uniform = rad.fit(model, (X,), loss, budget, variant)
+    optimal = rad.fit(model, (X,), loss, budget, variant, allocation="optimal")
+    assert optimal.memory.saved_bytes <= uniform.memory.saved_bytes
+    assert optimal.keep_fraction is None
+    assert set(optimal.layers or {}) == {"0", "3", "5"}
+
+    make = type(uniform.sketch)
+    costs = layer_costs(Trial(model, (X,), loss), make, variant)  # type: ignore[arg-type]
+
+    def predicted(fractions: dict[str, float]) -> float:
+        kept = {c.name: make(fractions[c.name]).kept(c.width) for c in costs}  # type: ignore
+        return total(costs, make, kept)  # type: ignore[arg-type]
+
+    assert predicted(dict(optimal.layers or {})) < predicted(dict.fromkeys("035", budget))
+
+
+def test_the_predicted_variance_is_the_measured_one() -> None:
+    model, make = network(), rad.DifferentSample
+    costs = layer_costs(Trial(model, (X,), loss), make, "different_sample")
+    predicted = total(costs, make, {cost.name: make(0.3).kept(cost.width) for cost in costs})
+    exact, converted = gradient(model), rad.convert(model, make(0.3), seed=1)
+    samples = torch.stack([gradient(converted) for _ in range(500)])
+    check_mean_square(samples, exact, predicted)
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_no_other_division_is_better(replacement: bool) -> None:
+    """Against every division of a small budget, up to what one step of a layer is worth."""
+
+    def make(fraction: float) -> rad.SameSample:
+        return rad.SameSample(fraction, replacement)
+
+    layers = [
+        LayerCost("a", 5, 9, 4, 2.0),
+        LayerCost("b", 3, 7, 4, 0.3),
+        LayerCost("c", 1, 11, 8, 7.0),
+    ]
+    choices = list(itertools.product(*(range(1, layer.width + 1) for layer in layers)))
+    for limit in (60, 100, 150, 220, 300):
+        found = _with_exact_layers(layers, make, limit)
+
+        def spent(kept: tuple[int, ...]) -> int:
+            return sum(c.rows * k * c.itemsize for c, k in zip(layers, kept, strict=True))
+
+        def variance(kept: tuple[int, ...]) -> float:
+            return sum(c.variance(make, k) for c, k in zip(layers, kept, strict=True))
+
+        kept = tuple(found.values())
+        assert spent(kept) <= limit
+        worth = max(cost.rows * cost.itemsize for cost in layers)
+        smaller = min(variance(other) for other in choices if spent(other) <= limit - worth)
+        assert variance(kept) <= smaller
+
+
+def test_a_budget_below_one_number_a_row_is_not_met() -> None:
+    assert _greedy([LayerCost("a", 5, 9, 4, 2.0)], rad.SameSample, 19, frozenset()) is None
+
+
+def test_bytes_as_budget_are_used_and_not_exceeded() -> None:
+    model = network()
+    uniform = rad.fit(model, (X,), loss, 0.3)
+    budget = uniform.memory.parameter_bytes + uniform.memory.saved_bytes + 17
+    plan = rad.fit(model, (X,), loss, budget, allocation="optimal")
+    converted = rad.convert(model, plan.sketch)
+    used = parameter_bytes(model) + saved_bytes(lambda: loss(converted(X.clone())))
+    assert budget - 16 * BATCH <= used <= budget
+
+
+def test_recurrent_layers_are_refused() -> None:
+    model = models.build("irnn", (1, 5, 4), 10, seed=0)
+    y = torch.randint(10, (6,))
+    with pytest.raises(UsageError, match=r"rnn.*uniform"):
+        rad.fit(
+            model,
+            (torch.rand(6, 1, 5, 4),),
+            lambda out: F.cross_entropy(out, y),
+            0.3,
+            allocation="optimal",
+        )

@@ -1,0 +1,133 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import SKETCHES
+from torch import Tensor, nn
+
+import rad
+from rad import models
+from rad.errors import UsageError
+from rad.memory import saved_bytes
+from rad.sketches import Sketch
+
+BATCH = 6
+NETWORKS = {"feedforward": (1, 28, 28), "convnet": (3, 32, 32), "irnn": (1, 5, 4)}
+every_sketch = pytest.mark.parametrize("sketch", SKETCHES.values(), ids=SKETCHES.keys())
+
+
+def loss_of(model: nn.Module, *shape: int) -> tuple[nn.Module, "rad.Audit"]:
+    x, y = torch.randn(BATCH, *shape), torch.randint(10, (BATCH,))
+
+    def forward() -> Tensor:
+        return F.cross_entropy(model(x), y.clone())
+
+    audit = rad.audit(model, forward)
+    assert audit.saved_bytes == saved_bytes(forward)
+    return model, audit
+
+
+@every_sketch
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nothing_is_kept_that_is_not_predicted(name: str, sketch: Sketch) -> None:
+    model = rad.convert(models.build(name, NETWORKS[name], 10, seed=0), sketch)
+    _, audit = loss_of(model, *NETWORKS[name])
+    assert audit.unexpected == ()
+    assert audit.predicted_bytes == audit.saved_bytes
+    assert audit.peak_bytes > audit.saved_bytes - BATCH * 3 * 32 * 32 * 4  # the caller holds x
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.act, self.head = nn.GELU(), nn.Linear(8 * 36, 10)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.pool(self.conv2(x)))
+        logits: Tensor = self.head(self.act(x).flatten(1))
+        return logits
+
+
+def test_whatever_is_kept_unexpectedly_is_named() -> None:
+    model = rad.convert(Functional(), rad.SameSample(0.1))
+    _, audit = loss_of(model, 3, 16, 16)
+    words = "\n".join(audit.unexpected)
+    kept = BATCH * 8 * 14 * 14 * 4
+    assert f"`relu1` is functional, in the model, and keeps {kept:,} bytes" in words
+    assert "make it a torch.nn.ReLU module" in words
+    assert "`relu2` is functional" in words
+    missing = audit.saved_bytes - audit.predicted_bytes
+    unconverted = [e for e in audit.entries if e.module in ("", "act") and e.kind == "exact"]
+    named = sum(entry.saved_bytes for entry in unconverted)
+    assert missing == named > kept
+    text = str(audit)
+    assert f"{audit.saved_bytes:,}" in text
+    assert "(loss)" in text
+
+
+def test_a_layer_without_a_rad_layer_is_named() -> None:
+    model = nn.Sequential(nn.Linear(30, 40), nn.LogSigmoid(), nn.Linear(40, 10))
+    _, audit = loss_of(rad.convert(model, rad.Project(0.1)), 30)
+    assert any("`1` (LogSigmoid) keeps" in words for words in audit.unexpected)
+
+
+@pytest.mark.parametrize("sketch", [rad.StochasticRounding(3), rad.Project(0.3)], ids=str)
+def test_smooth_activations(sketch: Sketch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(288, 10))
+    _, audit = loss_of(rad.convert(model, sketch), 3, 8, 8)
+    if isinstance(sketch, rad.StochasticRounding):
+        assert audit.predicted_bytes == audit.saved_bytes
+    else:
+        assert ["`1` (GELU) keeps" in words for words in audit.unexpected] == [True]
+
+
+def test_kinds() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Flatten(),
+        nn.Linear(72, 10),
+    )
+    _, audit = loss_of(rad.convert(model, rad.DifferentSample(0.1)), 3, 8, 8)
+    kinds = {(entry.module, entry.kind) for entry in audit.entries}
+    assert kinds == {
+        ("0", "sketch"),
+        ("1", "mask"),
+        ("2", "mask"),
+        ("3", "mask"),
+        ("5", "sketch"),
+        ("", "output"),
+    }
+    assert audit.predicted_bytes == audit.saved_bytes
+    _, exact = loss_of(rad.convert(model, rad.Identity()), 3, 8, 8)
+    assert ("0", "exact") in {(entry.module, entry.kind) for entry in exact.entries}
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
+@every_sketch
+def test_stacked_recurrent_layers(sketch: Sketch, nonlinearity: str) -> None:
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(5, 7, 2, nonlinearity=nonlinearity, batch_first=True)
+            self.head = nn.Linear(7, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.rnn(x)[1][-1])
+            return logits
+
+    _, audit = loss_of(rad.convert(Stacked(), sketch), 9, 5)
+    assert audit.unexpected == ()
+    assert audit.predicted["rnn"] == audit.saved["rnn"]
+
+
+def test_a_model_that_is_not_converted_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"rad\.convert"):
+        loss_of(nn.Linear(3, 10), 3)
+    with pytest.raises(UsageError, match="training mode"):
+        loss_of(rad.convert(nn.Linear(3, 10), rad.Project(0.5)).eval(), 3)
