@@ -1,8 +1,9 @@
-"""The draws of `rad.sketches.random`, for loops compiled by numba.
+"""The draws of `rad.sketches.random` in loops compiled by numba.
 
-The same integers, slot by slot, for all uses of the hash by which a compiled loop draws
-what a sketch would. Keys are numpy.uint64: the 64 bits of the int64 tensors. Numba is
-imported here and by `rad.pde` only.
+The same integers, slot by slot. Keys are numpy.uint64: the 64 bits of the int64 tensors.
+What draws many rows (`*_rows`) takes the keys of all rows, or one for all, and writes into
+`out` (rows, slots) from row `first` on; it is compiled once and cached on disk beside this
+file. Numba is imported by the modules of compiled loops only.
 """
 
 from __future__ import annotations
@@ -42,6 +43,48 @@ def word(key: np.uint64, row: int, slot: int) -> np.uint64:
 def fold_in(key: np.uint64, i: int) -> np.uint64:
     """The i-th sub-key."""
     return mix(key + _FOLD * (np.uint64(i) + _ONE))
+
+
+@njit(inline="always")
+def row_key(keys: np.ndarray, row: int) -> np.uint64:
+    """The key of a row: its own, or the one of all."""
+    return keys[row if len(keys) > 1 else 0]
+
+
+@njit(nogil=True, cache=True)
+def word_rows(keys: np.ndarray, first: int, out: np.ndarray) -> None:
+    """`random.words`, into out (rows, slots) uint64."""
+    for row in range(out.shape[0]):
+        key = row_key(keys, row)
+        for slot in range(out.shape[1]):
+            out[row, slot] = word(key, first + row, slot)
+
+
+@njit(nogil=True, cache=True)
+def integer_rows(keys: np.ndarray, first: int, high: int, out: np.ndarray) -> None:
+    """`random.integers`, into out (rows, slots)."""
+    for row in range(out.shape[0]):
+        integers(row_key(keys, row), first + row, high, out[row])
+
+
+@njit(nogil=True, cache=True)
+def distinct_integer_rows(keys: np.ndarray, first: int, high: int, out: np.ndarray) -> None:
+    """`random.distinct_integers`, into out (rows, count)."""
+    marks = np.zeros(high, np.bool_)
+    for row in range(out.shape[0]):
+        distinct_integers(row_key(keys, row), first + row, high, out[row], marks)
+
+
+@njit(nogil=True, cache=True)
+def sign_rows(keys: np.ndarray, first: int, out: np.ndarray) -> None:
+    """`random.signs`, into out (rows, slots), floating."""
+    slots = out.shape[1]
+    for row in range(out.shape[0]):
+        key = row_key(keys, row)
+        for start in range(0, slots, 64):
+            drawn = word(key, first + row, start // 64)
+            for bit in range(min(64, slots - start)):
+                out[row, start + bit] = np.int64((drawn >> np.uint64(bit)) & _ONE) * 2 - 1
 
 
 @njit(inline="always")

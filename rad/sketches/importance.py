@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, rows_of
-from rad.sketches.random import words
+from rad.sketches.draws import words
 
 UNIT = 1 << 32
 """Inclusion probabilities are multiples of 1 / UNIT."""

@@ -14,7 +14,7 @@ from rad.sketches.base import (
     kept_rows,
     rows_of,
 )
-from rad.sketches.random import signs
+from rad.sketches.draws import signs
 
 
 @dataclass(frozen=True)

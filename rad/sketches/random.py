@@ -72,14 +72,25 @@ def words(key: Tensor, rows: range, slots: int) -> Tensor:
     return _mix_((row.mul_(ROW) + key)[:, None] + slot.mul_(SLOT))
 
 
+def check_high(high: int) -> None:
+    """Raises ValueError for a bound that `integers` cannot draw below."""
+    if not 0 < high < 1 << 31:
+        raise ValueError(f"high must lie in 1..2**31-1, got {high}")
+
+
+def check_count(count: int, high: int) -> None:
+    """Raises ValueError for a number of distinct integers that there are not."""
+    if not 0 < count <= high:
+        raise ValueError(f"cannot draw {count} distinct integers below {high}")
+
+
 def integers(key: Tensor, rows: range, slots: int, high: int) -> Tensor:
     """Independent draws from 0..high-1, high < 2**31: int64, (len(rows), slots).
 
     Slot s takes half s % 2 (the low one first) of word s // 2, times `high`, shifted
     right by 32: each value has probability 1/high to within 2**-32.
     """
-    if not 0 < high < 1 << 31:
-        raise ValueError(f"high must lie in 1..2**31-1, got {high}")
+    check_high(high)
     drawn = words(key, rows, -(-slots // 2))
     halves = torch.stack([drawn & _LOW_HALF, (drawn >> 32).bitwise_and_(_LOW_HALF)], dim=-1)
     return halves.mul_(high).bitwise_right_shift_(32).flatten(1)[:, :slots]
@@ -94,8 +105,7 @@ def distinct_integers(key: Tensor, rows: range, count: int, high: int) -> Tensor
     that means anything. The stream is cut where the chance of running short is
     below 2**-64.
     """
-    if not 0 < count <= high:
-        raise ValueError(f"cannot draw {count} distinct integers below {high}")
+    check_count(count, high)
     if count == high:
         return torch.arange(high, device=key.device).expand(len(rows), high)
     if 2 * count > high:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,17 @@ from torch import Tensor
 from rad.errors import UsageError
 from rad.sketches.base import Shape, Sketch, accumulation_dtype
 from rad.sketches.codes import PLANES, code_bytes, pack_codes, unpack_codes
-from rad.sketches.grid import fit, place, positions, scale_dtype, squared_step, uniform
+from rad.sketches.draws import Keys, host_keys, in_loops
+from rad.sketches.grid import (
+    LOOP_DTYPES,
+    fit,
+    grid_parts,
+    place,
+    positions,
+    scale_dtype,
+    squared_step,
+    uniform,
+)
 
 PIECE = 1 << 16
 """Numbers rounded at a time: few enough to stay in a core's cache."""
@@ -41,6 +52,7 @@ class Rounding(Sketch):
     bits: int
     block: int | None = None
     zero_code: bool = False
+    dithered: ClassVar[bool]
 
     def __post_init__(self) -> None:
         if self.bits not in PLANES:
@@ -74,6 +86,9 @@ class Rounding(Sketch):
         floor(position + u) with u uniform on [0, 1): up with the probability of the
         fraction. `key` may also hold one key a block.
         """
+        keys = host_keys(key)
+        if keys is not None and x.dtype in LOOP_DTYPES and in_loops(x):
+            return self._round_in_loops(x, scales, keys, rows.start)
         fixed = positions(x, scales).mul_(1 << self.fraction_bits).to(torch.int32)
         fixed = uniform(key, rows, x.shape[1], self.fraction_bits).add_(fixed)
         codes = (fixed >> self.fraction_bits).to(torch.uint8).clamp_(max=self.steps)
@@ -83,9 +98,40 @@ class Rounding(Sketch):
         self, codes: Tensor, scales: Tensor, dtype: torch.dtype, key: Tensor, rows: range
     ) -> Tensor:
         """The estimate that those codes (m, n) stand for: (m, n), of that dtype."""
+        keys = host_keys(key)
+        if keys is not None and dtype in LOOP_DTYPES and in_loops(codes):
+            return self._read_in_loops(codes, scales, dtype, keys, rows.start)
         level = codes - 1 if self.zero_code else codes
         x_hat = place(self._position(level, dtype, key, rows), scales)
         return x_hat.masked_fill_(codes == 0, 0) if self.zero_code else x_hat
+
+    def _round_in_loops(self, x: Tensor, scales: Tensor, keys: Keys, first: int) -> Tensor:
+        from rad.sketches.rounding_loops import round_blocks
+
+        values = x.contiguous().numpy()
+        half_low, half = (part[:, 0].numpy() for part in grid_parts(scales, x.dtype))
+        codes = torch.empty(x.shape, dtype=torch.uint8)
+        bits, steps = self.fraction_bits, self.steps
+        scale = values.dtype.type(0.5)
+        round_blocks(
+            values, half_low, half, scale, keys, first, bits, steps, self.zero_code, codes.numpy()
+        )
+        return codes
+
+    def _read_in_loops(
+        self, codes: Tensor, scales: Tensor, dtype: torch.dtype, keys: Keys, first: int
+    ) -> Tensor:
+        from rad.sketches.rounding_loops import read_blocks
+
+        half_low, half = (part[:, 0].numpy() for part in grid_parts(scales, dtype))
+        x_hat = torch.empty(codes.shape, dtype=dtype)
+        out, bits = x_hat.numpy(), self.fraction_bits
+        scale = out.dtype.type(2)
+        levels = codes.contiguous().numpy()
+        read_blocks(
+            levels, half_low, half, scale, keys, first, bits, self.dithered, self.zero_code, out
+        )
+        return x_hat
 
     @abstractmethod
     def _position(self, level: Tensor, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
@@ -216,6 +262,8 @@ class StochasticRounding(Rounding):
     Fields and bytes: `Rounding`. Nothing but codes and grids is kept.
     """
 
+    dithered: ClassVar[bool] = False
+
     def _position(self, level: Tensor, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
         return level.to(dtype)
 
@@ -236,6 +284,8 @@ class DitheredRounding(Rounding):
     Reading costs the draws again.
     Fields and bytes: `Rounding`. Nothing but codes and grids is kept.
     """
+
+    dithered: ClassVar[bool] = True
 
     def _position(self, level: Tensor, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
         one = 1 << self.fraction_bits

@@ -14,7 +14,7 @@ from rad.sketches.base import (
     kept_rows,
     rows_of,
 )
-from rad.sketches.random import distinct_integers, integers
+from rad.sketches.draws import distinct_integers, integers
 
 
 @dataclass(frozen=True)

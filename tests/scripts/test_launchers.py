@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from calling import SCRIPTS
 
-TINY = ("model.hidden=[6]", "training.evaluate_every=20", "logger.mode=disabled")
+TINY = ("model.hidden=[6]", "training.evaluate_every=500", "logger.mode=disabled")
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -33,7 +33,7 @@ def finished(folder: Path) -> dict[Path, int]:
 
 
 def test_an_interrupted_parallel_sweep_finishes_what_is_missing(tmp_path: Path) -> None:
-    sweep = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.iterations=300")
+    sweep = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.iterations=2000")
     sweep += ("variant=reduced_batch,same_sample", "seed=0,1,2")
     first = start(tmp_path, *sweep)
     while not finished(tmp_path) and first.poll() is None:

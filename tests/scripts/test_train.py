@@ -133,7 +133,7 @@ BAD = {
     "width of no list": (("model.hidden=5",), "hidden widths 5.*list"),
     "device": (("device=tpu",), "device 'tpu'.*auto"),
     "absent device": (("device=cuda:99",), "device 'cuda:99'.*auto"),
-    "logger mode": (("logger.mode=loud",), "logger mode 'loud'"),
+    "logger mode": (("logger.mode=loud",), "logger.mode 'loud'; choose one of online"),
     "late in a sweep": (("-m", "budget=0.1,0.3,-1"), "budget -1"),
     "late variant": (("-m", "variant=baseline,sparse"), "unknown variant 'sparse'"),
 }
