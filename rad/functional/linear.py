@@ -94,10 +94,11 @@ def weight_grad(
     """
     rows, out_features = grad_output.shape
     wide = accumulation_dtype(grad_output.dtype)
-    total = kept[0].new_zeros(out_features, d, dtype=wide)
-    for piece in _pieces(rows, d * wide.itemsize):
+    total = kept[0].new_empty(out_features, d, dtype=wide)
+    for number, piece in enumerate(_pieces(rows, d * wide.itemsize)):
         x_hat = sketch.decompress(kept, (rows, d), wide, key, piece)
-        total.addmm_(grad_output[piece.start : piece.stop].t().to(wide), x_hat)
+        part = grad_output[piece.start : piece.stop].t().to(wide)
+        total.addmm_(part, x_hat, beta=min(number, 1))
     return total.to(grad_output.dtype)
 
 

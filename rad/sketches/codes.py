@@ -8,10 +8,14 @@ one byte (little-endian machines, which all supported ones are).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from rad.sketches.draws import in_loops
 
 PLANES: dict[int, tuple[torch.dtype, ...]] = {
     1: (torch.uint8,),
@@ -61,6 +65,8 @@ def pack_codes(codes: Tensor, bits: int) -> tuple[Tensor, ...]:
     word = reinterpret(codes.flatten(), torch.int64).view(*codes.shape[:-1], -1)
     if bits == 8:
         return (word,)
+    if in_loops(word):
+        return _pack_in_loops(word, bits)
     for fields in (1, 2, 4):
         word = (word >> fields * (8 - bits)).bitwise_or_(word)
         word &= _mask(2 * fields * bits, 16 * fields)
@@ -70,6 +76,8 @@ def pack_codes(codes: Tensor, bits: int) -> tuple[Tensor, ...]:
 
 def unpack_codes(planes: tuple[Tensor, ...], bits: int) -> Tensor:
     """The uint8 codes (..., 8 * groups) which `pack_codes` packed, with those that filled it up."""
+    if bits < 8 and in_loops(planes[0]):
+        return _unpack_in_loops(planes, bits).view(torch.uint8)
     word = planes[0].to(torch.int64)
     if bits < 8:
         word = word & _mask(8 * planes[0].element_size(), 64)
@@ -79,6 +87,34 @@ def unpack_codes(planes: tuple[Tensor, ...], bits: int) -> Tensor:
             word |= word << fields * (8 - bits)
             word &= _mask(fields * bits, 8 * fields)
     return reinterpret(word, torch.uint8)
+
+
+def _pack_in_loops(word: Tensor, bits: int) -> tuple[Tensor, ...]:
+    from rad.sketches.rounding_loops import pack_groups
+
+    planes = tuple(torch.empty(word.shape, dtype=dtype) for dtype in PLANES[bits])
+    flat = [plane.numpy().reshape(-1) for plane in planes]
+    pack_groups(word.numpy().view(np.uint64).reshape(-1), bits, _masks(bits)[:3], flat[0], flat[-1])
+    return planes
+
+
+def _unpack_in_loops(planes: tuple[Tensor, ...], bits: int) -> Tensor:
+    from rad.sketches.rounding_loops import unpack_groups
+
+    word = torch.empty(planes[0].shape, dtype=torch.int64)
+    flat = [plane.numpy().reshape(-1) for plane in planes]
+    flat = [plane.view(f"u{plane.itemsize}") for plane in flat]
+    groups = word.numpy().view(np.uint64).reshape(-1)
+    unpack_groups(flat[0], flat[-1], bits, _masks(bits)[3:], groups)
+    return word
+
+
+@lru_cache
+def _masks(bits: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """The masks of the three steps of packing, then of the three of unpacking."""
+    packing = [_mask(2 * fields * bits, 16 * fields) for fields in (1, 2, 4)]
+    unpacking = [_mask(fields * bits, 8 * fields) for fields in (4, 2, 1)]
+    return np.array(packing + unpacking, np.int64).view(np.uint64)
 
 
 def _mask(width: int, every: int) -> int:

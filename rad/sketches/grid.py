@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,9 +39,16 @@ def fit(x: Tensor, steps: int, *, skip_zeros: bool = False) -> Tensor:
     steps, the very operations that `positions` does: no position lies above `steps`.
     """
     wide = accumulation_dtype(x.dtype)
-    lowest, highest = extremes(x, skip_zeros=skip_zeros)
-    if x.dtype in LOOP_DTYPES and in_loops(lowest):
-        return _fit_in_loops(lowest, highest, steps)
+    if x.numel() and x.dtype in LOOP_DTYPES and in_loops(x):
+        return _fit_in_loops(x, steps, skip_zeros)
+    if skip_zeros:
+        other = x != 0
+        lowest = torch.where(other, x, math.inf).amin(1)
+        highest = torch.where(other, x, -math.inf).amax(1)
+        some = other.any(1)
+        lowest, highest = lowest.where(some, 0), highest.where(some, 0)
+    else:
+        lowest, highest = x.amin(1), x.amax(1)
     low = lowest.to(scale_dtype(x.dtype))
     reach = highest.to(wide) * 0.5 - lowest.to(wide) * 0.5
     half = (reach / steps).to(low.dtype)
@@ -49,55 +57,26 @@ def fit(x: Tensor, steps: int, *, skip_zeros: bool = False) -> Tensor:
     return torch.stack([low, half], 1)
 
 
-def extremes(x: Tensor, *, skip_zeros: bool = False) -> tuple[Tensor, Tensor]:
-    """The least and the greatest number of each block x (m, n): (m,) each.
+def _fit_in_loops(x: Tensor, steps: int, skip_zeros: bool) -> Tensor:
+    from rad.sketches.rounding_loops import fit_blocks
 
-    NaN both where a block holds one. With `skip_zeros` zeros do not count; 0 both where
-    there is nothing else.
-    """
-    if not skip_zeros:
-        return x.amin(1), x.amax(1)
-    if x.dtype in LOOP_DTYPES and in_loops(x):
-        return _extremes_but_zeros_in_loops(x)
-    other = x != 0
-    lowest = torch.where(other, x, math.inf).amin(1)
-    highest = torch.where(other, x, -math.inf).amax(1)
-    some = other.any(1)
-    return lowest.where(some, 0), highest.where(some, 0)
-
-
-def _extremes_but_zeros_in_loops(x: Tensor) -> tuple[Tensor, Tensor]:
-    from rad.sketches.rounding_loops import ordered_extremes_but_zeros
-
-    bits = x.contiguous().view(torch.int32 if x.dtype == torch.float32 else torch.int64)
-    ordered = bits.new_empty(len(x), 2)
-    ordered_extremes_but_zeros(bits.numpy(), ordered.numpy())
-    last = torch.iinfo(bits.dtype).max
-    found = (ordered ^ ((ordered >> 8 * bits.itemsize - 1) & last)).view(x.dtype)
-    found = torch.where(found.isnan().any(1, keepdim=True), math.nan, found)
-    found = torch.where(ordered[:, :1] > ordered[:, 1:], 0, found)  # of zeros alone
-    return found[:, 0], found[:, 1]
-
-
-def _fit_in_loops(lowest: Tensor, highest: Tensor, steps: int) -> Tensor:
-    from rad.sketches.rounding_loops import fit_grids
-
-    scales = lowest.new_empty(len(lowest), 2)
-    low = lowest.numpy()
-    fit_grids(low, highest.numpy(), low.dtype.type(steps), scales.numpy())
+    numbers = x.contiguous().numpy()
+    bits = numbers.view(np.int32 if x.dtype == torch.float32 else np.int64)
+    scales = x.new_empty(len(x), 2)
+    fit_blocks(numbers, bits, numbers.dtype.type(steps), skip_zeros, scales.numpy())
     return scales
 
 
 def positions(x: Tensor, scales: Tensor) -> Tensor:
     """Where x (m, n) lies on its blocks' grids, in steps from `low`: (m, n), float32 at least."""
-    half_low, half = grid_parts(scales, accumulation_dtype(x.dtype))
+    half_low, half = _parts(scales, accumulation_dtype(x.dtype))
     at = (x.to(half.dtype) * 0.5).sub_(half_low)
     return at.div_(torch.where(half == 0, 1, half))
 
 
 def place(at: Tensor, scales: Tensor) -> Tensor:
     """The numbers at those positions (m, n), which it overwrites."""
-    half_low, half = grid_parts(scales, at.dtype)
+    half_low, half = _parts(scales, at.dtype)
     return at.mul_(half).add_(half_low).mul_(2)
 
 
@@ -106,8 +85,7 @@ def squared_step(scales: Tensor, dtype: torch.dtype) -> Tensor:
     return scales[:, 1:].to(dtype).square() * 4
 
 
-def grid_parts(scales: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Half the lowest level and half a step of each block: (m, 1) each."""
+def _parts(scales: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     low, half = scales.to(dtype).split(1, 1)
     return low * 0.5, half
 

@@ -22,7 +22,6 @@ from rad.sketches.draws import Keys, host_keys, in_loops
 from rad.sketches.grid import (
     LOOP_DTYPES,
     fit,
-    grid_parts,
     place,
     positions,
     scale_dtype,
@@ -31,7 +30,10 @@ from rad.sketches.grid import (
 )
 
 PIECE = 1 << 16
-"""Numbers rounded at a time: few enough to stay in a core's cache."""
+"""Numbers rounded at a time: few enough for the temporary tensors to stay in a core's cache."""
+
+LOOP_PIECE = 1 << 18
+"""The same for the compiled loops, whose temporary tensors are bytes."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,17 @@ class Rounding(Sketch):
     def _round_in_loops(self, x: Tensor, scales: Tensor, keys: Keys, first: int) -> Tensor:
         from rad.sketches.rounding_loops import round_blocks
 
-        values = x.contiguous().numpy()
-        half_low, half = (part[:, 0].numpy() for part in grid_parts(scales, x.dtype))
         codes = torch.empty(x.shape, dtype=torch.uint8)
-        bits, steps = self.fraction_bits, self.steps
-        scale = values.dtype.type(0.5)
+        values, grids = x.contiguous().numpy(), scales.to(x.dtype).numpy()
         round_blocks(
-            values, half_low, half, scale, keys, first, bits, steps, self.zero_code, codes.numpy()
+            values,
+            grids,
+            keys,
+            first,
+            self.fraction_bits,
+            self.steps,
+            self.zero_code,
+            codes.numpy(),
         )
         return codes
 
@@ -123,13 +129,17 @@ class Rounding(Sketch):
     ) -> Tensor:
         from rad.sketches.rounding_loops import read_blocks
 
-        half_low, half = (part[:, 0].numpy() for part in grid_parts(scales, dtype))
         x_hat = torch.empty(codes.shape, dtype=dtype)
-        out, bits = x_hat.numpy(), self.fraction_bits
-        scale = out.dtype.type(2)
-        levels = codes.contiguous().numpy()
+        levels, grids = codes.contiguous().numpy(), scales.to(dtype).numpy()
         read_blocks(
-            levels, half_low, half, scale, keys, first, bits, self.dithered, self.zero_code, out
+            levels,
+            grids,
+            keys,
+            first,
+            self.fraction_bits,
+            self.dithered,
+            self.zero_code,
+            x_hat.numpy(),
         )
         return x_hat
 
@@ -165,12 +175,15 @@ class Rounding(Sketch):
         flat = x.detach().reshape(1, -1)
         count = -(-flat.shape[1] // size)
         whole = 8 // math.gcd(8, size)  # blocks that fill whole groups of codes
-        step = max(1, PIECE // (whole * size)) * whole
+        piece = LOOP_PIECE if in_loops(flat) else PIECE
+        step = max(1, piece // (whole * size)) * whole
         kept = [
             self.encode(flat[:, first * size : last * size], size, key, range(first, last))
             for first in range(0, max(count, 1), step)
             for last in [min(first + step, count)]
         ]
+        if len(kept) == 1:
+            return tuple(part[0] for part in kept[0])
         return tuple(torch.cat(parts, 1)[0] for parts in zip(*kept, strict=True))
 
     def decompress(

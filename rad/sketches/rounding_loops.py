@@ -1,11 +1,10 @@
-"""Rounding to a grid and reading back, compiled by numba: few passes, no temporary tensors.
+"""Rounding to a grid, packing and reading back, compiled by numba: no temporary tensors.
 
-The operations of `rad.sketches.grid.fit`, `Rounding.round` and `Rounding.read` in
-their order and type, so that grids, codes and estimates are the same to the bit. Blocks
-are rows of x (m, n); a block's grid is `half_low` and `half` (m,) as in
-`rad.sketches.grid`, `scale` is 0.5 or 2 in x's type, `keys` and `first` are those of
-`rad.sketches.compiled`. Inner loops have no branches, so that the compiler can use vector
-instructions. Cached on disk.
+The operations of `rad.sketches.grid.fit`, of `round` and `read` of `Rounding`, and of
+`rad.sketches.codes`, in their order and type, so that grids, codes and estimates are the
+same to the bit. Blocks are rows of x (m, n) with grids `scales` (m, 2); `keys` and `first`
+are those of `rad.sketches.compiled`. Inner loops have no branches, so that the compiler
+can use vector instructions. Cached on disk.
 """
 
 from __future__ import annotations
@@ -19,37 +18,38 @@ _TOP = np.uint64(48)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def ordered_extremes_but_zeros(x: np.ndarray, out: np.ndarray) -> None:
-    """Least and greatest number but zeros of each block, as integers in their order: (m, 2).
+def fit_blocks(
+    x: np.ndarray, x_bits: np.ndarray, steps: float, skip_zeros: bool, scales: np.ndarray
+) -> None:
+    """`grid.fit` of x (m, n), n > 0, into scales (m, 2). `steps` is of x's type.
 
-    x (m, n) holds the bits of floating-point numbers as signed integers. A positive
-    number's bits are in order already; a negative one's other bits are flipped. NaN
-    lies beyond the infinities. A block of zeros alone gives the integer type's
-    greatest and least value.
+    `x_bits` are the bits of x as signed integers, which the extremes are taken of, in the
+    numbers' order: a positive number's bits are in order already, a negative one's other
+    bits are flipped, and NaN lies beyond the infinities.
     """
-    largest, smallest = np.iinfo(x.dtype).max, np.iinfo(x.dtype).min
-    sign = x.dtype.type(8 * x.itemsize - 1)
+    least, most = np.iinfo(x_bits.dtype).min, np.iinfo(x_bits.dtype).max
+    sign, others = x_bits.dtype.type(8 * x_bits.itemsize - 1), x_bits.dtype.type(most)
+    ends = np.empty(2, x_bits.dtype)
+    numbers = ends.view(x.dtype)
+    scale = x.dtype.type(0.5)
     for block in range(x.shape[0]):
-        low, high = x.dtype.type(largest), x.dtype.type(smallest)
+        low, high = others, x_bits.dtype.type(least)
         for i in range(x.shape[1]):
-            bits = x[block, i]
-            ordered = bits ^ ((bits >> sign) & x.dtype.type(largest))
-            zero = (bits & x.dtype.type(largest)) == 0
-            low = min(low, x.dtype.type(largest) if zero else ordered)
-            high = max(high, x.dtype.type(smallest) if zero else ordered)
-        out[block, 0], out[block, 1] = low, high
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def fit_grids(lowest: np.ndarray, highest: np.ndarray, steps: float, scales: np.ndarray) -> None:
-    """`grid.fit` of each block's extremes (m,), into scales (m, 2); `steps` in their type."""
-    scale = scales.dtype.type(0.5)
-    for block in range(len(lowest)):
-        reach = highest[block] * scale - lowest[block] * scale
+            bits = x_bits[block, i]
+            ordered = bits ^ ((bits >> sign) & others)
+            skip = skip_zeros and (bits & others) == 0
+            low = min(low, others if skip else ordered)
+            high = max(high, x_bits.dtype.type(least) if skip else ordered)
+        if low > high:  # zeros alone
+            low, high = x_bits.dtype.type(0), x_bits.dtype.type(0)
+        ends[0], ends[1] = low ^ ((low >> sign) & others), high ^ ((high >> sign) & others)
+        if np.isnan(numbers[0]) or np.isnan(numbers[1]):
+            numbers[:] = np.nan
+        reach = numbers[1] * scale - numbers[0] * scale
         half = reach / steps
         if reach / half > steps:
-            half = np.nextafter(half, scales.dtype.type(np.inf))
-        scales[block, 0], scales[block, 1] = lowest[block], half
+            half = np.nextafter(half, x.dtype.type(np.inf))
+        scales[block, 0], scales[block, 1] = numbers[0], half
 
 
 @njit(inline="always")
@@ -64,9 +64,7 @@ def _fill(words: np.ndarray, key: np.uint64, row: int, n: int, low_bits: np.int3
 @njit(nogil=True, cache=True, error_model="numpy")
 def round_blocks(
     x: np.ndarray,
-    half_low: np.ndarray,
-    half: np.ndarray,
-    scale: float,
+    scales: np.ndarray,
     keys: np.ndarray,
     first: int,
     fraction_bits: int,
@@ -78,17 +76,17 @@ def round_blocks(
     n = x.shape[1]
     low_bits, top = np.int32(fraction_bits - 16), np.int32(steps)
     bits = np.int32(fraction_bits)
-    one = half.dtype.type(1 << fraction_bits)
+    one, half = x.dtype.type(1 << fraction_bits), x.dtype.type(0.5)
     words = np.empty((n + 3) // 4, np.uint64)
     lanes = words.view(np.int16)
     for block in range(x.shape[0]):
-        low = half_low[block]
-        step = half[block] if half[block] != 0 else half.dtype.type(1)
+        half_low = scales[block, 0] * half
+        half_step = scales[block, 1] if scales[block, 1] != 0 else x.dtype.type(1)
         shared = _fill(words, row_key(keys, block), first + block, n, low_bits)
         shared = np.int32(shared + (1 << (fraction_bits - 1)))
         for i in range(n):
             value = x[block, i]
-            fixed = np.int32((value * scale - low) / step * one)
+            fixed = np.int32((value * half - half_low) / half_step * one)
             draw = (np.int32(lanes[i]) << low_bits) + shared
             code = min(np.int32((fixed + draw) >> bits) & np.int32(255), top)
             if zero_code:
@@ -99,9 +97,7 @@ def round_blocks(
 @njit(nogil=True, cache=True, error_model="numpy")
 def read_blocks(
     codes: np.ndarray,
-    half_low: np.ndarray,
-    half: np.ndarray,
-    scale: float,
+    scales: np.ndarray,
     keys: np.ndarray,
     first: int,
     fraction_bits: int,
@@ -115,10 +111,11 @@ def read_blocks(
     middle = np.int32(1 << (fraction_bits - 1))
     unit = out.dtype.type(1 / (1 << fraction_bits))
     lowest = np.int32(1 if zero_code else 0)
+    half, two = out.dtype.type(0.5), out.dtype.type(2)
     words = np.empty((n + 3) // 4, np.uint64)
     lanes = words.view(np.int16)
     for block in range(codes.shape[0]):
-        low, step = half_low[block], half[block]
+        half_low, half_step = scales[block, 0] * half, scales[block, 1]
         if dithered:
             shared = _fill(words, row_key(keys, block), first + block, n, low_bits)
             shared = np.int32(shared + middle)
@@ -126,12 +123,49 @@ def read_blocks(
                 level = np.int32(codes[block, i]) - lowest
                 draw = (np.int32(lanes[i]) << low_bits) + shared
                 at = out.dtype.type((level << bits) - draw + middle) * unit
-                out[block, i] = (at * step + low) * scale
+                out[block, i] = (at * half_step + half_low) * two
         else:
             for i in range(n):
                 at = out.dtype.type(np.int32(codes[block, i]) - lowest)
-                out[block, i] = (at * step + low) * scale
+                out[block, i] = (at * half_step + half_low) * two
         if zero_code:
             for i in range(n):
                 if codes[block, i] == 0:
                     out[block, i] = 0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def pack_groups(
+    groups: np.ndarray, bits: int, masks: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> None:
+    """`codes.pack_codes` of groups (n,) uint64, into two planes (n,); `high` may be `low`.
+
+    `masks` (3,) leaves pairs, fours and eights of codes.
+    """
+    shift = np.uint64(8 - bits)
+    for i in range(len(groups)):
+        word = groups[i]
+        word = ((word >> shift) | word) & masks[0]
+        word = ((word >> (shift * np.uint64(2))) | word) & masks[1]
+        word = ((word >> (shift * np.uint64(4))) | word) & masks[2]
+        high[i] = word >> np.uint64(16)
+        low[i] = word
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def unpack_groups(
+    low: np.ndarray, high: np.ndarray, bits: int, masks: np.ndarray, groups: np.ndarray
+) -> None:
+    """`codes.unpack_codes` of two unsigned planes (n,), into groups (n,) uint64.
+
+    Of 3 bits `high` holds those from the 17th on; of others it is `low`. `masks` (3,)
+    leaves fours, pairs and single codes.
+    """
+    shift = np.uint64(8 - bits)
+    for i in range(len(low)):
+        word = np.uint64(low[i])
+        if bits == 3:
+            word |= np.uint64(high[i]) << np.uint64(16)
+        word = ((word << (shift * np.uint64(4))) | word) & masks[0]
+        word = ((word << (shift * np.uint64(2))) | word) & masks[1]
+        groups[i] = ((word << shift) | word) & masks[2]

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from rad.sketches import DitheredRounding, StochasticRounding, fold_in, grid, make_key, rounding
+from rad.sketches import (
+    DitheredRounding,
+    StochasticRounding,
+    codes,
+    fold_in,
+    grid,
+    make_key,
+    rounding,
+)
 from rad.sketches.rounding import Rounding
 
 SKETCHES = [
@@ -42,8 +50,8 @@ def test_codes_grids_and_estimates(
         return *kept, sketch.decompress(kept, x.shape, dtype, key)
 
     in_loops = {name: both(x) for name, x in inputs(dtype).items()}
-    monkeypatch.setattr(grid, "in_loops", lambda x: False)
-    monkeypatch.setattr(rounding, "in_loops", lambda x: False)
+    for module in (codes, grid, rounding):
+        monkeypatch.setattr(module, "in_loops", lambda x: False)
     for name, x in inputs(dtype).items():
         for got, expected in zip(in_loops[name], both(x), strict=True):
             assert torch.equal(got, expected), name
@@ -64,8 +72,8 @@ def test_a_key_for_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
     sketch, x = DitheredRounding(3), inputs(torch.float32)["normal"]
     keys, blocks = fold_in(make_key(0), torch.arange(len(x))), range(len(x))
     scales = sketch.fit(x)
-    codes = sketch.round(x, scales, keys, blocks)
-    x_hat = sketch.read(codes, scales, x.dtype, keys, blocks)
+    levels = sketch.round(x, scales, keys, blocks)
+    x_hat = sketch.read(levels, scales, x.dtype, keys, blocks)
     monkeypatch.setattr(rounding, "in_loops", lambda x: False)
-    assert torch.equal(codes, sketch.round(x, scales, keys, blocks))
-    assert torch.equal(x_hat, sketch.read(codes, scales, x.dtype, keys, blocks))
+    assert torch.equal(levels, sketch.round(x, scales, keys, blocks))
+    assert torch.equal(x_hat, sketch.read(levels, scales, x.dtype, keys, blocks))
