@@ -40,15 +40,16 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     check(config, overrides)
     spec = _spec(config, overrides)
     tuning, origin = config.tuning, provenance()
-    whole = data.load(spec.config.dataset.name, spec.config.data_root, spec.device)
+    name, root = spec.config.dataset.name, spec.config.data_root
+    whole = data.load(name, root, spec.device, **spec.dataset_options)
     dataset = hold_out(whole, tuning.held_out, spec.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    root = Path(spec.config.results_root)
-    name = spec.path.relative_to(root / spec.experiment).as_posix()
+    results = Path(spec.config.results_root)
+    study = spec.path.relative_to(results / spec.experiment).as_posix()
     notes = _notes(spec, tuning, plan(spec, dataset).plan.describe(), origin)
     search = Search(
-        root / "tuning" / spec.experiment,
-        name,
+        results / "tuning" / spec.experiment,
+        study,
         _text(spec, tuning),
         _space(tuning),
         KeyedSampler(tuning.sampler, spec.seed),
@@ -62,11 +63,11 @@ def main(config: DictConfig, overrides: list[str]) -> None:
             loss = held_out_loss(spec, dataset, trial)
             search.finish(trial, loss)
         print(
-            f"{name}, trial {trial.number}: learning rate {trial.learning_rate:.4g}, "
+            f"{study}, trial {trial.number}: learning rate {trial.learning_rate:.4g}, "
             f"weight decay {trial.weight_decay:.4g}, held-out loss {loss:.5g}",
             flush=True,
         )
-    print(f"{name}: {search.finished()} trials; the best is in {search.folder / 'best.yaml'}")
+    print(f"{study}: {search.finished()} trials; the best is in {search.folder / 'best.yaml'}")
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:
