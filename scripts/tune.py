@@ -3,7 +3,7 @@
 Trains on the training set less some held-out examples, whose loss is the score; the test set is
 never used. The same command in several processes shares one study, and resumes it. Writes
 <results_root>/tuning/<experiment>/: journal.log, trials.csv, best.yaml. Settings:
-configs/tune/tune.yaml.
+configs/tune.yaml.
 """
 
 from __future__ import annotations
@@ -141,4 +141,4 @@ def _notes(
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "tune/tune")
+    run(Task(main, check), "tune")

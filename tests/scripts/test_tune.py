@@ -34,7 +34,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
         capsys.readouterr()
         status = 0
         try:
-            run(Task(tune.main, tune.check), "tune/tune")
+            run(Task(tune.main, tune.check), "tune")
         except SystemExit as stop:
             status = int(stop.code or 0)
         captured = capsys.readouterr()
