@@ -23,8 +23,9 @@ class Plan:
     """What a variant does with a budget, and the memory it then takes, measured.
 
     `rad.convert(model, plan.sketch)`, trained with batches of `batch_size`, carries it out.
-    `keep_fraction` is that of all layers, None where everything is kept or layers differ; `bits`
-    those of a rounding sketch. `layers` gives each layer's keep fraction where they differ.
+    `keep_fraction` is that of all layers, None where there is none or layers differ; `bits`
+    those of a rounding sketch. `layers` gives each layer's keep fraction or sketch where they
+    differ, `reason` why they were chosen.
     Prints as one line and the table of `rad.report`.
     """
 
@@ -38,7 +39,8 @@ class Plan:
     batch_size: int
     memory: Memory
     report: Report
-    layers: Mapping[str, float] | None = None
+    layers: Mapping[str, float | str] | None = None
+    reason: str | None = None
 
     def describe(self) -> str:
         """One line: what the variant does with the budget."""
@@ -50,11 +52,15 @@ class Plan:
 
     def _kept(self) -> str:
         if self.layers is not None:
-            return " ".join(f"{name}:{fraction:.3g}" for name, fraction in self.layers.items())
+            kept = (
+                (name, f"{v:.3g}" if isinstance(v, float) else v) for name, v in self.layers.items()
+            )
+            return " ".join(f"{name}:{value}" for name, value in kept)
         parts = [] if self.keep_fraction is None else [f"{self.keep_fraction:.4g}"]
         parts += [] if self.bits is None else [f"{self.bits} bits"]
         return " in ".join(parts) or "everything"
 
     def __str__(self) -> str:
         peak = f"{self.memory.peak_bytes:,} peak bytes, budget {self.budget} ({self.kind})"
-        return f"{self.describe()}, {peak}\n{self.report}"
+        why = "" if self.reason is None else f"\n{self.reason}"
+        return f"{self.describe()}, {peak}{why}\n{self.report}"

@@ -18,6 +18,7 @@ from rad.nn import Sketching
 from rad.plan import Memory
 from rad.reporting import Report, report
 from rad.sketches import DifferentSample, Identity, Sketch
+from rad.sketches.base import Shape
 
 Loss = Callable[[Tensor], Tensor]
 Kind = Literal["saved", "peak"]
@@ -72,11 +73,15 @@ class Trial:
         self._conversion.assign(sketch)
         return report(self._conversion.model)
 
-    def widths(self) -> dict[str, set[int]]:
-        """For each layer the sizes d of the axes that sketches act on in it."""
-        recorders = {name: _Widths() for name in self.layers}
+    def shapes(self) -> dict[str, list[Shape]]:
+        """For each layer the shapes of the tensors that it sketches."""
+        recorders = {name: _Shapes() for name in self.layers}
         self._forward(recorders, self.full_batch)()
         return {name: recorder.seen for name, recorder in recorders.items()}
+
+    def widths(self) -> dict[str, set[int]]:
+        """For each layer the sizes d of the axes that sketches act on in it."""
+        return {name: {shape[-1] for shape in shapes} for name, shapes in self.shapes().items()}
 
     def inputs_and_gradients(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """For each layer and call, its input and the gradient of the loss by its output."""
@@ -118,12 +123,12 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class _Widths(DifferentSample):
-    """Remembers the widths it met. Not an `Identity`, which operators treat apart."""
+class _Shapes(DifferentSample):
+    """Remembers the shapes it met. Not an `Identity`, which operators treat apart."""
 
     keep_fraction: float = 1e-9
-    seen: set[int] = field(default_factory=set)
+    seen: list[Shape] = field(default_factory=list)
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        self.seen.add(x.shape[-1])
+        self.seen.append(tuple(x.shape))
         return super().compress(x, key)

@@ -2,45 +2,72 @@
 
 The one place where variant, budget, sketch, batch and model meet. The paper's variants keep
 the full batch and take the largest keep fraction that fits, for all layers alike or divided
-among them by predicted variance; `reduced_batch` keeps everything of the largest batch that
-fits, and `baseline` keeps everything. The exact two run on the lean exact layers, so that
-equal bytes mean equal bytes.
+among them by predicted variance; rounding takes the most bits, `auto` what is predicted to
+be best for each layer; `reduced_batch` keeps everything of the largest batch that fits, and
+`baseline` keeps everything. The exact two run on the lean exact layers, so that equal bytes
+mean equal bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from rad.allocation import allocate, keep_fraction
+from rad.allocation import allocate
+from rad.choosing import choose, least
 from rad.convert import convert
 from rad.errors import UsageError
-from rad.memory.budget import Budget, largest_within, parse_budget
+from rad.memory.budget import Budget, parse_budget
 from rad.plan import Plan
 from rad.sketches import (
     DifferentProject,
     DifferentSample,
+    DitheredRounding,
     Identity,
+    ImportanceSampling,
     Project,
     SameSample,
+    SampledRounding,
+    StochasticRounding,
 )
 from rad.sketches.base import ReducingSketch
+from rad.sketches.rounding import Rounding
+from rad.spending import infeasible, largest_batch, largest_keep_fraction, limit, most_bits
 from rad.trial import Kind, Loss, Sketches, Trial
 
 Allocation = Literal["uniform", "optimal"]
 ALLOCATIONS = get_args(Allocation)
 
-_SKETCHES: dict[str, Callable[..., ReducingSketch]] = {
+_PAPER: dict[str, Callable[..., ReducingSketch]] = {
     "same_sample": SameSample,
     "different_sample": DifferentSample,
-    "project": lambda keep_fraction, replacement: Project(keep_fraction),
-    "different_project": lambda keep_fraction, replacement: DifferentProject(keep_fraction),
+    "project": Project,
+    "different_project": DifferentProject,
 }
-VARIANTS = ("baseline", "reduced_batch", *_SKETCHES)
+_KEEPING: dict[str, Callable[..., ReducingSketch]] = {
+    **_PAPER,
+    "sampled_rounding": partial(SampledRounding, bits=2),
+    "importance_sampling": ImportanceSampling,
+}
+_ROUNDING: dict[str, Callable[..., Rounding]] = {
+    "stochastic_rounding": StochasticRounding,
+    "dithered_rounding": DitheredRounding,
+}
+SKETCHING = (*_KEEPING, *_ROUNDING, "auto")
+VARIANTS = ("baseline", "reduced_batch", *SKETCHING)
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "same_sample": ("replacement",),
+    "different_sample": ("replacement",),
+    "sampled_rounding": ("bits", "dithered"),
+    "stochastic_rounding": ("block", "zero_code"),
+    "dithered_rounding": ("block", "zero_code"),
+}
+"""What a variant can be told beside its budget: the fields of its sketch."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +89,7 @@ def build(
     *,
     kind: Kind = "saved",
     allocation: Allocation = "uniform",
-    replacement: bool = True,
+    **options: Any,
 ) -> Built:
     """Convert `model` so that it trains as `variant` within `budget`: `fit`, then `rad.convert`.
 
@@ -76,7 +103,7 @@ def build(
         variant,
         kind=kind,
         allocation=allocation,
-        replacement=replacement,
+        **options,
     )
     return Built(convert(model, plan.sketch, seed), plan.batch_size, plan)
 
@@ -90,7 +117,7 @@ def fit(
     *,
     kind: Kind = "saved",
     allocation: Allocation = "uniform",
-    replacement: bool = True,
+    **options: Any,
 ) -> Plan:
     """The most that `variant` can do within `budget`, measured on copies of `model`.
 
@@ -98,109 +125,121 @@ def fit(
     maps the output, of that or a smaller batch, to a scalar. The budget counts
     parameter bytes plus saved bytes, loss included, or with `kind="peak"` parameter bytes
     plus the peak of a forward and backward pass, gradients included; a fraction f stands
-    for what `different_sample` needs at keep fraction f and the full batch.
+    for what `different_sample` needs at keep fraction f and the full batch, and is the keep
+    fraction of the paper's variants.
     `allocation="optimal"` divides what the uniform keep fraction takes among the layers so
-    that the predicted variance of the gradient is least (`rad.allocation`).
-    `replacement` says how the sampling variants draw.
+    that the predicted variance of the gradient is least (`rad.allocation`); "auto" chooses
+    each layer's sketch so (`rad.choosing`).
+    `options` are fields of the variant's sketch (`OPTIONS`): `replacement` of the sampling
+    variants, `block` and `zero_code` of rounding, `bits` and `dithered` of sampled rounding.
 
     Saved bytes grow with the keep fraction, and the search for the largest that fits is exact.
     Peak bytes may not, everywhere: what is found fits, as measured.
 
-    Raises UsageError for an unknown variant, kind or allocation, a model without a layer that
-    sketches, a budget that cannot be read, and one too small for the variant (naming the
-    smallest that is not).
+    Raises UsageError for an unknown variant, option, kind or allocation, a model without a
+    layer that sketches, a budget that cannot be read, and one too small for the variant
+    (naming the smallest that is not).
     """
+    _check(variant, allocation, options)
+    wanted = parse_budget("full" if variant == "baseline" else budget)
+    trial = Trial(model, example, loss, kind)
+    if not trial.layers and variant in SKETCHING:
+        raise UsageError(
+            f"{variant} has nothing to sketch: the model has no linear, convolution or recurrent "
+            "layer of torch.nn (subclasses are left alone)"
+        )
+    spent = _spend(trial, wanted, variant, allocation, options)
+    return Plan(
+        variant=variant,
+        budget=wanted.text,
+        kind=kind,
+        allocation=allocation if variant in SKETCHING else "uniform",
+        sketch=spent.sketch,
+        keep_fraction=spent.keep_fraction,
+        bits=spent.bits,
+        batch_size=spent.batch_size,
+        memory=trial.memory(spent.sketch, spent.batch_size),
+        report=trial.report(spent.sketch),
+        layers=spent.layers,
+        reason=spent.reason,
+    )
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """What a budget is spent on."""
+
+    sketch: Sketches
+    batch_size: int
+    keep_fraction: float | None = None
+    bits: int | None = None
+    layers: Mapping[str, float | str] | None = None
+    reason: str | None = None
+
+
+def _spend(
+    trial: Trial, budget: Budget, variant: str, allocation: Allocation, options: dict[str, Any]
+) -> _Spent:
+    batch = trial.full_batch
+    if variant == "auto":
+        return _automatic(trial, budget)
+    if variant in _ROUNDING:
+        rounding = most_bits(trial, budget, variant, partial(_rounding, variant, options))
+        return _Spent(rounding, batch, bits=rounding.bits)
+    if variant not in _KEEPING:
+        return _Spent(Identity(), largest_batch(trial, budget))
+    make = partial(_KEEPING[variant], **options)
+    fraction = budget.value
+    if variant not in _PAPER or budget.kind == "bytes":
+        fraction = largest_keep_fraction(trial, budget, variant, make)
+    sketch = make(fraction)
+    if allocation == "optimal":
+        bytes_ = int(budget.value)
+        if budget.kind != "bytes":
+            bytes_ = trial.total_bytes(sketch, batch)
+        sketches, fractions = allocate(trial, make, bytes_, variant)
+        return _Spent(sketches, batch, layers=fractions)
+    return _Spent(sketch, batch, fraction, getattr(sketch, "bits", None))
+
+
+def _rounding(
+    variant: str, options: dict[str, Any], bits: int, block: int | None
+) -> Rounding | None:
+    """The sketch of that many bits and that block, unless the options say otherwise."""
+    wanted = options.get("block")
+    if wanted is not None and block is not None:
+        return None
+    zero_code = options.get("zero_code", False)
+    if zero_code and bits == 1:
+        return None
+    return _ROUNDING[variant](bits, block if wanted is None else wanted, zero_code)
+
+
+def _automatic(trial: Trial, budget: Budget) -> _Spent:
+    bytes_ = limit(trial, budget)
+    if bytes_ is None:
+        return _Spent(Identity(), trial.full_batch, reason="no budget: everything is kept")
+    choice = choose(trial, bytes_)
+    if choice is None:
+        smallest = trial.total_bytes(least(trial), trial.full_batch)
+        raise infeasible(trial, budget, bytes_, smallest, "auto with the least of each layer")
+    layers = {name: repr(sketch) for name, sketch in choice.sketches.items()}
+    return _Spent(choice.sketches, trial.full_batch, layers=layers, reason=choice.reason)
+
+
+def _check(variant: str, allocation: str, options: dict[str, Any]) -> None:
     if variant not in VARIANTS:
         raise UsageError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
     if allocation not in ALLOCATIONS:
         choices = ", ".join(ALLOCATIONS)
         raise UsageError(f"unknown allocation {allocation!r}: choose one of {choices}")
-    wanted = parse_budget("full" if variant == "baseline" else budget)
-    trial = Trial(model, example, loss, kind)
-    if not trial.layers and variant in _SKETCHES:
+    if allocation == "optimal" and variant in SKETCHING and variant not in _PAPER:
         raise UsageError(
-            f"{variant} has nothing to sketch: the model has no linear, convolution or recurrent "
-            "layer of torch.nn (subclasses are left alone)"
+            f"allocation=optimal divides the paper's keep fractions among layers; {variant} has "
+            "none: use allocation=uniform, or variant=auto, which chooses for each layer"
         )
-    fraction: float | None = None
-    fractions: dict[str, float] | None = None
-    sketch: Sketches = Identity()
-    batch_size = trial.full_batch
-    if variant in _SKETCHES:
-        make = partial(_SKETCHES[variant], replacement=replacement)
-        fraction = _keep_fraction(trial, variant, wanted, make)
-        sketch = make(fraction)
-        if allocation == "optimal":
-            limit = _limit(trial, wanted, sketch)
-            sketch, fractions = allocate(trial, make, limit, variant)
-            fraction = None
-    else:
-        batch_size = _batch_size(trial, wanted)
-    return Plan(
-        variant=variant,
-        budget=wanted.text,
-        kind=kind,
-        allocation=allocation if variant in _SKETCHES else "uniform",
-        sketch=sketch,
-        keep_fraction=fraction,
-        bits=None,
-        batch_size=batch_size,
-        memory=trial.memory(sketch, batch_size),
-        report=trial.report(sketch),
-        layers=fractions,
-    )
-
-
-def _limit(trial: Trial, budget: Budget, uniform: ReducingSketch) -> int:
-    """The bytes that an allocation may take: the budget's, or those of the uniform one."""
-    if budget.kind == "bytes":
-        return int(budget.value)
-    return trial.total_bytes(uniform, trial.full_batch)
-
-
-def _batch_size(trial: Trial, budget: Budget) -> int:
-    """The largest batch of the lean exact model that fits the budget."""
-    if budget.kind == "full":
-        return trial.full_batch
-    limit = int(budget.value)
-    if budget.kind == "fraction":
-        limit = trial.total_bytes(DifferentSample(budget.value), trial.full_batch)
-
-    def cost(batch: int) -> int:
-        return trial.total_bytes(Identity(), batch)
-
-    batch = largest_within(range(1, trial.full_batch + 1), cost, limit)
-    if batch is None:
-        raise _infeasible(budget, cost(1), trial, "a batch of 1")
-    return batch
-
-
-def _keep_fraction(
-    trial: Trial, variant: str, budget: Budget, make: Callable[[float], ReducingSketch]
-) -> float:
-    """The largest keep fraction at which the variant fits the budget."""
-    if budget.kind != "bytes":
-        return budget.value
-
-    def cost(keep_fraction: float) -> int:
-        return trial.total_bytes(make(keep_fraction), trial.full_batch)
-
-    candidates = _keep_fractions(set().union(*trial.widths().values()))
-    largest = largest_within(candidates, cost, int(budget.value))
-    if largest is None:
-        raise _infeasible(budget, cost(candidates[0]), trial, f"{variant} with one number a row")
-    return largest
-
-
-def _keep_fractions(widths: set[int]) -> list[float]:
-    """Every keep fraction at which the count kept of some width grows, ascending."""
-    return sorted({keep_fraction(j, d) for d in widths for j in range(1, d + 1)})
-
-
-def _infeasible(budget: Budget, smallest: int, trial: Trial, what: str) -> UsageError:
-    peak = " at its peak" if trial.kind == "peak" else ""
-    return UsageError(
-        f"budget {budget.text} ({int(budget.value):,} bytes) is too small: parameters alone take "
-        f"{trial.parameter_bytes:,} bytes, and {what} needs {smallest:,} in all{peak}; "
-        f"give at least {smallest} or a smaller model or batch"
-    )
+    known = OPTIONS.get(variant, ())
+    for name in options:
+        if name not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"{variant} has no option {name!r}: {has}")

@@ -124,7 +124,7 @@ def compare(
                 "standard_error": errors.std().item() / math.sqrt(draws) / norm,
                 "draws": draws,
                 "keep_fractions": json.dumps(
-                    {k: round(v, 4) for k, v in (plan.layers or {"all": budget}).items()}
+                    {k: round(float(v), 4) for k, v in (plan.layers or {"all": budget}).items()}
                 ),
             }
         )

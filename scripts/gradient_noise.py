@@ -30,9 +30,7 @@ from rad.gradient_noise.figure import noise_figure
 from rad.plotting import save
 from rad.results import RunFolder, provenance, write_atomic
 from rad.training import NullLogger, train
-from rad.variants import VARIANTS, Built, build
-
-SKETCHED = tuple(name for name in VARIANTS if name not in ("baseline", "reduced_batch"))
+from rad.variants import SKETCHING, Built, build
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -77,7 +75,7 @@ def check(config: DictConfig, overrides: list[str]) -> None:
     for name, valid, what in (
         ("iterations", _is_count, "different whole numbers of at least 0"),
         ("keep_fractions", _is_fraction, "different numbers in (0, 1]"),
-        ("variants", SKETCHED.__contains__, f"some of {', '.join(SKETCHED)}"),
+        ("variants", SKETCHING.__contains__, f"some of {', '.join(SKETCHING)}"),
     ):
         values = noise[name]
         listed = isinstance(values, ListConfig) and len(values) == len(set(map(str, values))) > 0

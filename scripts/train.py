@@ -64,7 +64,7 @@ def plan(spec: RunSpec, dataset: Dataset) -> Built:
         spec.seed,
         kind=spec.config.kind,
         allocation=spec.config.allocation,
-        replacement=spec.config.variant.get("replacement", True),
+        **{str(key): value for key, value in spec.config.variant.items() if key != "name"},
     )
 
 
@@ -82,6 +82,7 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
         "allocation": plan.allocation,
         "keep_fraction": plan.keep_fraction,
         **({} if plan.layers is None else {"layers": dict(plan.layers)}),
+        **({} if plan.reason is None else {"reason": plan.reason}),
         "bits": plan.bits,
         "batch_size": plan.batch_size,
         "memory": {"paper_bytes": _paper_bytes(spec, plan), **asdict(plan.memory)},

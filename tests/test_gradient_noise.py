@@ -18,12 +18,13 @@ from rad.gradient_noise import Sampling, Trace, full_gradient, measure, trace, w
 from rad.gradient_noise.figure import noise_figure
 from rad.gradient_noise.layers import loss_and_gradient, weight_gradients
 from rad.gradient_noise.measure import ALL, MINIBATCHES, PARTS
-from rad.nn import Sketching
+from rad.nn import Conv2d, Linear, Sketching
 from rad.sketches import Sketch, fold_in, make_key
 from rad.sketches.random import integers
 from rad.variants import Built, build
 
 SKETCHED = ("same_sample", "different_sample", "project")
+BEYOND = ("stochastic_rounding", "sampled_rounding", "auto")
 BATCH = 6
 
 
@@ -220,8 +221,9 @@ def test_predictions_at_any_keep_fraction_are_the_closed_form(
     def loss(output: Tensor) -> Tensor:
         return F.cross_entropy(output, labels[: len(output)])
 
-    for variant in SKETCHED:
-        estimator = build(model, (images,), loss, variant, keep, replacement=replacement)
+    for variant in (*SKETCHED, *(BEYOND if keep == 0.3 else ())):
+        options = {"replacement": replacement} if variant.endswith("sample") else {}
+        estimator = build(model, (images,), loss, variant, keep, **options)
         predicted = measure(model, dataset, full, [estimator], sampling)["sketch_predicted"]
         unscaled = measure_directly(model, dataset, estimator, sampling)
         assert list(predicted) == pytest.approx([*unscaled, sum(unscaled)], rel=1e-4, abs=1e-9)
@@ -234,7 +236,8 @@ def measure_directly(
     key = fold_in(fold_in(make_key(sampling.seed), MINIBATCHES), BATCH)
     indices = integers(fold_in(key, 0), range(1), BATCH, len(dataset.train_labels))[0]
     traces, _ = trace(model, *dataset.batch(indices))
-    return [t.sketch_variance(sketch_of(estimator)).item() for t in traces.values()]
+    sketches = [m.sketch for m in estimator.model.modules() if isinstance(m, Linear | Conv2d)]
+    return [t.sketch_variance(s).item() for t, s in zip(traces.values(), sketches, strict=True)]
 
 
 def test_layers_without_a_closed_form_are_refused() -> None:

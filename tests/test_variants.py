@@ -10,7 +10,8 @@ from rad.errors import UsageError
 from rad.memory import parameter_bytes, saved_bytes
 from rad.variants import VARIANTS, build
 
-SKETCHED = [v for v in VARIANTS if v not in ("baseline", "reduced_batch")]
+PAPER = ["same_sample", "different_sample", "project", "different_project"]
+BEYOND = [v for v in VARIANTS if v not in ("baseline", "reduced_batch", *PAPER)]
 BATCH = 40
 
 
@@ -28,6 +29,14 @@ def loss(out: Tensor) -> Tensor:
     return F.cross_entropy(out, Y[: len(out)].clone())
 
 
+def wide() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(130, 90), nn.ReLU(), nn.Linear(90, 40), nn.ReLU())
+
+
+WIDE = torch.randn(BATCH, 130)
+
+
 def total(model: nn.Module, sketch: rad.Sketch, batch: int) -> int:
     converted = rad.convert(model, sketch)
     return parameter_bytes(model) + saved_bytes(lambda: loss(converted(X[:batch].clone())))
@@ -43,7 +52,7 @@ def test_reduced_batch_is_the_largest_within_different_samples_bytes() -> None:
     assert total(model, rad.Identity(), plan.batch_size + 1) > limit
 
 
-@pytest.mark.parametrize("variant", SKETCHED)
+@pytest.mark.parametrize("variant", PAPER)
 def test_a_fraction_is_the_keep_fraction(variant: str) -> None:
     plan = build(network(), (X,), loss, variant, 0.1).plan
     assert (plan.keep_fraction, plan.batch_size) == (0.1, BATCH)
@@ -87,7 +96,53 @@ def test_equal_seeds_equal_weights_and_the_model_given_is_untouched() -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("variant", ["same_sample", "different_sample", "project", "reduced_batch"])
+@pytest.mark.parametrize("budget", [0.3, 0.15])
+@pytest.mark.parametrize("variant", BEYOND)
+def test_beyond_the_paper_a_fraction_is_what_different_sample_needs(
+    variant: str, budget: float
+) -> None:
+    limit = build(wide(), (WIDE,), loss, "different_sample", budget).plan.memory.saved_bytes
+    options = {"bits": 8} if variant == "sampled_rounding" else {}
+    plan = build(wide(), (WIDE,), loss, variant, budget, **options).plan
+    assert 0.6 * limit < plan.memory.saved_bytes <= limit
+    assert plan.batch_size == BATCH
+
+
+@pytest.mark.parametrize("zero_code", [False, True])
+@pytest.mark.parametrize("variant", ["stochastic_rounding", "dithered_rounding"])
+def test_rounding_takes_the_most_bits_that_fit(variant: str, zero_code: bool) -> None:
+    def used(bits: int, block: int | None = None) -> int:
+        sketch = rad.StochasticRounding(bits, block, zero_code)
+        converted = rad.convert(wide(), sketch)
+        return parameter_bytes(wide()) + saved_bytes(lambda: loss(converted(WIDE)))
+
+    found = [
+        build(wide(), (WIDE,), loss, variant, used(bits), zero_code=zero_code).plan
+        for bits in (2, 3, 4, 8)
+    ]
+    assert [plan.bits for plan in found] == [2, 3, 4, 8]
+    assert all(plan.sketch.block is None for plan in found)  # type: ignore[union-attr]
+    short = build(wide(), (WIDE,), loss, variant, used(4) - 1, zero_code=zero_code).plan
+    assert (short.bits, short.sketch.block) == (4, 256)  # type: ignore[union-attr]
+    below = build(wide(), (WIDE,), loss, variant, used(4) - 1, block=50, zero_code=zero_code).plan
+    assert (below.bits, below.sketch.block) == (3, 50)  # type: ignore[union-attr]
+
+
+def test_options_are_those_of_the_variant() -> None:
+    with pytest.raises(UsageError, match="project has no option 'replacement': it has none"):
+        build(network(), (X,), loss, "project", 0.1, replacement=False)
+    with pytest.raises(UsageError, match="it has block, zero_code"):
+        build(network(), (X,), loss, "stochastic_rounding", 0.5, bits=3)
+    with pytest.raises(UsageError, match="bits must be one of"):
+        build(network(), (X,), loss, "sampled_rounding", 0.5, bits=5)
+    with pytest.raises(UsageError, match="use allocation=uniform, or variant=auto"):
+        build(network(), (X,), loss, "stochastic_rounding", 0.5, allocation="optimal")
+
+
+SMALLEST = ("same_sample", "different_sample", "project", "reduced_batch", *BEYOND)
+
+
+@pytest.mark.parametrize("variant", SMALLEST)
 def test_too_small_a_budget_names_the_smallest_that_will_do(variant: str) -> None:
     weights = parameter_bytes(network())
     with pytest.raises(UsageError, match="too small") as error:

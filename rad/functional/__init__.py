@@ -1,10 +1,10 @@
 """Operators with an exact forward pass and a backward pass from what was kept."""
 
 from rad.functional.conv import conv
-from rad.functional.conv_variance import conv_weight_grad_variance
+from rad.functional.conv_variance import conv_noise_weights, conv_weight_grad_variance
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
-from rad.functional.linear import linear, linear_weight_grad_variance
+from rad.functional.linear import linear, linear_noise_weights, linear_weight_grad_variance
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.functional.relu import relu
@@ -13,11 +13,13 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool",
     "conv",
+    "conv_noise_weights",
     "conv_weight_grad_variance",
     "dropout",
     "elementwise",
     "elementwise_grad_variance",
     "linear",
+    "linear_noise_weights",
     "linear_weight_grad_variance",
     "max_pool",
     "relu",

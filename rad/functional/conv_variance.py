@@ -101,6 +101,31 @@ def _projected(x: Tensor, met: Tensor) -> Tensor:
     return norm + (crossed * crossed.mT).sum() - 2 * squared_norm(diagonal)
 
 
+def conv_noise_weights(
+    x: Tensor, grad_output: Tensor, weight: Tensor, geometry: Geometry
+) -> Tensor:
+    """By what the variance of each number of the input counts in the weight gradient's.
+
+    The squared norm of all that the number meets, for errors that are uncorrelated:
+    (B C_in, d), the rows of a sketch. Shapes of the arguments: `conv_weight_grad_variance`.
+    """
+    batch, channels = x.shape[:2]
+    grad = grad_output.detach().to(accumulation_dtype(x.dtype))
+    if geometry.padding_mode == "constant":  # a kernel's place meets a number once, or not at all
+        single = geometry._replace(groups=1)
+        energy = grad.square().unflatten(1, (geometry.groups, -1)).sum(2).flatten(0, 1)
+        shape = energy.new_empty(()).expand(len(energy), 1, *x.shape[2:])
+        ones = energy.new_ones(1, 1, *weight.shape[2:])
+        met, _, _ = single.backward(energy.unsqueeze(1), shape, ones, (True, False, False))
+        assert met is not None
+        total = met.view(batch, geometry.groups, -1)
+    else:
+        total = grad.new_zeros(batch, geometry.groups, x.shape[2:].numel())
+        for number, (_, each) in enumerate(_taps(x.to(grad.dtype), grad, weight, geometry)):
+            total[:, number % geometry.groups] += each.square().sum(1)
+    return total.repeat_interleave(channels // geometry.groups, dim=1).flatten(0, 1)
+
+
 def _rounded(
     x: Tensor,
     grad_output: Tensor,
@@ -109,11 +134,8 @@ def _rounded(
     sketch: Rounding | SampledRounding,
 ) -> Tensor:
     """Sum over the input's numbers of their variance times the energy of what they meet."""
-    wide = accumulation_dtype(x.dtype)
-    noise = sketch.element_variance(x.flatten(2).flatten(0, 1)).view(x.shape)
-    taps = _taps(noise.to(wide), grad_output.detach().to(wide), weight, geometry)
-    products = [torch.einsum("bci,boi->", inputs, met.square()) for inputs, met in taps]
-    return torch.stack(products).sum()
+    noise = sketch.element_variance(x.flatten(2).flatten(0, 1))
+    return (noise * conv_noise_weights(x, grad_output, weight, geometry)).sum()
 
 
 def _rows_drawn(

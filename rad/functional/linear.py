@@ -168,6 +168,15 @@ def _(
     return (of_drawn @ rows.to(wide)).to(grad_output.dtype)
 
 
+def linear_noise_weights(x: Tensor, grad_output: Tensor) -> Tensor:
+    """By what the variance of each number of x counts in that of dW: (rows, 1).
+
+    For errors that are uncorrelated: |grad_output_n|^2 for the numbers of row n.
+    """
+    grad = grad_output.detach().reshape(-1, grad_output.shape[-1])
+    return grad.to(accumulation_dtype(x.dtype)).square().sum(1, keepdim=True)
+
+
 def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
     """E |dW_hat - dW|^2 over the keys, dW = grad_output^T x, in closed form: shape ().
 
@@ -192,9 +201,9 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
             row_products = grad.square().sum(1) @ x.square().sum(1)
             return sketch.relative_variance(x.shape[1]) * row_products
         case Rounding():
-            return grad.square().sum(1) @ sketch.element_variance(x).sum(1)
+            return (linear_noise_weights(x, grad) * sketch.element_variance(x)).sum()
         case SampledRounding():
-            rounding = grad.square().sum(1) @ sketch.element_variance(x).sum(1)
+            rounding = (linear_noise_weights(x, grad) * sketch.element_variance(x)).sum()
             return rounding + linear_weight_grad_variance(x, grad, sketch.sample)
         case ImportanceSampling():
             products = (grad @ grad.t()) * (x @ x.t())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -16,13 +17,25 @@ from rad.errors import UsageError
 from rad.gradient_noise.full import FullGradient
 from rad.gradient_noise.layers import Trace, loss_and_gradient, trace, weight_gradients
 from rad.nn import Sketching
-from rad.sketches import Identity, Sketch, fold_in, make_key
+from rad.sketches import (
+    DifferentProject,
+    DifferentSample,
+    Identity,
+    Project,
+    SameSample,
+    Sketch,
+    fold_in,
+    make_key,
+)
 from rad.sketches.base import ReducingSketch
 from rad.sketches.random import integers
 from rad.variants import Built
 
 ALL = "all weights"
 PARTS = ("minibatch", "sketch", "total")
+
+Predicted = dict[tuple[str, Sketch], list[float]]
+"""The closed forms of a weight and a sketch (`_unit`), one for each minibatch predicted."""
 
 # Sub-key of the minibatches, far from those of the layers' draws.
 MINIBATCHES = 1 << 32
@@ -90,7 +103,8 @@ def _of_batch_size(
     device = dataset.train_images.device
     key = fold_in(fold_in(make_key(sampling.seed, device), MINIBATCHES), size)
     samples: list[list[Tensor]] = [[] for _ in estimators]
-    predicted: dict[Sketch, list[Tensor]] = {_unit(_sketch(e)): [] for e in estimators}
+    units = {(n, _unit(s)) for e in estimators for n, s in _sketches(e).items()}
+    predicted: Predicted = {each: [] for each in units}
     for number in range(sampling.minibatches):
         batch = dataset.batch(integers(fold_in(key, number), range(1), size, count)[0])
         traces, _ = trace(model, *batch)
@@ -98,30 +112,36 @@ def _of_batch_size(
         for estimator, of_estimator in zip(estimators, samples, strict=True):
             of_estimator.append(_deviations(estimator, batch, exact, full, sampling.draws))
         if number < sampling.predictions:
-            for unit, values in predicted.items():
-                values.append(torch.stack([t.sketch_variance(unit) for t in traces.values()]))
+            for (name, unit), values in predicted.items():
+                values.append(traces[name].sketch_variance(unit).item())
     return [
         row
         for estimator, of_estimator in zip(estimators, samples, strict=True)
         for row in _rows(
             estimator,
             torch.stack(of_estimator).cpu(),
-            _predictions(
-                estimator, full, torch.stack(predicted[_unit(_sketch(estimator))]), traces
-            ),
+            _predictions(estimator, full, predicted, traces),
             full,
         )
     ]
 
 
-def _sketch(estimator: Built) -> Sketch:
-    return next(m.sketch for m in estimator.model.modules() if isinstance(m, Sketching))
+def _sketches(estimator: Built) -> dict[str, Sketch]:
+    """What is kept of the input of each weight."""
+    return {
+        f"{name}.weight".lstrip("."): module.sketch
+        for name, module in estimator.model.named_modules()
+        if isinstance(module, Sketching) and list(module.parameters(recurse=False))
+    }
 
 
 def _unit(sketch: Sketch) -> Sketch:
     """The sketch with one number kept, where with k the variance is 1/k of its; else itself."""
-    if isinstance(sketch, ReducingSketch) and getattr(sketch, "replacement", True):
-        return replace(sketch, keep_fraction=sys.float_info.min)
+    match sketch:
+        case SameSample(replacement=True) | DifferentSample(replacement=True):
+            return replace(sketch, keep_fraction=sys.float_info.min)
+        case Project() | DifferentProject():
+            return replace(sketch, keep_fraction=sys.float_info.min)
     return sketch
 
 
@@ -134,7 +154,7 @@ def _deviations(
 ) -> Tensor:
     """The three squared deviations on one minibatch, mean over draws: (3, weights), float64."""
     minibatch = _squares(exact, full.gradients)
-    if isinstance(_sketch(estimator), Identity):
+    if all(isinstance(sketch, Identity) for sketch in _sketches(estimator).values()):
         return torch.stack([minibatch, torch.zeros_like(minibatch), minibatch])
     sketch, total = torch.zeros_like(minibatch), torch.zeros_like(minibatch)
     for _ in range(draws):
@@ -150,18 +170,27 @@ def _squares(estimate: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
 
 
 def _predictions(
-    estimator: Built, full: FullGradient, unit: Tensor, traces: dict[str, Trace]
+    estimator: Built, full: FullGradient, predicted: Predicted, traces: dict[str, Trace]
 ) -> Tensor:
-    """The three closed forms: (3, weights), float64. `unit` (predictions, weights): `_unit`'s."""
-    sketch = _sketch(estimator)
-    batch_size = estimator.batch_size
+    """The three closed forms: (3, weights), float64."""
+    sketches, batch_size = _sketches(estimator), estimator.batch_size
     minibatch = torch.tensor(
         [full.minibatch_variance(n, batch_size) for n in full.gradients], dtype=torch.float64
     )
-    noise = unit.mean(0).double().cpu()
-    if isinstance(sketch, ReducingSketch) and _unit(sketch) != sketch:
-        noise /= torch.tensor([sketch.kept(t.width) for t in traces.values()])
+    noise = torch.tensor(
+        [_noise(sketches[n], traces[n].width, predicted, n) for n in full.gradients],
+        dtype=torch.float64,
+    )
     return torch.stack([minibatch, noise, minibatch + noise])
+
+
+def _noise(sketch: Sketch, width: int, predicted: Predicted, name: str) -> float:
+    """The mean over the minibatches that were predicted."""
+    unit = _unit(sketch)
+    mean = fmean(predicted[name, unit])
+    if unit != sketch and isinstance(sketch, ReducingSketch):
+        mean /= sketch.kept(width)
+    return mean
 
 
 def _rows(

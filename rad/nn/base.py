@@ -45,6 +45,15 @@ class Sketching(nn.Module):
         """
         raise TypeError(f"no closed-form weight gradient variance for {type(self).__name__}")
 
+    def rows_and_noise_weights(self, x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of a sketch of this input, and by what the variance of each number counts.
+
+        Uncorrelated errors of variance s in the rows (n, d) give the weight's gradient the
+        variance <weights, s>; the weights are (n, d) or (n, 1). Raises TypeError for a layer
+        without a closed form.
+        """
+        raise TypeError(f"no closed-form weight gradient variance for {type(self).__name__}")
+
     def draw_key(self) -> Tensor:
         """The key of this call; `Identity` draws nothing and counts no calls."""
         return self.key if isinstance(self.sketch, Identity) else self.next_key()

@@ -38,3 +38,6 @@ class Linear(Sketching, nn.Linear):
 
     def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
         return functional.linear_weight_grad_variance(x, grad_output, sketch)
+
+    def rows_and_noise_weights(self, x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        return x.reshape(-1, x.shape[-1]), functional.linear_noise_weights(x, grad_output)

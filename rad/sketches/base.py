@@ -85,6 +85,10 @@ class ReducingSketch(Sketch):
         """k, how many numbers are kept of d; at least one, as in the authors' code."""
         return max(1, min(d, int(d * self.keep_fraction + 0.999)))
 
+    def kept_of(self, shape: Shape) -> int:
+        """What the keep fraction is one of, in a tensor of that shape: the numbers of a row."""
+        return shape[-1]
+
     @abstractmethod
     def relative_variance(self, d: int) -> float:
         """E |x_hat - x|^2 / |x|^2."""

@@ -34,6 +34,10 @@ class ImportanceSampling(ReducingSketch):
     Shapes: x (..., d) -> kept (k, d) and the rows' numbers (k,), int32.
     """
 
+    def kept_of(self, shape: Shape) -> int:
+        """The rows."""
+        return len(rows_of(shape))
+
     def relative_variance(self, d: int) -> float:
         """Raises TypeError: it depends on x."""
         raise TypeError("the variance of importance sampling depends on x: see variance(x)")

@@ -1,0 +1,243 @@
+"""The sketches with the least predicted gradient variance in a number of bytes (`variant=auto`).
+
+Layers draw independently, so that the variance of the whole gradient is the sum of the
+layers' closed forms (`weight_grad_variance`), here with the activations and gradients of an
+example batch. Each layer chooses among rounding (stochastic, dithered, with a code for
+zeros or without), sampling and rounding, plain sampling, and keeping everything. The best
+combination on the lower convex hulls of bytes and variance is found greedily; what is left
+of the bytes goes to single better options.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rad.errors import UsageError
+from rad.nn import Sketching
+from rad.sketches import (
+    DifferentSample,
+    DitheredRounding,
+    Identity,
+    SampledRounding,
+    Sketch,
+    StochasticRounding,
+)
+from rad.sketches.codes import PLANES
+from rad.sketches.rounding import Rounding
+from rad.trial import Trial
+
+FRACTIONS = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Keep fractions that sampling may have."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a layer may keep: its bytes, and the variance that it adds."""
+
+    sketch: Sketch
+    nbytes: int
+    variance: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The sketch of each layer, and why: the predicted variance with it and with others."""
+
+    sketches: dict[str, Sketch]
+    reason: str
+
+
+def choose(trial: Trial, limit: int) -> Choice | None:
+    """The sketches of the layers that fit into `limit` bytes, as measured; None if none do.
+
+    Raises UsageError where a layer's variance has no closed form (recurrent layers).
+    """
+    options = layer_options(trial)
+    available = limit - _beside(trial, options)
+    while True:
+        chosen = cheapest_variance(options, available)
+        if chosen is None:
+            return None
+        sketches = {name: option.sketch for name, option in chosen.items()}
+        over = trial.total_bytes(sketches, trial.full_batch) - limit
+        if over <= 0:
+            return Choice(sketches, _reason(options, chosen))
+        available -= over
+
+
+def layer_options(trial: Trial) -> dict[str, list[Option]]:
+    """What each layer may keep, of the trial's example batch."""
+    shapes = trial.shapes()
+    options: dict[str, list[Option]] = {}
+    for name, calls in trial.inputs_and_gradients().items():
+        try:
+            variance = _Variance(trial.layers[name], calls)
+        except TypeError as error:
+            raise _unpredictable(name, str(error)) from error
+        dtype = calls[0][1].dtype
+        options[name] = [
+            Option(sketch, sum(sketch.nbytes(shape, dtype) for shape in shapes[name]), value)
+            for sketch in _sketches()
+            for value in [variance(sketch)]
+        ]
+    for name in set(trial.layers) - set(options):
+        raise _unpredictable(name, "no gradient reaches it as one tensor")
+    return options
+
+
+class _Variance:
+    """The variance of a layer's weight gradient with any of `_sketches`, summed over its calls.
+
+    `weight_grad_variance` for all of them at the price of one: noise weights and the variance
+    of sampling one number a row are calculated once.
+    """
+
+    def __init__(self, layer: Sketching, calls: list[tuple[Tensor, Tensor]]) -> None:
+        self._rows = [layer.rows_and_noise_weights(x, g) for x, g in calls]
+        if len({x.shape[1] for x, _ in self._rows}) > 1:
+            raise TypeError("its inputs are of several sizes")
+        one = DifferentSample(sys.float_info.min, replacement=False)
+        self._one = [layer.weight_grad_variance(x, g, one).item() for x, g in calls]
+        self._rounding: dict[Rounding, float] = {}
+
+    def __call__(self, sketch: Sketch) -> float:
+        if isinstance(sketch, Rounding):
+            return self._rounded(sketch)
+        if isinstance(sketch, DifferentSample):
+            return self._sampled(sketch)
+        if isinstance(sketch, SampledRounding):
+            d = self._rows[0][0].shape[1]
+            rounding = self._rounded(sketch.rounding) * d / sketch.kept(d)
+            return self._sampled(sketch.sample) + rounding
+        return 0.0
+
+    def _rounded(self, sketch: Rounding) -> float:
+        if sketch not in self._rounding:
+            parts = [(w * sketch.element_variance(x)).sum().item() for x, w in self._rows]
+            self._rounding[sketch] = sum(parts)
+        return self._rounding[sketch]
+
+    def _sampled(self, sketch: DifferentSample) -> float:
+        """(d - k)/k of what (d - 1)/1 is the variance of."""
+        total = 0.0
+        for one, (x, _) in zip(self._one, self._rows, strict=True):
+            d = x.shape[1]
+            total += one * sketch.relative_variance(d) / max(d - 1, 1)
+        return total
+
+
+def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
+    """The option of each layer with the least total variance in `limit` bytes; None if none fit."""
+    hulls = {name: _lower_hull(found) for name, found in options.items()}
+    place = dict.fromkeys(hulls, 0)
+    left = limit - sum(hull[0].nbytes for hull in hulls.values())
+    if left < 0:
+        return None
+    steps = [step for name in hulls for step in _next_step(hulls, place, name)]
+    heapq.heapify(steps)
+    while steps:
+        _, name, extra = heapq.heappop(steps)
+        if extra <= left:
+            left -= extra
+            place[name] += 1
+            for step in _next_step(hulls, place, name):
+                heapq.heappush(steps, step)
+    chosen = {name: hull[place[name]] for name, hull in hulls.items()}
+    while better := _single_gains(options, chosen, left):
+        _, name, option = max(better, key=lambda gain: gain[0])
+        left -= option.nbytes - chosen[name].nbytes
+        chosen[name] = option
+    return chosen
+
+
+def _sketches() -> Iterator[Sketch]:
+    yield Identity()
+    for bits in PLANES:
+        yield StochasticRounding(bits)
+        yield DitheredRounding(bits)
+        if bits > 1:
+            yield StochasticRounding(bits, zero_code=True)
+            yield DitheredRounding(bits, zero_code=True)
+    for fraction in FRACTIONS:
+        yield DifferentSample(fraction, replacement=False)
+        for bits in (1, 2, 4):
+            for dithered in (False, True):
+                yield SampledRounding(fraction, bits, dithered)
+
+
+def least(trial: Trial, options: dict[str, list[Option]] | None = None) -> dict[str, Sketch]:
+    """The options that keep the fewest bytes."""
+    every = layer_options(trial) if options is None else options
+    return {name: min(found, key=lambda o: o.nbytes).sketch for name, found in every.items()}
+
+
+def _beside(trial: Trial, options: dict[str, list[Option]]) -> int:
+    """The bytes that are taken beside what the sketches keep."""
+    total = trial.total_bytes(least(trial, options), trial.full_batch)
+    return total - sum(min(option.nbytes for option in found) for found in options.values())
+
+
+def _lower_hull(options: list[Option]) -> list[Option]:
+    """The options on the lower convex hull of variance over bytes, while the variance falls."""
+    hull: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.nbytes, o.variance)):
+        if hull and option.variance >= hull[-1].variance:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], option) <= _slope(hull[-2], hull[-1]):
+            hull.pop()
+        if hull and option.nbytes == hull[-1].nbytes:
+            continue
+        hull.append(option)
+    return hull
+
+
+def _slope(one: Option, other: Option) -> float:
+    return (other.variance - one.variance) / max(other.nbytes - one.nbytes, 1)
+
+
+def _next_step(
+    hulls: dict[str, list[Option]], place: dict[str, int], name: str
+) -> list[tuple[float, str, int]]:
+    """The layer's next step along its hull, the best fall of variance for a byte first."""
+    hull, at = hulls[name], place[name]
+    if at + 1 == len(hull):
+        return []
+    return [(_slope(hull[at], hull[at + 1]), name, hull[at + 1].nbytes - hull[at].nbytes)]
+
+
+def _single_gains(
+    options: dict[str, list[Option]], chosen: dict[str, Option], left: int
+) -> list[tuple[float, str, Option]]:
+    """The layers' options that lower the variance and fit into what is left."""
+    return [
+        (chosen[name].variance - option.variance, name, option)
+        for name, found in options.items()
+        for option in found
+        if option.variance < chosen[name].variance and option.nbytes - chosen[name].nbytes <= left
+    ]
+
+
+def _reason(options: dict[str, list[Option]], chosen: dict[str, Option]) -> str:
+    """The predicted variance, and that of one kind of sketch in all layers at no more bytes."""
+    total = sum(option.nbytes for option in chosen.values())
+    uniform = []
+    for index, option in enumerate(next(iter(options.values()))):
+        alike = [found[index] for found in options.values()]
+        if sum(each.nbytes for each in alike) <= total:
+            uniform.append((sum(each.variance for each in alike), repr(option.sketch)))
+    variance = sum(option.variance for option in chosen.values())
+    best = min(uniform, default=None)
+    beside = f"; {best[1]} in every layer: {best[0]:.3g}" if best else ""
+    return f"least predicted gradient variance, {variance:.3g}{beside}"
+
+
+def _unpredictable(name: str, why: str) -> UsageError:
+    return UsageError(
+        f"variant=auto cannot predict the variance of layer {name!r} ({why}): choose a sketch, "
+        "such as variant=stochastic_rounding"
+    )

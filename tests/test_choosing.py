@@ -1,0 +1,140 @@
+"""`variant=auto`: its closed forms, its search, its budget."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import rad
+from rad.choosing import Option, _sketches, cheapest_variance, layer_options
+from rad.errors import UsageError
+from rad.memory import parameter_bytes, saved_bytes
+from rad.trial import Trial
+from rad.variants import build, fit
+
+BATCH = 12
+Y = torch.randint(3, (BATCH,))
+
+
+def loss(out: Tensor) -> Tensor:
+    return F.cross_entropy(out.flatten(1), Y[: len(out)].clone())
+
+
+def networks() -> dict[str, tuple[nn.Module, Tensor]]:
+    torch.manual_seed(0)
+    grouped = nn.Conv2d(4, 4, 3, padding=1, groups=2, padding_mode="circular")
+    return {
+        "linear": (
+            nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 3)),
+            torch.randn(BATCH, 40),
+        ),
+        "conv": (
+            nn.Sequential(
+                nn.Conv2d(2, 4, 3, stride=2, padding=1),
+                nn.ReLU(),
+                grouped,
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(64, 3),
+            ),
+            torch.randn(BATCH, 2, 8, 8),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_predictions_are_the_layers_closed_forms(name: str) -> None:
+    model, x = networks()[name]
+    trial = Trial(model.double(), (x.double(),), loss)
+    calls = trial.inputs_and_gradients()
+    for layer, options in layer_options(trial).items():
+        for option in options:
+            expected = sum(
+                trial.layers[layer].weight_grad_variance(x, g, option.sketch).item()
+                for x, g in calls[layer]
+            )
+            assert option.variance == pytest.approx(expected, rel=1e-9)
+    assert {option.sketch for option in options} == set(_sketches())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_no_combination_is_much_better(data: st.DataObject) -> None:
+    """Within one step along a hull of the best; and the best where everything fits."""
+    pair = st.tuples(st.integers(1, 40), st.floats(0, 10))
+    drawn = data.draw(st.lists(st.lists(pair, min_size=1, max_size=5), min_size=1, max_size=3))
+    options = {
+        str(i): [Option(rad.Identity(), size, variance) for size, variance in layer]
+        for i, layer in enumerate(drawn)
+    }
+    limit = data.draw(st.integers(1, 130))
+    chosen = cheapest_variance(options, limit)
+    feasible = [
+        combination
+        for combination in itertools.product(*options.values())
+        if sum(option.nbytes for option in combination) <= limit
+    ]
+    if chosen is None:
+        assert not feasible
+        return
+    assert sum(option.nbytes for option in chosen.values()) <= limit
+    best = min(sum(option.variance for option in combination) for combination in feasible)
+    found = sum(option.variance for option in chosen.values())
+    assert found >= best - 1e-9
+    widest = max(
+        max(o.variance for o in layer) - min(o.variance for o in layer)
+        for layer in options.values()
+    )
+    assert found <= best + widest + 1e-9
+    if sum(max(o.nbytes for o in layer) for layer in options.values()) <= limit:
+        assert found == pytest.approx(best)
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+@pytest.mark.parametrize("budget", [0.5, 0.2, 0.1, 0.05])
+def test_auto_keeps_its_budget_and_beats_every_other(name: str, budget: float) -> None:
+    model, x = networks()[name]
+    trial = Trial(model, (x,), loss)
+    table = layer_options(trial)
+    limit = fit(model, (x,), loss, budget, "different_sample").memory.saved_bytes
+    built = build(model, (x,), loss, "auto", budget)
+    plan = built.plan
+    measured = saved_bytes(lambda: loss(built.model(x)))
+    assert measured == plan.memory.saved_bytes <= limit
+    assert isinstance(plan.sketch, dict)
+    variances = {layer: {o.sketch: o.variance for o in found} for layer, found in table.items()}
+    of_auto = sum(variances[layer][sketch] for layer, sketch in plan.sketch.items())
+    for sketch in _sketches():
+        if isinstance(sketch, rad.Identity):
+            continue
+        converted = rad.convert(model, sketch)
+        if saved_bytes(lambda c=converted: loss(c(x))) <= limit:  # type: ignore[misc]
+            assert of_auto <= 1.0001 * sum(by[sketch] for by in variances.values()), sketch
+    assert plan.layers == {layer: repr(sketch) for layer, sketch in plan.sketch.items()}
+    assert "least predicted gradient variance" in str(plan)
+
+
+def test_auto_with_everything_keeps_everything() -> None:
+    model, x = networks()["linear"]
+    plan = fit(model, (x,), loss, "full", "auto")
+    assert plan.sketch == rad.Identity()
+
+
+def test_what_auto_cannot_predict_is_refused_with_a_way_out() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(2, 5, nonlinearity="relu", batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(x)[0][:, -1]  # type: ignore[no-any-return]
+
+    with pytest.raises(UsageError, match=r"'rnn'.*variant=stochastic_rounding"):
+        fit(Last(), (torch.randn(BATCH, 6, 2),), loss, 0.5, "auto")
+    model, x = networks()["linear"]
+    with pytest.raises(UsageError, match="give at least"):
+        fit(model, (x,), loss, parameter_bytes(model), "auto")
