@@ -65,7 +65,12 @@ def read(config: DictConfig, overrides: Sequence[str]) -> PdeSpec:
         seed=config.seed,
         device=choose(config.device),
         problem=problem,
-        plan=plan(problem, variant.name, config.budget, variant.get("replacement", True)),
+        plan=plan(
+            problem,
+            variant.name,
+            config.budget,
+            **{str(key): value for key, value in variant.items() if key != "name"},
+        ),
         settings=Settings(batch_size=1, optimizer="adam", **config.optimizer, **config.training),
         path=run_path(*folder, kept, config.seed),
         text=_text(config),

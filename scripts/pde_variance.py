@@ -80,7 +80,8 @@ def _programs(
             ("checkpointing", None),
         ):
             labels = {"variant": variant, "budget": fraction, "replacement": replacement}
-            planned = plan(problem, variant, fraction, replacement is not False)
+            options = {} if replacement is None else {"replacement": replacement}
+            planned = plan(problem, variant, fraction, **options)
             found[f"{variant} {fraction} {replacement}"] = (labels, planned.adjoint)
     return found
 

@@ -59,7 +59,7 @@ def summary(spec: PdeSpec, memory: dict[str, int], result: TrainResult) -> dict[
         "budget": spec.plan.budget,
         "scale": spec.config.scale,
         "keep_fraction": spec.plan.keep_fraction,
-        "bits": None,
+        "bits": spec.plan.bits,
         "batch_size": 1,
         "memory": memory,
         "final": result.final,

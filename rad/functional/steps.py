@@ -119,26 +119,35 @@ def _(
     return matrices.transpose(0, 1).flatten(1) @ product.flatten(0, 1)
 
 
-@weight_grad_steps.register
+@weight_grad_steps.register(Rounding)
+@weight_grad_steps.register(SampledRounding)
 def _(
-    sketch: Rounding, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, keys: Tensor
+    sketch: Rounding | SampledRounding,
+    grad_output: Tensor,
+    kept: tuple[Tensor, ...],
+    d: int,
+    keys: Tensor,
 ) -> Tensor:
-    steps, each = kept[-1].shape[:2]
-    wanted, blocks = range(grad_output.shape[1] * d), range(steps * each)
-    row_keys, size = _row_keys(keys, each), sketch.block_size(d)
-    x_hat = sketch.decode(kept, wanted, size, grad_output.dtype, row_keys, blocks)
-    return x_hat.reshape(-1, d).t() @ grad_output.flatten(0, 1)
-
-
-@weight_grad_steps.register
-def _(
-    sketch: SampledRounding, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, keys: Tensor
-) -> Tensor:
-    steps, rows = grad_output.shape[:2]
-    sampling, rounding = (_row_keys(each, rows) for each in sketch.keys(keys))
-    every = range(steps * rows)
-    x_hat = sketch.decode(kept, 0, d, grad_output.dtype, (sampling, rounding), every)
+    x_hat = decode_steps(sketch, kept, grad_output.shape[1], d, grad_output.dtype, keys)
     return x_hat.t() @ grad_output.flatten(0, 1)
+
+
+def decode_steps(
+    sketch: Rounding | SampledRounding,
+    kept: tuple[Tensor, ...],
+    rows: int,
+    d: int,
+    dtype: torch.dtype,
+    keys: Tensor,
+) -> Tensor:
+    """The estimate of the x (steps, rows, d) that `compress_steps` kept: (steps * rows, d)."""
+    each = kept[-1].shape[1]  # grids of a step
+    blocks = range(len(keys) * each)
+    if isinstance(sketch, SampledRounding):
+        sampling, rounding = (_row_keys(part, rows) for part in sketch.keys(keys))
+        return sketch.decode(kept, 0, d, dtype, (sampling, rounding), blocks)
+    row_keys, size = _row_keys(keys, each), sketch.block_size(d)
+    return sketch.decode(kept, range(rows * d), size, dtype, row_keys, blocks).reshape(-1, d)
 
 
 def _indices(sketch: SameSample | DifferentSample, rows: int, d: int, keys: Tensor) -> Tensor:

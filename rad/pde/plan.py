@@ -2,60 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rad.errors import UsageError
-from rad.memory.budget import largest_within, parse_budget
+from rad.memory.budget import Budget, largest_within, parse_budget
 from rad.pde.checkpointing import Adjoint, Checkpointing
 from rad.pde.chunks import chunks
 from rad.pde.problem import ReactionDiffusion
-from rad.sketches import DifferentSample, Identity
+from rad.sketches import (
+    DifferentSample,
+    DitheredRounding,
+    Identity,
+    SampledRounding,
+    StochasticRounding,
+)
+from rad.sketches.codes import PLANES
 
-VARIANTS = ("baseline", "different_sample", "checkpointing")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "baseline": (),
+    "different_sample": ("replacement",),
+    "stochastic_rounding": (),
+    "dithered_rounding": (),
+    "sampled_rounding": ("bits", "dithered"),
+    "checkpointing": (),
+}
+"""The variants, and what each can be told beside its budget."""
+VARIANTS = tuple(OPTIONS)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A variant at a budget; `keep_fraction` is None where it samples nothing."""
+    """A variant at a budget; `keep_fraction` and `bits` are None where there are none."""
 
     variant: str
     budget: str
     adjoint: Adjoint
     keep_fraction: float | None
+    bits: int | None
 
 
-def plan(
-    problem: ReactionDiffusion, variant: str, budget: str | float, replacement: bool = True
-) -> Plan:
+def plan(problem: ReactionDiffusion, variant: str, budget: str | float, **options: Any) -> Plan:
     """How `variant` spends `budget`.
 
-    A fraction is the keep fraction of `different_sample`, and for `checkpointing` the bytes
-    that this needs. Bytes are those of theta and of what is saved for backward. `baseline`
-    has no budget. Raises UsageError for an unknown variant, and for a budget that cannot be
-    read or met.
+    A fraction is the keep fraction of `different_sample`, and for others the bytes that this
+    needs: rounding takes the most bits that fit, `sampled_rounding` the largest keep fraction,
+    `checkpointing` the most states. Bytes are those of theta and of what is saved for
+    backward. `baseline` has no budget. `options` are fields of the sketch (`OPTIONS`).
+    Raises UsageError for an unknown variant or option, and for a budget that cannot be read
+    or met.
     """
     if variant not in VARIANTS:
         raise UsageError(f"unknown variant {variant!r}; choose one of {', '.join(VARIANTS)}")
+    unknown = set(options) - set(OPTIONS[variant])
+    if unknown:
+        raise UsageError(f"{variant} has no option {', '.join(sorted(unknown))}")
     wanted = parse_budget(budget)
     if variant == "baseline":
-        return Plan(variant, "full", Identity(), None)
-    if wanted.kind == "bytes":
-        limit = int(wanted.value)
+        return Plan(variant, "full", Identity(), None, None)
+    if variant == "different_sample" and wanted.kind != "bytes":
+        adjoint: Adjoint = DifferentSample(wanted.value, **options)
     else:
-        limit = _cost(problem, DifferentSample(wanted.value))
-    if variant == "checkpointing":
-        choices: list[Adjoint] = [Checkpointing(s) for s in range(len(chunks(problem)))]
-    else:
-        points = problem.inner**2
-        choices = [DifferentSample(k / points, replacement) for k in range(1, points + 1)]
+        adjoint = _largest(problem, variant, wanted, options)
+    fraction, bits = getattr(adjoint, "keep_fraction", None), getattr(adjoint, "bits", None)
+    return Plan(variant, wanted.text, adjoint, fraction, bits)
+
+
+def _largest(
+    problem: ReactionDiffusion, variant: str, budget: Budget, options: dict[str, Any]
+) -> Adjoint:
+    """The most that fits."""
+    choices = _choices(problem, variant, options)
+    limit = int(budget.value)
+    if budget.kind != "bytes":
+        limit = _cost(problem, DifferentSample(budget.value))
     adjoint = largest_within(choices, lambda choice: _cost(problem, choice), limit)
     if adjoint is None:
         least = _cost(problem, choices[0])
-        raise UsageError(f"budget {budget} is too small for {variant}: it needs at least {least} B")
-    if wanted.kind != "bytes" and isinstance(adjoint, DifferentSample):
-        adjoint = DifferentSample(wanted.value, replacement)
-    fraction = adjoint.keep_fraction if isinstance(adjoint, DifferentSample) else None
-    return Plan(variant, wanted.text, adjoint, fraction)
+        raise UsageError(
+            f"budget {budget.text} is too small for {variant}: it needs at least {least} B"
+        )
+    return adjoint
+
+
+def _choices(
+    problem: ReactionDiffusion, variant: str, options: dict[str, Any]
+) -> Sequence[Adjoint]:
+    """What a variant can be, by growing bytes."""
+    points = problem.inner**2
+    fractions = [k / points for k in range(1, points + 1)]
+    match variant:
+        case "checkpointing":
+            return [Checkpointing(s) for s in range(len(chunks(problem)))]
+        case "stochastic_rounding":
+            return [StochasticRounding(bits) for bits in sorted(PLANES)]
+        case "dithered_rounding":
+            return [DitheredRounding(bits) for bits in sorted(PLANES)]
+        case "sampled_rounding":
+            return [SampledRounding(f, **{"bits": 2, **options}) for f in fractions]
+    return [DifferentSample(f, **options) for f in fractions]
 
 
 def saved_bytes(problem: ReactionDiffusion, adjoint: Adjoint) -> int:
@@ -66,7 +112,7 @@ def saved_bytes(problem: ReactionDiffusion, adjoint: Adjoint) -> int:
     if isinstance(adjoint, Checkpointing):
         snapshots = min(adjoint.snapshots, len(chunks(problem)) - 1)
         return small + snapshots * points * dtype.itemsize
-    return small + adjoint.nbytes((problem.steps + 1, points), dtype)
+    return small + (problem.steps + 1) * adjoint.nbytes((1, points), dtype)
 
 
 def _cost(problem: ReactionDiffusion, adjoint: Adjoint) -> int:

@@ -15,11 +15,22 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from rad.functional.steps import compress_steps, decode_steps
 from rad.pde.grid import Grid
 from rad.pde.points import add_loss_gradient, gather
-from rad.sketches import DifferentSample, Identity, SameSample, Sketch, compiled, fold_in
+from rad.sketches import (
+    DifferentSample,
+    Identity,
+    SameSample,
+    SampledRounding,
+    Sketch,
+    compiled,
+    fold_in,
+)
+from rad.sketches.rounding import Rounding
 
 Sampling = DifferentSample | SameSample  # alike on a single row
+Coded = Rounding | SampledRounding
 
 
 class Estimate(NamedTuple):
@@ -81,6 +92,26 @@ def _(sketch: Sampling, grid: Grid, kept: tuple[Tensor, ...], first: int, key: T
     (values,) = kept
     chosen = sampled_points(sketch, len(values), len(grid.places), first, key)
     return Estimate(chosen, values.numpy(), len(grid.places) / values.shape[1])
+
+
+@keep.register(Rounding)
+@keep.register(SampledRounding)
+def _(sketch: Coded, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+    rows = all_points(grid, states)
+    return compress_steps(sketch, rows.unsqueeze(1), _keys(key, first, len(rows)))
+
+
+@read.register(Rounding)
+@read.register(SampledRounding)
+def _(sketch: Coded, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+    keys, dtype = _keys(key, first, len(kept[0])), torch.from_numpy(grid.initial).dtype
+    rows = decode_steps(sketch, kept, 1, len(grid.places), dtype, keys)
+    return Estimate(EVERY, rows.numpy(), 1.0)
+
+
+def _keys(key: Tensor, first: int, count: int) -> Tensor:
+    """The keys of states first .. first + count - 1."""
+    return fold_in(key, torch.arange(first, first + count))
 
 
 def final_adjoint(grid: Grid, step: int, state: Estimate) -> np.ndarray:

@@ -16,10 +16,13 @@ from rad.pde.points import add_loss_gradient
 from rad.pde.states import keep, read, sampled_points
 from rad.sketches import (
     DifferentSample,
+    DitheredRounding,
     Identity,
     Project,
     SameSample,
+    SampledRounding,
     Sketch,
+    StochasticRounding,
     fold_in,
     make_key,
 )
@@ -135,7 +138,11 @@ def step_matrix(problem: ReactionDiffusion, theta: Tensor, t: int) -> Tensor:
     return problem.rate * laplacian.double() + torch.diag(growth)
 
 
-@pytest.mark.parametrize("sketch", [Project(0.3), SameSample(0.3), DifferentSample(0.3, False)])
+ROUNDED = (StochasticRounding(2), DitheredRounding(3), SampledRounding(0.4, 2))
+SKETCHES = (Project(0.3), SameSample(0.3), DifferentSample(0.3, False), *ROUNDED)
+
+
+@pytest.mark.parametrize("sketch", SKETCHES, ids=repr)
 def test_the_gradient_is_that_of_the_plain_loop_on_the_same_sketches(sketch: Sketch) -> None:
     theta = theta_of(SMALL)
     phi = states_of(SMALL, theta)
@@ -158,7 +165,7 @@ def test_the_gradient_is_that_of_the_plain_loop_on_the_same_sketches(sketch: Ske
             adjoint = step_matrix(SMALL, theta, t).T @ adjoint
         if t:
             target = SMALL.target(t)
-            dense = isinstance(sketch, Project)
+            dense = isinstance(sketch, Project) or sketch in ROUNDED
             off = read_back(phi[t]) - target.flatten() if dense else read_back(phi[t] - target)
             adjoint = adjoint + 2 * SMALL.dt / SMALL.points**2 * off
     many = theta.clone().requires_grad_()
@@ -176,6 +183,14 @@ N = 200
 @pytest.mark.parametrize("replacement", [True, False])
 def test_unbiased_on_the_papers_grid(replacement: bool) -> None:
     estimates = gradients(PAPER_GRID, PAPER_THETA, DifferentSample(KEEP, replacement), N)
+    exact = exact_gradient(PAPER_GRID, PAPER_THETA)
+    check_unbiased(estimates, exact)
+    check_biased_is_caught(estimates, exact)
+
+
+@pytest.mark.parametrize("sketch", [StochasticRounding(1), SampledRounding(0.3, 2)], ids=repr)
+def test_rounded_states_are_unbiased_on_the_papers_grid(sketch: Sketch) -> None:
+    estimates = gradients(PAPER_GRID, PAPER_THETA, sketch, N)
     exact = exact_gradient(PAPER_GRID, PAPER_THETA)
     check_unbiased(estimates, exact)
     check_biased_is_caught(estimates, exact)
@@ -270,6 +285,8 @@ def test_saved_bytes_are_those_of_the_samples() -> None:
         kept = saved(DifferentSample(fraction))
         assert kept == pytest.approx(problem.steps * k * 4, rel=0.01)
         assert kept == plan.saved_bytes(problem, DifferentSample(fraction))
+    for sketch in (StochasticRounding(3), DitheredRounding(1), SampledRounding(0.05, 2)):
+        assert saved(sketch) == plan.saved_bytes(problem, sketch)
     assert exact > 50 * saved(DifferentSample(0.01))
     assert saved(Checkpointing(42)) == plan.saved_bytes(problem, Checkpointing(42))
 
@@ -288,8 +305,24 @@ def test_plans_spend_their_budget() -> None:
     assert plan.plan(problem, "baseline", 0.1).adjoint == Identity()
     for variant in ("different_sample", "checkpointing"):
         for budget, limit in ((350_000, 350_000), ("0.85 MB", 850_000), (0.003, 491_724)):
-            planned = plan.plan(problem, variant, budget, replacement=False)
+            options = {"replacement": False} if variant == "different_sample" else {}
+            planned = plan.plan(problem, variant, budget, **options)
             assert 0.9 * limit < plan.saved_bytes(problem, planned.adjoint) + 56 <= limit
+
+
+def test_rounding_spends_its_budget() -> None:
+    problem = ReactionDiffusion()
+    for variant, bits in (("stochastic_rounding", 3), ("dithered_rounding", 3)):
+        planned = plan.plan(problem, variant, 0.1)
+        assert (planned.bits, planned.keep_fraction) == (bits, None)
+        assert plan.plan(problem, variant, 0.05).bits == 1
+    limit = plan.saved_bytes(problem, DifferentSample(0.01))
+    for options in ({}, {"bits": 1, "dithered": False}):
+        planned = plan.plan(problem, "sampled_rounding", 0.01, **options)
+        assert planned.bits == options.get("bits", 2)
+        assert 0.9 * limit < plan.saved_bytes(problem, planned.adjoint) <= limit
+    with pytest.raises(UsageError, match="checkpointing has no option bits"):
+        plan.plan(problem, "checkpointing", 0.1, bits=2)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +331,7 @@ def test_plans_spend_their_budget() -> None:
         ("project", 0.1, "unknown variant 'project'.*checkpointing"),
         ("different_sample", 1.5, "above 1"),
         ("different_sample", 1000, "1000 is too small.*at least 164"),
+        ("stochastic_rounding", 0.01, "0.01 is too small for stochastic_rounding.*at least"),
         ("checkpointing", 100, "100 is too small.*at least"),
     ],
 )
