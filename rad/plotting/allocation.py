@@ -48,7 +48,8 @@ def allocation_figure(table: pd.DataFrame) -> Figure:
                 [i * (len(variants) + 1) + middle for i in range(len(moments))],
                 [f"iteration {moment}" for moment in moments],
             )
-            axes.set(yscale="log", ylabel=f"{network}\nrelative variance")
+            axes.set(ylabel=f"{network}\nrelative variance")
+            axes.set_ylim(bottom=0)
             axes.grid(axis="y", color="0.9", linewidth=0.5)
         handles, labels = panels[0].get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
