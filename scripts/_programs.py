@@ -48,9 +48,13 @@ def programs(network: str, keep: float, batch: int, device: torch.device) -> dic
         # A fresh batch, as in training: nobody but the graph keeps it alive.
         return Program(model, size, lambda: F.cross_entropy(run(x[:size].clone()), labels))
 
-    reduced = variants.build(
-        model, (x,), lambda out: F.cross_entropy(out, y[: len(out)].clone()), "reduced_batch", keep
-    )
+    def fitted(variant: str) -> Program:
+        def loss(out: Tensor) -> Tensor:
+            return F.cross_entropy(out, y[: len(out)].clone())
+
+        built = variants.build(model, (x,), loss, variant, keep)
+        return program(built.model, built.batch_size)
+
     checkpointed = models.build(network, shape, CLASSES, seed=0).to(device)
     compared = {
         "torch": program(model),
@@ -58,7 +62,8 @@ def programs(network: str, keep: float, batch: int, device: torch.device) -> dic
         "same_sample": program(rad.convert(model, SameSample(keep))),
         "different_sample": program(rad.convert(model, DifferentSample(keep))),
         "project": program(rad.convert(model, Project(keep))),
-        "reduced_batch": program(reduced.model, reduced.batch_size),
+        "stochastic_rounding": fitted("stochastic_rounding"),
+        "reduced_batch": fitted("reduced_batch"),
         "checkpointing": program(checkpointed, forward=_checkpointed(checkpointed)),
     }
     if network != "irnn":

@@ -12,7 +12,7 @@ from rad.plotting.style import COLUMN_WIDTH, RC, STYLES
 PROGRAMS = {
     "torch": ("#000000", "o"),
     "lean_exact": ("#777777", "o"),
-    "checkpointing": ("#CC79A7", "*"),
+    "checkpointing": ("#8C564B", "*"),
     "dense_reference": ("#0072B2", "x"),
 }
 
