@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _checks import check_budget, check_choice, check_seed
 from _device import choose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -49,12 +50,8 @@ def read(config: DictConfig, overrides: Sequence[str]) -> PdeSpec:
     if config.variant.name == "baseline" or config.budget is None:
         config.budget = "full"
     OmegaConf.resolve(config)
-    if config.logger.mode not in MODES:
-        raise UsageError(f"unknown logger mode {config.logger.mode!r}; choose one of {MODES}")
-    if type(config.seed) is not int or not 0 <= config.seed < 2**63:
-        raise UsageError(f"seed is {config.seed!r}; give a whole number of at least 0")
-    if not isinstance(config.budget, str | int | float):
-        raise UsageError(f"budget {config.budget} is not a memory budget: give one number or size")
+    check_budget(config.budget)
+    check_choice("logger.mode", config.logger.mode, MODES)
     kept = _path_overrides(config, overrides)
     problem = problem_of(config.problem)
     variant = config.variant
@@ -62,7 +59,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> PdeSpec:
     return PdeSpec(
         config=config,
         experiment=str(config.experiment_name),
-        seed=config.seed,
+        seed=check_seed(config.seed),
         device=choose(config.device),
         problem=problem,
         plan=plan(

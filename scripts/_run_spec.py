@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _checks import check_budget, check_choice, check_seed
 from _device import choose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rad.data import check_options
 from rad.errors import UsageError
-from rad.memory.budget import parse_budget
 from rad.results import run_path
 from rad.training import Settings
 from rad.training.loggers import MODES
@@ -60,10 +60,10 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
     if config.variant.name == "baseline" or config.budget is None:
         config.budget = "full"
     OmegaConf.resolve(config)
-    _check_budget(config.budget)
-    _check_choice("kind", config.kind, KINDS)
-    _check_choice("allocation", config.allocation, ALLOCATIONS)
-    _check_choice("logger.mode", config.logger.mode, MODES)
+    check_budget(config.budget)
+    check_choice("kind", config.kind, KINDS)
+    check_choice("allocation", config.allocation, ALLOCATIONS)
+    check_choice("logger.mode", config.logger.mode, MODES)
     dataset_options = _dataset_options(config)
     check_options(config.dataset.name, dataset_options)
     experiment = str(config.experiment_name)
@@ -72,7 +72,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
         config=config,
         experiment=experiment,
         budget=config.budget,
-        seed=_seed(config.seed),
+        seed=check_seed(config.seed),
         device=choose(config.device),
         settings=_settings(config),
         dataset_options=dataset_options,
@@ -81,23 +81,6 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
         ),
         text=_text(config),
     )
-
-
-def _check_budget(budget: Any) -> None:
-    if not isinstance(budget, str | int | float):
-        raise UsageError(f"budget {budget} is not a memory budget: give one number or size")
-    parse_budget(budget)
-
-
-def _check_choice(key: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UsageError(f"unknown {key} {value!r}; choose one of {', '.join(choices)}")
-
-
-def _seed(seed: Any) -> int:
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise UsageError(f"seed is {seed!r}; give a whole number of at least 0")
-    return seed
 
 
 def _settings(config: DictConfig) -> Settings:

@@ -1,13 +1,12 @@
 import json
 import re
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gradient_noise
 import pandas as pd
 import pytest
-from _cli import Task, run
-from calling import SCRIPTS, Outcome
+from calling import Call
 
 from rad import models
 
@@ -22,26 +21,13 @@ TINY = (
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+def call(call: Call) -> Call:
     """Runs `python scripts/gradient_noise.py <arguments>` in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr("sys.argv", [str(SCRIPTS / "gradient_noise.py"), *arguments])
-        capsys.readouterr()
-        status = 0
-        try:
-            run(Task(gradient_noise.main, gradient_noise.check), "gradient_noise/gradient_noise")
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(status, captured.out, captured.err)
-
-    return call
+    return partial(call, "gradient_noise")
 
 
 def test_table_provenance_and_figure_that_do_not_change(
-    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = call(*TINY)
     assert done.status == 0, done.err
@@ -94,7 +80,7 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "pattern"), BAD.values(), ids=BAD.keys())
 def test_bad_input_ends_in_one_line(
-    arguments: tuple[str, ...], pattern: str, call: Any, tmp_path: Path
+    arguments: tuple[str, ...], pattern: str, call: Call, tmp_path: Path
 ) -> None:
     done = call(*arguments)
     assert done.status == 2
@@ -104,7 +90,7 @@ def test_bad_input_ends_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_recurrent_layers_are_refused(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recurrent_layers_are_refused(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradient_noise, "_model", lambda *_: models.irnn((1, 8, 8), 10))
     done = call("dataset=digits")
     assert (done.status, len(done.err.splitlines())) == (2, 1)

@@ -1,24 +1,15 @@
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from calling import Call
-from calling_pde import caller
 
 
-@pytest.fixture
-def pde(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Call:
-    return caller(tmp_path, monkeypatch, capsys)
-
-
-def test_figures_and_tables_of_an_experiment(pde: Call, tmp_path: Path) -> None:
+def test_figures_and_tables_of_an_experiment(call: Call, tmp_path: Path) -> None:
     variants = ("-m", "variant=baseline,different_sample", "budget=0.1,0.02")
-    assert pde("train_pde", *variants, "scale=smoke", "logger.mode=disabled").status == 0
+    assert call("train_pde", *variants, "scale=smoke", "logger.mode=disabled").status == 0
     (trained,) = tmp_path.glob("results/fig6_pde/baseline/*/seed=0")
     chosen = ("fractions=[0.02]", "draws=3", "rounds=1")
-    done = pde("pde_variance", f"trained='{trained}'", *chosen)
+    done = call("pde_variance", f"trained='{trained}'", *chosen)
     assert done.status == 0, done.err
     table = pd.read_csv(tmp_path / "results/pde_variance/cpu.csv")
     assert len(table) == 4
@@ -28,7 +19,7 @@ def test_figures_and_tables_of_an_experiment(pde: Call, tmp_path: Path) -> None:
     assert (table["peak_bytes"] >= table["saved_bytes"]).all()
 
     times = ("film_times=[0,1,2]", "sample_time=1")
-    done = pde("plot_pde", *times)
+    done = call("plot_pde", *times)
     assert done.status == 0, done.err
     assert "| full | 100,684 |" in done.out
     names = sorted(p.name for p in (tmp_path / "plots").glob("*.png"))
@@ -40,15 +31,15 @@ def test_figures_and_tables_of_an_experiment(pde: Call, tmp_path: Path) -> None:
         "overrides=x": "no baseline",
         "variance=none.csv": "cannot read none.csv",
     }.items():
-        refused = pde("plot_pde", *times, "output=x/y", bad)
+        refused = call("plot_pde", *times, "output=x/y", bad)
         assert (refused.status, len(refused.err.splitlines())) == (2, 1)
         assert message in refused.err
     assert not (tmp_path / "x").exists()
 
 
-def test_results_that_are_not_there(pde: Call, tmp_path: Path) -> None:
+def test_results_that_are_not_there(call: Call, tmp_path: Path) -> None:
     for name in ("plot_pde", "pde_variance"):
-        refused = pde(name)
+        refused = call(name)
         assert (refused.status, len(refused.err.splitlines())) == (2, 1)
         assert "no finished run" in refused.err
     assert not list(tmp_path.iterdir())

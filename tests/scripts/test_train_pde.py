@@ -1,28 +1,22 @@
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from _cli import CONFIGS
 from _pde_spec import read
-from calling import Call, Outcome
-from calling_pde import caller
+from calling import Call
 from hydra import compose, initialize_config_dir
 
 SMOKE = ("scale=smoke", "logger.mode=disabled")
 
 
 @pytest.fixture
-def train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Call:
-    call = caller(tmp_path, monkeypatch, capsys)
-
-    def train(*arguments: str) -> Outcome:
-        return call("train_pde", *arguments)
-
-    return train
+def train(call: Call) -> Call:
+    """Runs `python scripts/train_pde.py <arguments>` in this process, in an empty folder."""
+    return partial(call, "train_pde")
 
 
 def rows(root: Path) -> dict[str, pd.DataFrame]:

@@ -1,5 +1,6 @@
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,7 @@ import pytest
 import torch
 import tune
 import yaml
-from _cli import Task, run
-from calling import SCRIPTS, Outcome
+from calling import Call
 
 from rad import data
 from rad.data import Dataset
@@ -25,25 +25,12 @@ TINY = (
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+def call(call: Call) -> Call:
     """Runs `python scripts/tune.py <arguments>` in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr("sys.argv", [str(SCRIPTS / "tune.py"), *arguments])
-        capsys.readouterr()
-        status = 0
-        try:
-            run(Task(tune.main, tune.check), "tune")
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(status, captured.out, captured.err)
-
-    return call
+    return partial(call, "tune")
 
 
-def test_winners_of_each_variant(call: Any, tmp_path: Path) -> None:
+def test_winners_of_each_variant(call: Call, tmp_path: Path) -> None:
     done = call("-m", "variant=reduced_batch,project", *TINY)
     assert done.status == 0, done.err
     folder = tmp_path / "results/tuning/feedforward_digits"
@@ -70,7 +57,7 @@ def test_winners_of_each_variant(call: Any, tmp_path: Path) -> None:
     assert "trial 1:" not in more.out
 
 
-def test_no_test_image_is_ever_seen(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_test_image_is_ever_seen(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     marked = data.load("digits")
     marked.test_images.fill_(255)
     marked.test_labels.fill_(9)
@@ -92,7 +79,7 @@ def test_no_test_image_is_ever_seen(call: Any, monkeypatch: pytest.MonkeyPatch) 
         assert not any(t.data_ptr() == marked.test_images.data_ptr() for t in tensors)
 
 
-def test_the_score_is_the_loss_on_the_held_out_examples(call: Any, tmp_path: Path) -> None:
+def test_the_score_is_the_loss_on_the_held_out_examples(call: Call, tmp_path: Path) -> None:
     call("variant=baseline", *TINY, "logger.mode=disabled")
     journal = (tmp_path / "results/tuning/feedforward_digits/journal.log").read_text()
     scores = [v for line in journal.splitlines() if (v := json.loads(line).get("values"))]
@@ -102,7 +89,7 @@ def test_the_score_is_the_loss_on_the_held_out_examples(call: Any, tmp_path: Pat
 
 
 def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(
-    call: Any, tmp_path: Path
+    call: Call, tmp_path: Path
 ) -> None:
     wild = ("optimizer=sgd", "optimizer.clip_norm=null", "tuning.learning_rate=[1e20,1e30]")
     done = call("variant=project", *TINY, *wild)
@@ -126,7 +113,7 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "pattern"), BAD.values(), ids=BAD.keys())
 def test_bad_input_ends_in_one_line(
-    arguments: tuple[str, ...], pattern: str, call: Any, tmp_path: Path
+    arguments: tuple[str, ...], pattern: str, call: Call, tmp_path: Path
 ) -> None:
     done = call(*arguments, "variant=project")
     assert done.status == 2
