@@ -91,7 +91,7 @@ def test_a_control_that_blows_up_is_reported(train: Call, tmp_path: Path) -> Non
         (("budget=[1]",), "one number or size"),
         (("-m", "budget=0.1,100"), "100 is too small"),
         (("seed=-1",), "seed is -1"),
-        (("logger.mode=loud",), "unknown logger mode"),
+        (("logger.mode=loud",), "unknown logger.mode"),
         (("device=tpu",), "unknown device"),
         (("optimizer.momentum=1",), "unknown setting"),
         (("+optimizer.momentum=1",), "adds or removes"),
