@@ -1,0 +1,125 @@
+"""What scripts/gpu.py runs, in order, and how far each job has come."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _cli import CONFIGS
+from _device import choose, name_of
+from _run_spec import read
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from rad.errors import UsageError
+from rad.results import RunFolder, summaries
+
+STEPS = ("tests", "benchmarks", "table1", "runs")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of the interpreter. `output`: where what it prints is kept, and that it is done.
+
+    A training run has its folder, how many iterations it takes, and how long one takes.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    output: Path | None = None
+    folder: Path | None = None
+    iterations: int = 0
+    milliseconds: float = 0.0
+    guessed: bool = True
+
+    def finished(self) -> bool:
+        """Whether nothing is left of it."""
+        if self.folder is not None:
+            return RunFolder(self.folder).finished()
+        return self.output is not None and self.output.exists()
+
+    def iterations_done(self) -> int:
+        """Of a training run, as its metrics say."""
+        try:
+            with (self.folder or Path()).joinpath("metrics.csv").open(newline="") as file:
+                return max((int(row["iteration"]) for row in csv.DictReader(file)), default=0)
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    def seconds_left(self) -> float:
+        """Of a training run, by its own."""
+        return (self.iterations - self.iterations_done()) * self.milliseconds / 1000
+
+
+def jobs(config: DictConfig, device: str) -> list[Job]:
+    """All jobs of the configuration, finished or not. Raises UsageError for an unknown step."""
+    found: list[Job] = []
+    for step in config.steps:
+        if step not in STEPS:
+            raise UsageError(f"unknown step {step!r}; choose among {', '.join(STEPS)}")
+        if step == "runs":
+            found += _runs(config, device)
+        else:
+            found.append(_once(config, step, device))
+    return found
+
+
+def _once(config: DictConfig, step: str, device: str) -> Job:
+    folder, plots = Path(config.results_root) / "gpu", Path(config.plots_root)
+    if step == "tests":
+        return Job(step, ("-m", "pytest", "-m", "cuda"), folder / "tests.txt")
+    script = {"benchmarks": "benchmark", "table1": "memory_table"}[step]
+    command = (f"scripts/{script}.py", f"device={device}", f"output={folder / step}")
+    figure = f"figure={plots / f'gpu_{step}.png'}"
+    return Job(step, (*command, figure), folder / f"{step}.txt")
+
+
+def _runs(config: DictConfig, device: str) -> Iterator[Job]:
+    for entry in config.runs:
+        measured = _measured(Path(config.results_root), entry.experiment, device)
+        for seed in entry.seeds:
+            for variant in entry.variants:
+                for budget in ["full"] if variant == "baseline" else entry.budgets:
+                    yield _run(config, entry, variant, budget, seed, device, measured)
+
+
+def _run(
+    config: DictConfig,
+    entry: Any,
+    variant: str,
+    budget: Any,
+    seed: int,
+    device: str,
+    measured: dict[str, float],
+) -> Job:
+    overrides = [f"+experiment={entry.experiment}", f"variant={variant}", f"seed={seed}"]
+    overrides += [] if budget == "full" else [f"budget={budget}"]
+    overrides += [] if config.scale == "paper" else [f"scale={config.scale}"]
+    runtime = [f"results_root={config.results_root}", f"device={device}", "logger.mode=disabled"]
+    if config.data_root is not None:
+        runtime.append(f"data_root={config.data_root}")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        spec = read(compose("train", overrides=overrides + runtime), overrides + runtime)
+    return Job(
+        f"{entry.experiment} {variant} {budget} seed {seed}",
+        ("scripts/train.py", *overrides, *runtime),
+        folder=spec.path,
+        iterations=spec.settings.iterations,
+        milliseconds=1000 * measured[variant] if variant in measured else entry.guess,
+        guessed=variant not in measured,
+    )
+
+
+def _measured(root: Path, experiment: str, device: str) -> dict[str, float]:
+    """Seconds for an iteration of finished runs on such a device, by variant."""
+    try:
+        table = summaries(root, experiment)
+    except UsageError:
+        return {}
+    if table.empty:
+        return {}
+    same = table[table["device"] == name_of(choose(device))]
+    return dict(same.groupby("variant")["seconds_per_iteration"].mean())

@@ -1,0 +1,245 @@
+"""Everything that needs a GPU, in order of value and in the time there is: `make gpu`.
+
+    python scripts/gpu.py time_limit=540 [workers=8 ...] [--dry-run] [--archive PATH]
+
+Runs the tests marked `cuda`, the benchmarks, Table 1 as measured there, then the paper-scale
+results that are missing, several runs side by side. What does not fit the time resumes with the
+next call. Leaves results/ ready to commit; --archive packs what is new, checkpoints included, to
+go on from elsewhere. Needs no network, installation or git: the commit is $RAD_COMMIT where there
+is none. Settings: configs/gpu.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from _cli import BAD_INPUT, CONFIGS, refuse  # noqa: E402
+from _device import choose  # noqa: E402
+from _gpu_jobs import Job, jobs  # noqa: E402
+from omegaconf import DictConfig, OmegaConf  # noqa: E402
+
+from rad.errors import UsageError  # noqa: E402
+
+LEAST_SLICE = 5.0
+"""Seconds below which no run is started any more."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status: 1 where a job failed, 130 where interrupted."""
+    options = _parser().parse_args(arguments)
+    config = settings(options.settings)
+    planned = jobs(config, _device(config.device, options.dry_run))
+    if options.dry_run:
+        print(listing(planned, config))
+        return 0
+    started = time.time()
+    work = Work(config, started)
+    try:
+        work.all(planned)
+    except KeyboardInterrupt:
+        work.interrupted = True
+    finally:
+        work.stop()
+        if options.archive is not None:
+            count = archive(options.archive, [config.results_root, config.plots_root], started)
+            print(f"{count} new files in {options.archive}", flush=True)
+    left = sum(not job.finished() for job in planned)
+    print(f"{len(planned) - left} of {len(planned)} jobs are finished; the same command goes on")
+    return 130 if work.interrupted else 1 if work.failed else 0
+
+
+def _device(name: str, dry_run: bool) -> str:
+    """The device asked for; a listing does without it."""
+    try:
+        return str(choose(name))
+    except UsageError:
+        if not dry_run:
+            raise
+        return "auto"
+
+
+def settings(overrides: Sequence[str]) -> DictConfig:
+    """configs/gpu.yaml with `key=value` overrides. Raises UsageError."""
+    config = OmegaConf.load(CONFIGS / "gpu.yaml")
+    assert isinstance(config, DictConfig)
+    OmegaConf.set_struct(config, True)
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or key not in config:
+            raise UsageError(
+                f"{override!r} is no setting; give key=value with one of {', '.join(config)}"
+            )
+        config.merge_with_dotlist([override])
+    for key, least in (("time_limit", 1), ("margin", 0), ("workers", 1), ("slice", 1)):
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
+            raise UsageError(f"{key} is {value!r}; give a number of at least {least}")
+    return config
+
+
+def listing(planned: Sequence[Job], config: DictConfig) -> str:
+    """What would run, and how long it should take."""
+    lines, total = [], 0.0
+    for job in planned:
+        if job.finished():
+            lines.append(f"finished          {job.name}")
+        elif job.folder is None:
+            lines.append(f"to do             {job.name}")
+        else:
+            seconds = job.seconds_left()
+            total += seconds
+            done = f"{job.iterations_done()}/{job.iterations}"
+            how = "guess" if job.guessed else "measured"
+            lines.append(f"to do {seconds:7.0f} s ({how}) {job.name}, {done} iterations")
+    lines.append(
+        f"training runs one after the other: {total / 3600:.1f} h; this call: "
+        f"{config.time_limit:g} s, {config.workers} side by side"
+    )
+    return "\n".join(lines)
+
+
+class Work:
+    """Runs jobs until the time is up: what is measured alone, training runs side by side."""
+
+    def __init__(self, config: DictConfig, started: float) -> None:
+        self.config = config
+        self.deadline = started + config.time_limit
+        self.running: dict[subprocess.Popen[bytes], Job] = {}
+        self.failed: list[Job] = []
+        self.interrupted = False
+
+    def all(self, planned: Sequence[Job]) -> None:
+        """Every job that is not finished."""
+        missing = [job for job in planned if not job.finished()]
+        for job in missing:
+            if job.folder is None and self._left() > LEAST_SLICE:
+                self._alone(job)
+        waiting = deque(job for job in missing if job.folder is not None)
+        while waiting or self.running:
+            while waiting and len(self.running) < self.config.workers and self._may_start():
+                self._start(waiting.popleft())
+            if not self.running:
+                return
+            self._collect(waiting)
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End what still runs; it resumes from its last checkpoint."""
+        for process in self.running:
+            process.terminate()
+        for process in self.running:
+            process.wait()
+        self.running.clear()
+
+    def _left(self) -> float:
+        return self.deadline - time.time()
+
+    def _may_start(self) -> bool:
+        return self._left() - self.config.margin >= LEAST_SLICE
+
+    def _alone(self, job: Job) -> None:
+        assert job.output is not None
+        print(f"{job.name} ...", flush=True)
+        tests = job.command[0] == "-m"
+        try:
+            done = subprocess.run(
+                _command(job),
+                cwd=REPOSITORY if tests else None,
+                env=_environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=self._left(),
+            )
+        except subprocess.TimeoutExpired:
+            print(f"{job.name}: not finished in time", flush=True)
+            return
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        failed = done.returncode != 0
+        output = job.output.with_suffix(".failed.txt") if failed else job.output
+        output.write_bytes(done.stdout)
+        print(f"{job.name}: {'failed' if failed else 'done'}, see {output}", flush=True)
+        if failed:
+            self.failed.append(job)
+
+    def _start(self, job: Job) -> None:
+        limit = min(self.config.slice, self._left() - self.config.margin)
+        command = [*_command(job), f"training.time_limit={limit:.1f}"]
+        self.running[subprocess.Popen(command, env=_environment())] = job
+
+    def _collect(self, waiting: deque[Job]) -> None:
+        """Take in what has ended; a run that only used up its time waits for its next turn."""
+        for process, job in list(self.running.items()):
+            if process.poll() is None:
+                if self._left() < 0:
+                    process.terminate()
+                continue
+            del self.running[process]
+            if process.returncode != 0 and self._left() > 0:
+                print(f"{job.name}: failed with status {process.returncode}", flush=True)
+                self.failed.append(job)
+            elif not job.finished():
+                waiting.append(job)
+
+
+def _command(job: Job) -> list[str]:
+    first, *rest = job.command
+    return [sys.executable, str(REPOSITORY / first) if first.endswith(".py") else first, *rest]
+
+
+def _environment() -> dict[str, str]:
+    """One thread for each program, this source tree, and scripts where they are."""
+    before = os.environ.get("PYTHONPATH")
+    path = str(REPOSITORY) if not before else os.pathsep.join([str(REPOSITORY), before])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def archive(file: str, folders: Sequence[str], since: float) -> int:
+    """Pack the files of the folders that changed since then, as they lie; how many there are.
+
+    A finished run needs its checkpoint no more.
+    """
+    new = [
+        path
+        for folder in map(Path, folders)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock" and path.stat().st_mtime >= since
+        if path.name != "checkpoint.pt" or not (path.parent / "summary.json").exists()
+    ]
+    Path(file).resolve().parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w:gz") as tar:
+        for path in new:
+            tar.add(path)
+    return len(new)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="see configs/gpu.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="list what would run")
+    parser.add_argument("--archive", metavar="PATH", help="pack what is new into this tar.gz file")
+    return parser
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BAD_INPUT as error:
+        refuse(error)
