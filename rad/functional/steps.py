@@ -56,13 +56,13 @@ def _(sketch: Project, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
 def _(sketch: Rounding, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
     flat, size = x.detach().flatten(1), sketch.block_size(x.shape[2])
     each = -(-flat.shape[1] // size)
-    return sketch.encode(flat, size, _row_keys(keys, each), range(len(x) * each))
+    return sketch.encode(flat, size, row_keys(keys, each), range(len(x) * each))
 
 
 @compress_steps.register
 def _(sketch: SampledRounding, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
     rows = x.shape[1]
-    sampling, rounding = (_row_keys(each, rows) for each in sketch.keys(keys))
+    sampling, rounding = (row_keys(each, rows) for each in sketch.keys(keys))
     return sketch.encode(x.detach(), (sampling, rounding), range(len(x) * rows))
 
 
@@ -144,27 +144,27 @@ def decode_steps(
     each = kept[-1].shape[1]  # grids of a step
     blocks = range(len(keys) * each)
     if isinstance(sketch, SampledRounding):
-        sampling, rounding = (_row_keys(part, rows) for part in sketch.keys(keys))
+        sampling, rounding = (row_keys(part, rows) for part in sketch.keys(keys))
         return sketch.decode(kept, 0, d, dtype, (sampling, rounding), blocks)
-    row_keys, size = _row_keys(keys, each), sketch.block_size(d)
-    return sketch.decode(kept, range(rows * d), size, dtype, row_keys, blocks).reshape(-1, d)
+    of_blocks, size = row_keys(keys, each), sketch.block_size(d)
+    return sketch.decode(kept, range(rows * d), size, dtype, of_blocks, blocks).reshape(-1, d)
 
 
 def _indices(sketch: SameSample | DifferentSample, rows: int, d: int, keys: Tensor) -> Tensor:
     """The columns that `sketch.indices((rows, d), keys[s])` draws: (steps, rows or 1, k)."""
     if isinstance(sketch, SameSample):  # draws as the first row of a DifferentSample
         sketch, rows = DifferentSample(sketch.keep_fraction, sketch.replacement), 1
-    drawn = sketch.indices((len(keys) * rows, d), _row_keys(keys, rows))
+    drawn = sketch.indices((len(keys) * rows, d), row_keys(keys, rows))
     return drawn.view(len(keys), rows, -1)
 
 
 def _matrices(sketch: Project, d: int, dtype: torch.dtype, keys: Tensor) -> Tensor:
     """`sketch.matrix(d, dtype, keys[s])`: (steps, d, k)."""
     each = DifferentProject(sketch.keep_fraction)  # whose first row draws as a Project
-    return each.matrices(d, dtype, _row_keys(keys, d), range(len(keys)))
+    return each.matrices(d, dtype, row_keys(keys, d), range(len(keys)))
 
 
-def _row_keys(keys: Tensor, rows: int) -> Tensor:
+def row_keys(keys: Tensor, rows: int) -> Tensor:
     """A key for each of the rows of all steps in one sequence: (steps * rows,).
 
     The words of row s * rows + r under its key are those of row r under keys[s]: a

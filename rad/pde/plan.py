@@ -18,7 +18,7 @@ from rad.sketches import (
     SampledRounding,
     StochasticRounding,
 )
-from rad.sketches.codes import PLANES
+from rad.sketches.codes import PLANES, code_bytes
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "baseline": (),
@@ -112,6 +112,9 @@ def saved_bytes(problem: ReactionDiffusion, adjoint: Adjoint) -> int:
     if isinstance(adjoint, Checkpointing):
         snapshots = min(adjoint.snapshots, len(chunks(problem)) - 1)
         return small + snapshots * points * dtype.itemsize
+    if isinstance(adjoint, SampledRounding):  # a grid for each chunk
+        codes = code_bytes(adjoint.kept(points), adjoint.bits)
+        return small + (problem.steps + 1) * codes + 2 * (len(chunks(problem)) + 1) * dtype.itemsize
     return small + (problem.steps + 1) * adjoint.nbytes((1, points), dtype)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rad.pde.chunks import chunks, new_buffer
+from rad.pde.chunks import chunk_steps, chunks, new_buffer
 from rad.pde.grid import lay_out
 from rad.pde.loops import sweep, sweep_back
 from rad.pde.problem import ReactionDiffusion
-from rad.pde.states import final_adjoint, keep, read
+from rad.pde.states import final_adjoint, keep, kept_per_chunk, read
 from rad.sketches import Sketch
 
 
@@ -22,15 +22,15 @@ def forward(
 ) -> tuple[float, tuple[Tensor, ...]]:
     """The loss, and what is kept of states 0..steps: tensors (steps + 1, ...); None: nothing."""
     grid, buffer = lay_out(problem), new_buffer(problem)
-    loss, kept = 0.0, _Kept(problem.steps + 1)
+    loss, kept = 0.0, _Kept(problem, sketch)
     for steps in chunks(problem):
         states = buffer[: len(steps) + 1]
         loss += sweep(grid, coefficients.numpy(), steps.start, states.numpy())
         if sketch is not None:
-            kept.add(keep(sketch, grid, states[:-1], steps.start, key), steps.start)
+            kept.add(keep(sketch, grid, states[:-1], steps.start, key), steps)
         buffer[0] = states[-1]
     if sketch is not None:
-        kept.add(keep(sketch, grid, buffer[:1], problem.steps, key), problem.steps)
+        kept.add(keep(sketch, grid, buffer[:1], problem.steps, key), _last(problem))
     return loss, kept.tensors
 
 
@@ -44,10 +44,10 @@ def backward(
     """dL/d coefficients as estimated from what was kept: float64, (S, Q)."""
     grid, numbers = lay_out(problem), coefficients.numpy()
     gradient = np.zeros_like(numbers)
-    last = tuple(part[-1:] for part in kept)
+    last = _parts(problem, sketch, kept, _last(problem))
     adjoint = final_adjoint(grid, problem.steps, read(sketch, grid, last, problem.steps, key))
     for steps in reversed(chunks(problem)):
-        part = tuple(tensor[steps.start : steps.stop] for tensor in kept)
+        part = _parts(problem, sketch, kept, steps)
         states = read(sketch, grid, part, steps.start, key)
         sweep_back(grid, numbers, steps.start, *states, adjoint, gradient)
     return torch.from_numpy(gradient)
@@ -56,12 +56,40 @@ def backward(
 class _Kept:
     """The sketches of all states, in tensors filled chunk by chunk."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, problem: ReactionDiffusion, sketch: Sketch | None) -> None:
+        self.problem, self.sketch = problem, sketch
         self.tensors: tuple[Tensor, ...] = ()
 
-    def add(self, parts: tuple[Tensor, ...], first: int) -> None:
+    def add(self, parts: tuple[Tensor, ...], steps: range) -> None:
+        assert self.sketch is not None
+        places = _places(self.problem, self.sketch, steps, len(parts))
         if not self.tensors:
-            self.tensors = tuple(part.new_empty(self.count, *part.shape[1:]) for part in parts)
-        for whole, part in zip(self.tensors, parts, strict=True):
-            whole[first : first + len(part)] = part
+            sizes = (self.problem.steps + 1, len(chunks(self.problem)) + 1)
+            by_chunk = len(parts) - kept_per_chunk(self.sketch)
+            self.tensors = tuple(
+                part.new_empty(sizes[number >= by_chunk], *part.shape[1:])
+                for number, part in enumerate(parts)
+            )
+        for whole, part, place in zip(self.tensors, parts, places, strict=True):
+            whole[place] = part
+
+
+def _last(problem: ReactionDiffusion) -> range:
+    """The state after all steps, a chunk by itself."""
+    return range(problem.steps, problem.steps + 1)
+
+
+def _parts(
+    problem: ReactionDiffusion, sketch: Sketch, kept: tuple[Tensor, ...], steps: range
+) -> tuple[Tensor, ...]:
+    """What was kept of the states of a chunk."""
+    places = _places(problem, sketch, steps, len(kept))
+    return tuple(tensor[place] for tensor, place in zip(kept, places, strict=True))
+
+
+def _places(problem: ReactionDiffusion, sketch: Sketch, steps: range, count: int) -> list[slice]:
+    """Where what is kept of a chunk lies in each of the tensors: by state, or by chunk."""
+    number = -(-steps.start // chunk_steps(problem))
+    by_chunk = kept_per_chunk(sketch)
+    states = slice(steps.start, steps.stop)
+    return [states] * (count - by_chunk) + [slice(number, number + 1)] * by_chunk

@@ -15,7 +15,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from rad.functional.steps import compress_steps, decode_steps
+from rad.functional.steps import compress_steps, decode_steps, row_keys
 from rad.pde.grid import Grid
 from rad.pde.points import add_loss_gradient, gather
 from rad.sketches import (
@@ -27,10 +27,10 @@ from rad.sketches import (
     compiled,
     fold_in,
 )
+from rad.sketches.codes import pack_codes, unpack_codes
 from rad.sketches.rounding import Rounding
 
 Sampling = DifferentSample | SameSample  # alike on a single row
-Coded = Rounding | SampledRounding
 
 
 class Estimate(NamedTuple):
@@ -47,9 +47,10 @@ EVERY = np.empty((1, 0), np.int32)
 
 @singledispatch
 def keep(sketch: Sketch, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
-    """What is kept of the states after `first`, first + 1, ... steps: tensors (m, ...).
+    """What is kept of the states after `first`, first + 1, ... steps, those of a chunk.
 
-    Shapes: states (m, points, points - 1).
+    Shapes: states (m, points, points - 1) -> tensors (m, ...), the last `kept_per_chunk` of
+    them (1, ...).
     """
     rows = all_points(grid, states)
     kept = [sketch.compress(row, fold_in(key, first + s)) for s, row in enumerate(rows.split(1))]
@@ -94,19 +95,64 @@ def _(sketch: Sampling, grid: Grid, kept: tuple[Tensor, ...], first: int, key: T
     return Estimate(chosen, values.numpy(), len(grid.places) / values.shape[1])
 
 
-@keep.register(Rounding)
-@keep.register(SampledRounding)
-def _(sketch: Coded, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+@keep.register
+def _(sketch: Rounding, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
     rows = all_points(grid, states)
     return compress_steps(sketch, rows.unsqueeze(1), _keys(key, first, len(rows)))
 
 
-@read.register(Rounding)
-@read.register(SampledRounding)
-def _(sketch: Coded, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+@read.register
+def _(sketch: Rounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
     keys, dtype = _keys(key, first, len(kept[0])), torch.from_numpy(grid.initial).dtype
     rows = decode_steps(sketch, kept, 1, len(grid.places), dtype, keys)
     return Estimate(EVERY, rows.numpy(), 1.0)
+
+
+@keep.register
+def _(
+    sketch: SampledRounding, grid: Grid, states: Tensor, first: int, key: Tensor
+) -> tuple[Tensor, ...]:
+    """Codes of each state's points; the states of a chunk share one grid, the last that is kept."""
+    chosen, keys = _sampled_and_keys(sketch, len(states), len(grid.places), first, key)
+    values = states.new_empty(chosen.shape)
+    gather(grid, states.numpy(), chosen, values.numpy())
+    shared = sketch.rounding.fit(states.reshape(1, -1))
+    grids, every = shared.expand(len(states), -1), range(len(states))
+    codes = sketch.rounding.round(values, grids, keys, every)
+    return *pack_codes(codes, sketch.bits), shared
+
+
+@read.register
+def _(
+    sketch: SampledRounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor
+) -> Estimate:
+    *planes, shared = kept
+    count, points = len(planes[0]), len(grid.places)
+    chosen, keys = _sampled_and_keys(sketch, count, points, first, key)
+    codes = unpack_codes(tuple(planes), sketch.bits)[:, : chosen.shape[1]]
+    grids, every = shared.expand(count, -1), range(count)
+    values = sketch.rounding.read(codes, grids, shared.dtype, keys, every)
+    return Estimate(chosen, values.numpy(), points / chosen.shape[1])
+
+
+@singledispatch
+def kept_per_chunk(sketch: Sketch) -> int:
+    """How many of the tensors that `keep` returns, the last ones, hold one row for all states."""
+    return 0
+
+
+@kept_per_chunk.register
+def _(sketch: SampledRounding) -> int:
+    return 1
+
+
+def _sampled_and_keys(
+    sketch: SampledRounding, count: int, high: int, first: int, key: Tensor
+) -> tuple[np.ndarray, Tensor]:
+    """The points of each state, and each state's rounding key, as row 0 uses it."""
+    sampling, rounding = sketch.keys(_keys(key, first, count))
+    chosen = sketch.sample.indices((count, high), row_keys(sampling, 1)).to(torch.int32)
+    return chosen.numpy(), row_keys(rounding, 1)
 
 
 def _keys(key: Tensor, first: int, count: int) -> Tensor:
