@@ -193,7 +193,7 @@ def test_figures_of_the_committed_tables() -> None:
         "irnn",
     ]
     benchmarks = plotting.benchmark_figure(pd.read_csv(root / "benchmarks" / "cpu.csv"))
-    assert len(benchmarks.axes[0].get_lines()) == 8 + 1
+    assert len(benchmarks.axes[0].get_lines()) == 9 + 1
 
 
 def test_the_committed_table_1_is_within_its_goals() -> None:
