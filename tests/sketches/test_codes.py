@@ -1,12 +1,11 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rad.sketches.codes import PLANES, code_bytes, pack_codes, unpack_codes
 
 
-@settings(deadline=None)  # the first example compiles the loops
 @given(st.sampled_from(list(PLANES)), st.integers(1, 3), st.integers(0, 40), st.data())
 def test_every_code_comes_back(bits: int, lead: int, count: int, data: st.DataObject) -> None:
     values = st.lists(st.integers(0, (1 << bits) - 1), min_size=count, max_size=count)

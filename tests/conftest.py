@@ -1,0 +1,5 @@
+from hypothesis import settings
+
+# Time is no test, and a first example may compile loops.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
