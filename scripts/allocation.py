@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from _cli import CONFIGS, Task, run
+from _cli import Task, run
 from _device import choose, name_of
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -139,4 +139,4 @@ def gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "allocation", CONFIGS / "allocation")
+    run(Task(main, check), "allocation")

@@ -59,8 +59,8 @@ class Rounding(Sketch):
     def __post_init__(self) -> None:
         if self.bits not in PLANES:
             raise UsageError(f"bits must be one of {', '.join(map(str, PLANES))}, got {self.bits}")
-        if self.block is not None and self.block < 1:
-            raise UsageError(f"block must be a positive number of values, got {self.block}")
+        if self.block is not None and (not isinstance(self.block, int) or self.block < 1):
+            raise UsageError(f"block must be a positive number of values, got {self.block!r}")
         if self.zero_code and self.bits == 1:
             raise UsageError("zero_code leaves 1 bit a single level: give at least 2 bits")
 

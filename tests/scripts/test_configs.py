@@ -39,6 +39,16 @@ def test_groups_hold_what_the_package_knows() -> None:
     assert set(names("dataset")) <= set(data.NAMES)
 
 
+def test_no_folder_hides_a_setting() -> None:
+    """`key=value` of the command line means a folder of that name, where there is one."""
+    groups = {"model", "dataset", "variant", "optimizer", "logger"}
+    folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    for name in ("train", "tune", "allocation", "gradient_noise/gradient_noise"):
+        assert not folders & set(composed(name=name)) - groups, name
+    settings = read(composed("allocation=optimal", "kind=peak"), []).config
+    assert (settings.allocation, settings.kind) == ("optimal", "peak")
+
+
 @pytest.mark.parametrize("group", ["variant", "model", "dataset", "optimizer", "logger"])
 def test_a_file_and_its_name_agree(group: str) -> None:
     for name in names(group):
