@@ -56,7 +56,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         row = labels | _memory(problem, thetas["start"], adjoint)
         row["time_ratio"] = round(ratio_of_medians(seconds[name], seconds["exact"]), 3)
         for at, theta in thetas.items():
-            draws = 1 if labels["variant"] in ("baseline", "checkpointing") else config.draws
+            draws = config.draws if labels["variant"] == "different_sample" else 1
             off = _gradients(problem, theta, adjoint, draws) - exact[at]
             row[f"noise_{at}"] = off.square().sum(1).mean().sqrt().item()
             row[f"norm_{at}"] = exact[at].norm().item()
@@ -73,16 +73,14 @@ def _programs(
     found: dict[str, tuple[dict[str, Any], Adjoint]] = {
         "exact": ({"variant": "baseline", "budget": "full", "replacement": None}, Identity())
     }
-    compared: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("different_sample", {"replacement": True}),
-        ("different_sample", {"replacement": False}),
-        ("sampled_rounding", {"bits": 1}),
-        ("checkpointing", {}),
-    )
     for fraction in fractions:
-        for variant, options in compared:
-            replacement = options.get("replacement")
+        for variant, replacement in (
+            ("different_sample", True),
+            ("different_sample", False),
+            ("checkpointing", None),
+        ):
             labels = {"variant": variant, "budget": fraction, "replacement": replacement}
+            options = {} if replacement is None else {"replacement": replacement}
             planned = plan(problem, variant, fraction, **options)
             found[f"{variant} {fraction} {replacement}"] = (labels, planned.adjoint)
     return found

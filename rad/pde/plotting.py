@@ -121,25 +121,19 @@ def variance_figure(table: pd.DataFrame) -> Figure:
     `table` has the columns `variant, replacement, saved_bytes, time_ratio, noise_start,
     norm_start, noise_trained, norm_trained`.
     """
-    kinds = (
-        ("different_sample", True, "with replacement"),
-        ("different_sample", False, "without replacement"),
-        ("sampled_rounding", None, "and rounded to 1 bit"),
-    )
+    sampled = table[table["variant"] == "different_sample"]
+    colour, marker = STYLES["different_sample"]
     with mpl.rc_context(RC):
         figure = Figure(figsize=(COLUMN_WIDTH, 4.4), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True)
         for point, line in (("start", "-"), ("trained", ":")):
-            for variant, replacement, kind in kinds:
-                rows = table[table["variant"] == variant]
-                if replacement is not None:
-                    rows = rows[rows["replacement"] == replacement]
-                colour, marker = STYLES[variant]
+            for replacement, fill, size in ((True, colour, 3.0), (False, "none", 6.0)):
+                rows = sampled[sampled["replacement"] == replacement]
+                kind = "with" if replacement else "without"
                 above.plot(
                     rows["saved_bytes"] / 1e6, rows[f"noise_{point}"], line, marker=marker,
-                    color=colour, markerfacecolor="none" if replacement is False else colour,
-                    markersize=6.0 if replacement is False else 3.0, linewidth=0.8,
-                    label=f"{kind}, {point}",
+                    color=colour, markerfacecolor=fill, markersize=size, linewidth=0.8,
+                    label=f"{kind} replacement, {point}",
                 )  # fmt: skip
         norm = table["norm_start"].iloc[0]
         above.axhline(norm, color="0.5", linewidth=0.7, linestyle="--")
@@ -148,7 +142,7 @@ def variance_figure(table: pd.DataFrame) -> Figure:
             xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
         )  # fmt: skip
         above.set(yscale="log", ylabel="rms error of the gradient")
-        for variant in ("baseline", "checkpointing", "different_sample", "sampled_rounding"):
+        for variant in ("baseline", "checkpointing", "different_sample"):
             rows = table[(table["variant"] == variant) & (table["replacement"] != False)]  # noqa: E712
             shade, sign = {**STYLES, **PROGRAMS}[variant]
             label = {"baseline": "exact"}.get(variant, variant.replace("_", " "))
