@@ -1,6 +1,7 @@
 """How a script is called, and how it ended."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ class Outcome:
 
 
 Call = Callable[..., Outcome]
+
+
+def interruptible() -> None:
+    """For Popen's preexec_fn: Ctrl-C interrupts the child, also where a shell that runs the
+    tests in its background has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def caller(

@@ -12,7 +12,7 @@ from pathlib import Path
 import gpu
 import pandas as pd
 import pytest
-from calling import SCRIPTS
+from calling import SCRIPTS, interruptible
 
 RUNS = (
     "runs=[{experiment: quickstart, variants: [baseline, same_sample], budgets: [0.1],"
@@ -29,6 +29,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=interruptible,
         env=os.environ | {"RAD_COMMIT": "abc"},
     )
 

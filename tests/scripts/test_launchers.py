@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from calling import SCRIPTS
+from calling import SCRIPTS, interruptible
 
 TINY = ("model.hidden=[6]", "training.evaluate_every=500", "logger.mode=disabled")
 
@@ -23,6 +23,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         stdout=pipe,
         stderr=pipe,
+        preexec_fn=interruptible,
         start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
