@@ -25,3 +25,10 @@ def check_seed(seed: Any) -> int:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise UsageError(f"seed is {seed!r}; give a whole number of at least 0")
     return seed
+
+
+def check_runs_per_process(count: Any) -> int:
+    """The number of runs that train in one process. Raises UsageError for what is none."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise UsageError(f"runs_per_process is {count!r}; give a whole number of at least 1")
+    return count

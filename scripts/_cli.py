@@ -6,6 +6,7 @@ traceback.
 
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -25,6 +27,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BAD_INPUT = (UsageError, HydraException, OmegaConfBaseException)
 
 Main = Callable[[DictConfig, list[str]], None]
+Together = Callable[[list[tuple[DictConfig, list[str]]]], None]
 
 
 class Task:
@@ -32,25 +35,48 @@ class Task:
 
     `main(config, overrides)` does one job; `check(config, overrides)` raises UsageError where it
     can tell cheaply that the job cannot be done. A sweep checks all jobs before the first starts.
+    `together([(config, overrides), ...])` does several jobs in one process.
     """
 
-    def __init__(self, main: Main, check: Main | None = None) -> None:
+    def __init__(
+        self, main: Main, check: Main | None = None, together: Together | None = None
+    ) -> None:
         self.main = main
         self.check = check
+        self.together = together
 
     def __reduce__(self) -> tuple[Callable[..., "Task"], tuple[Any, ...]]:
         """As file and names: a parallel launcher's workers load the script again."""
-        check = None if self.check is None else self.check.__name__
-        return load_task, (inspect.getfile(self.main), self.main.__name__, check, sys.argv)
+        others = [None if part is None else part.__name__ for part in (self.check, self.together)]
+        return load_task, (inspect.getfile(self.main), self.main.__name__, others, sys.argv)
 
     def __call__(self, config: DictConfig) -> None:
+        hydra_config = HydraConfig.get()
+        beside = getattr(hydra_config.sweeper, "beside", None)
+        overrides = list(hydra_config.overrides.task)
         try:
-            self.main(config, list(HydraConfig.get().overrides.task))
+            if beside and self.together is not None:
+                name = hydra_config.job.config_name
+                others = [(compose(name, job), job) for job in decode(beside)]
+                self.together([(config, overrides), *others])
+            else:
+                self.main(config, overrides)
         except BAD_INPUT as error:
             refuse(error)
 
 
-def load_task(file: str, main: str, check: str | None, command: list[str]) -> Task:
+def encode(jobs: list[list[str]]) -> str:
+    """Jobs, each a list of overrides, as one word that Hydra and OmegaConf leave as it is."""
+    return f"x{json.dumps(jobs).encode().hex()}"
+
+
+def decode(word: str) -> list[list[str]]:
+    """The inverse of `encode`."""
+    jobs: list[list[str]] = json.loads(bytes.fromhex(word[1:]))
+    return jobs
+
+
+def load_task(file: str, main: str, others: list[str | None], command: list[str]) -> Task:
     """The task of a script's file, by the names of its functions; `command` becomes sys.argv."""
     sys.argv = list(command)
     name = Path(file).stem
@@ -61,7 +87,8 @@ def load_task(file: str, main: str, check: str | None, command: list[str]) -> Ta
             raise ImportError(f"{file} is no Python script")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    return Task(getattr(module, main), None if check is None else getattr(module, check))
+    check, together = (None if part is None else getattr(module, part) for part in others)
+    return Task(getattr(module, main), check, together)
 
 
 def run(task: Task, config_name: str, folder: Path = CONFIGS) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _checks import check_budget, check_choice, check_seed
+from _checks import check_budget, check_choice, check_runs_per_process, check_seed
 from _device import choose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -23,6 +23,7 @@ RUNTIME = (
     "device",
     "data_root",
     "results_root",
+    "runs_per_process",
     "logger",
     "training.time_limit",
     "training.checkpoint_every",
@@ -64,6 +65,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
     check_choice("kind", config.kind, KINDS)
     check_choice("allocation", config.allocation, ALLOCATIONS)
     check_choice("logger.mode", config.logger.mode, MODES)
+    check_runs_per_process(config.runs_per_process)
     dataset_options = _dataset_options(config)
     check_options(config.dataset.name, dataset_options)
     experiment = str(config.experiment_name)

@@ -4,7 +4,9 @@ Any setting of configs/train.yaml can be given, and swept with -m. A finished ru
 interrupted one resumes.
 """
 
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -16,34 +18,83 @@ from omegaconf import DictConfig, OmegaConf
 
 from rad import data, models
 from rad.data import Dataset
+from rad.errors import Diverged
 from rad.memory.paper import paper_bytes
 from rad.results import RunFolder, difference, provenance
-from rad.training import TrainResult, WandbLogger, train
+from rad.training import Strides, TrainResult, WandbLogger, side_by_side, strides
 from rad.variants import Built, Plan, build
 
 PAPER_SETTINGS = (("feedforward", "mnist"), ("convnet", "cifar10"), ("irnn", "sequential_mnist"))
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A run that only needs to be trained."""
+
+    spec: RunSpec
+    folder: RunFolder
+    built: Built
+    run: Strides
+
+
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Plan, train and write one run."""
-    spec = read(config, overrides)
+    together([(config, overrides)])
+
+
+def together(jobs: Sequence[tuple[DictConfig, list[str]]]) -> None:
+    """Plan, train and write several runs side by side; runs of one folder count once.
+
+    Raises:
+        UsageError: a run cannot be planned, and none has started; or one has diverged, and the
+            others have ended.
+    """
+    specs = {spec.path: spec for spec in (read(*job) for job in jobs)}
+    origin = provenance()
+    datasets: dict[str, Dataset] = {}
+    diverged: list[Diverged] = []
+    with ExitStack() as stack:
+        runs = [_prepared(spec, datasets, stack) for spec in specs.values()]
+        ready = [run for run in runs if run is not None]
+        if not ready:
+            return
+        for index, outcome in side_by_side([run.run for run in ready], ready[0].spec.device):
+            if isinstance(outcome, Diverged):
+                diverged.append(outcome)
+            else:
+                _end(ready[index], outcome, len(ready), origin)
+    for error in diverged:
+        raise error
+
+
+def _prepared(spec: RunSpec, datasets: dict[str, Dataset], stack: ExitStack) -> Prepared | None:
+    """The planned run, whose folder and logger `stack` closes; None where it has finished."""
     folder = RunFolder(spec.path)
     if folder.finished():
         print(_skipped(folder, spec), flush=True)
-        return
-    origin = provenance()
-    name, root = spec.config.dataset.name, spec.config.data_root
-    dataset = data.load(name, root, spec.device, **spec.dataset_options)
-    built = plan(spec, dataset)
+        return None
+    name, options = spec.config.dataset.name, spec.dataset_options
+    key = f"{name} {options} {spec.config.data_root} {spec.device}"
+    if key not in datasets:
+        datasets[key] = data.load(name, spec.config.data_root, spec.device, **options)
+    built = plan(spec, datasets[key])
     print(f"{spec.path}: {built.plan.describe()}", flush=True)
-    with folder.open(spec.text):
-        if folder.finished():  # by another process, in the meantime
-            print(_skipped(folder, spec), flush=True)
-            return
-        result = _train(spec, dataset, built, folder)
-        if result.finished:
-            folder.write_summary({**summary(spec, built.plan, result), **origin})
-    if not result.finished:
+    stack.enter_context(folder.open(spec.text))
+    if folder.finished():  # by another process, in the meantime
+        print(_skipped(folder, spec), flush=True)
+        return None
+    logger = _logger(spec)
+    stack.callback(logger.finish)
+    settings = replace(spec.settings, batch_size=built.batch_size)
+    run = strides(built.model, datasets[key], settings, spec.seed, folder, logger)
+    return Prepared(spec, folder, built, run)
+
+
+def _end(run: Prepared, result: TrainResult, count: int, origin: dict[str, Any]) -> None:
+    """Mark a run as finished, if it is."""
+    if result.finished:
+        run.folder.write_summary({**summary(run.spec, run.built.plan, result, count), **origin})
+    else:
         print(f"stopped after {result.iterations} iterations; the same command goes on from there")
 
 
@@ -68,8 +119,11 @@ def plan(spec: RunSpec, dataset: Dataset) -> Built:
     )
 
 
-def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
-    """The fields of summary.json, but for the provenance, which is taken when the run starts."""
+def summary(spec: RunSpec, plan: Plan, result: TrainResult, count: int = 1) -> dict[str, Any]:
+    """The fields of summary.json, but for the provenance, which is taken when the run starts.
+
+    `count` runs have shared the process.
+    """
     return {
         "experiment": spec.experiment,
         "model": spec.config.model.name,
@@ -91,6 +145,7 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult) -> dict[str, Any]:
         "seconds_per_iteration": result.seconds_per_iteration,
         "device": name_of(spec.device),
         "threads": torch.get_num_threads(),
+        **({} if count == 1 else {"runs_per_process": count}),
     }
 
 
@@ -118,9 +173,9 @@ def _skipped(folder: RunFolder, spec: RunSpec) -> str:
     return f"{folder.path}: finished already, skipped{note}"
 
 
-def _train(spec: RunSpec, dataset: Dataset, built: Built, folder: RunFolder) -> TrainResult:
+def _logger(spec: RunSpec) -> WandbLogger:
     options = spec.config.logger
-    logger = WandbLogger(
+    return WandbLogger(
         project=options.project,
         name=str(spec.path.relative_to(spec.config.results_root)),
         group=spec.experiment,
@@ -128,12 +183,7 @@ def _train(spec: RunSpec, dataset: Dataset, built: Built, folder: RunFolder) -> 
         mode=options.mode,
         directory=options.directory,
     )
-    try:
-        settings = replace(spec.settings, batch_size=built.batch_size)
-        return train(built.model, dataset, settings, spec.seed, folder, logger)
-    finally:
-        logger.finish()
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "train")
+    run(Task(main, check, together), "train")

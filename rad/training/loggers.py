@@ -70,7 +70,8 @@ class WandbLogger:
                 id=hashlib.sha256(f"{project}/{name}".encode()).hexdigest()[:16],
                 resume="allow",
                 mode="online" if mode == "online" else "offline",
-                dir=str(directory),
+                dir=str(Path(directory).resolve()),
+                reinit="create_new",
                 settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
             )
         except (wandb.Error, OSError) as error:

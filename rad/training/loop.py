@@ -6,7 +6,7 @@ stays alive until the backward pass is what the graph itself keeps, and nothing 
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,10 @@ class TrainResult:
     seconds_per_iteration: float
 
 
+Strides = Generator[None, None, TrainResult]
+"""A run that pauses after each stride that it has launched, before it waits for its losses."""
+
+
 def train(
     model: nn.Module,
     dataset: Dataset,
@@ -74,6 +78,26 @@ def train(
         UsageError: a checkpoint that does not fit or a file that cannot be written.
         Diverged: a loss that is not finite; files written before stay.
     """
+    run = strides(model, dataset, settings, seed, folder, logger, on_backward=on_backward)
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            result: TrainResult = end.value
+            return result
+
+
+def strides(
+    model: nn.Module,
+    dataset: Dataset,
+    settings: Settings,
+    seed: int,
+    folder: RunFolder,
+    logger: Logger,
+    *,
+    on_backward: Callable[[int], None] | None = None,
+) -> Strides:
+    """`train`, a stride at a time; the pauses do not count in `seconds`."""
     deadline = math.inf if settings.time_limit is None else time.monotonic() + settings.time_limit
     device = dataset.train_images.device
     count = len(dataset.train_labels)
@@ -96,7 +120,9 @@ def train(
     try:
         expired = False
         while progress.iteration < settings.iterations and not expired:
-            losses = _advance(model, optimizer, dataset, sampler, settings, progress, on_backward)
+            losses = yield from _advance(
+                model, optimizer, dataset, sampler, settings, progress, on_backward
+            )
             bar.show(progress.iteration, losses[-1])
             if settings.tests_at(progress.iteration) or settings.trains_at(progress.iteration):
                 record(losses[-1])
@@ -129,8 +155,8 @@ def _advance(
     settings: Settings,
     progress: Progress,
     on_backward: Callable[[int], None] | None,
-) -> list[float]:
-    """Take updates up to the next stop; return their losses, all of them finite."""
+) -> Generator[None, None, list[float]]:
+    """Launch updates up to the next stop, pause, return their losses, all of them finite."""
     start = time.perf_counter()
     first = progress.iteration
     losses = []
@@ -144,6 +170,9 @@ def _advance(
         optimizer.step()
         if time.perf_counter() - start > STRIDE_SECONDS:
             break
+    progress.seconds += time.perf_counter() - start
+    yield
+    start = time.perf_counter()
     values = torch.stack(losses).tolist()
     for iteration, value in enumerate(values, start=first + 1):
         _check_finite("the batch loss", value, iteration, settings)

@@ -1,5 +1,8 @@
 """Hydra's basic sweep, in which a bad job is found before the first job starts.
 
+Where the configuration has `runs_per_process`, so many jobs are launched as one: the first of them,
+which finds the others in `hydra.sweeper.beside`.
+
 It writes no multirun.yaml: `rad.results` keeps each run's configuration beside its results.
 Hydra loads sweepers from packages of this folder's name only.
 """
@@ -8,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from _cli import Task
+from _checks import check_runs_per_process
+from _cli import Task, encode
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -16,7 +20,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rad.errors import UsageError
 
@@ -26,6 +30,7 @@ class CheckedSweeperConfig:
     """Selected by `hydra/sweeper: checked`."""
 
     _target_: str = "hydra_plugins.checked_sweeper.CheckedSweeper"
+    beside: str | None = None
 
 
 class CheckedSweeper(Sweeper):
@@ -34,6 +39,9 @@ class CheckedSweeper(Sweeper):
     hydra_context: HydraContext
     config: DictConfig
     launcher: Launcher
+
+    def __init__(self, beside: str | None = None) -> None:
+        """`beside` is for the jobs to read."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -55,8 +63,15 @@ class CheckedSweeper(Sweeper):
         jobs = [list(job) for job in product(*map(_values, given.values()))]
         for job in jobs:
             self._check(job)
-        for done in self.launcher.launch(jobs, initial_job_idx=0):
+        for done in self.launcher.launch(self._grouped(jobs), initial_job_idx=0):
             _ = done.return_value
+
+    def _grouped(self, jobs: list[list[str]]) -> list[list[str]]:
+        count = OmegaConf.select(self.config, "runs_per_process", default=1)
+        if check_runs_per_process(count) == 1:
+            return jobs
+        groups = [jobs[start : start + count] for start in range(0, len(jobs), count)]
+        return [[*first, f"hydra.sweeper.beside={encode(rest)}"] for first, *rest in groups]
 
     def _check(self, job: list[str]) -> None:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, job)

@@ -52,7 +52,8 @@ def caller(
             script = importlib.import_module(name)
             config = CONFIG_OF.get(name, name)
             own = CONFIGS / config
-            task = Task(script.main, getattr(script, "check", None))
+            parts = (getattr(script, part, None) for part in ("check", "together"))
+            task = Task(script.main, *parts)
             run(task, config, own if (own / f"{config}.yaml").exists() else CONFIGS)
         except SystemExit as stop:
             status = int(stop.code or 0)

@@ -70,4 +70,16 @@ def test_runs_name_the_command_and_bad_ones_end_in_one_line(launcher: str, tmp_p
         refused = start(tmp_path, *few, "budget=2000")
         _, err = refused.communicate()
         assert refused.returncode == 2
-        assert "too small" in err.splitlines()[-1]
+        assert "Traceback" not in err
+        (line,) = (line for line in err.splitlines() if line.startswith("error:"))
+        assert "too small" in line
+
+
+def test_processes_of_several_runs(tmp_path: Path) -> None:
+    few = ("optimizer.iterations=20", "variant=same_sample", "seed=0,1,2", "budget=0.2")
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "runs_per_process=2")
+    done = start(tmp_path, *few, *parallel)
+    _, err = done.communicate()
+    assert done.returncode == 0, err
+    counts = [json.loads(file.read_text()).get("runs_per_process") for file in finished(tmp_path)]
+    assert sorted(counts, key=str) == [2, 2, None]

@@ -65,6 +65,42 @@ def test_a_sweep_makes_one_run_of_each_and_nothing_else(call: Call, tmp_path: Pa
     assert files(tmp_path) == before
 
 
+def results_of(root: Path) -> dict[str, tuple[str, dict[str, object]]]:
+    """Rows without their times, and summaries without times and commands, by folder."""
+    found = {}
+    for file in sorted(root.rglob("summary.json")):
+        rows = pd.read_csv(file.with_name("metrics.csv")).drop(columns="seconds").to_csv()
+        summary = json.loads(file.read_text())
+        del summary["seconds_per_iteration"], summary["command"]
+        found[str(file.parent.relative_to(root))] = rows, summary
+    return found
+
+
+def test_runs_of_one_process_end_as_runs_of_their_own(call: Call, tmp_path: Path) -> None:
+    sweep = ("-m", "variant=baseline,same_sample", "budget=0.1,0.3", "seed=0,1", *TINY)
+    assert call("train", *sweep, "results_root=single").status == 0
+    done = call("train", *sweep, "results_root=shared", "runs_per_process=3")
+    assert done.status == 0, done.err
+    single, shared = results_of(tmp_path / "single"), results_of(tmp_path / "shared")
+    assert len(single) == 6
+    assert shared.keys() == single.keys()
+    beside = [shared[name][1].pop("runs_per_process", 1) for name in shared]
+    assert shared == single
+    # Jobs of 3, 3 and 2: the first names a baseline twice, the second one that is there already.
+    assert beside == 6 * [2]
+    again = call("train", *sweep, "results_root=shared", "runs_per_process=8")
+    assert again.out.count("finished already, skipped\n") == 6
+
+
+def test_a_run_that_diverges_does_not_end_those_beside_it(call: Call, tmp_path: Path) -> None:
+    sweep = ("-m", "optimizer.learning_rate=1e30,1e-3", "variant=baseline", "runs_per_process=2")
+    done = call("train", *sweep, "optimizer=sgd", *TINY)
+    assert done.status == 2
+    assert "lower the learning rate" in done.err.splitlines()[-1]
+    (summary,) = tmp_path.rglob("summary.json")
+    assert "learning_rate=0.001" in str(summary)
+
+
 def test_variants_and_budgets_start_from_the_same_weights(call: Call, tmp_path: Path) -> None:
     call("train", "-m", "variant=baseline,same_sample", *TINY)
     first = [pd.read_csv(p)["train_loss"].iloc[0] for p in tmp_path.rglob("metrics.csv")]
@@ -101,6 +137,9 @@ def test_a_run_out_of_time_goes_on_where_it_stopped(call: Call, tmp_path: Path) 
 def test_wandb_records_offline(call: Call, tmp_path: Path) -> None:
     assert call("train", *TINY, "logger.directory=records").status == 0
     assert list((tmp_path / "records/wandb").glob("offline-run-*/*.wandb"))
+    beside = ("seed=1,2", "runs_per_process=2", "logger.directory=beside")
+    assert call("train", "-m", *TINY, *beside).status == 0
+    assert len(list((tmp_path / "beside/wandb").glob("offline-run-*/*.wandb"))) == 2
 
 
 def truncated(folder: Path) -> None:
@@ -134,6 +173,7 @@ BAD = {
     "device": (("device=tpu",), "device 'tpu'.*auto"),
     "absent device": (("device=cuda:99",), "device 'cuda:99'.*auto"),
     "logger mode": (("logger.mode=loud",), "logger.mode 'loud'; choose one of online"),
+    "no runs": (("runs_per_process=0",), "runs_per_process is 0.*at least 1"),
     "late in a sweep": (("-m", "budget=0.1,0.3,-1"), "budget -1"),
     "late variant": (("-m", "variant=baseline,sparse"), "unknown variant 'sparse'"),
 }
