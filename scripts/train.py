@@ -43,18 +43,23 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 def together(jobs: Sequence[tuple[DictConfig, list[str]]]) -> None:
-    """Plan, train and write several runs side by side; runs of one folder count once.
+    """Plan, train and write several runs side by side."""
+    train_specs([read(*job) for job in jobs])
+
+
+def train_specs(specs: Sequence[RunSpec]) -> None:
+    """Plan, train and write runs side by side; runs of one folder count once.
 
     Raises:
         UsageError: a run cannot be planned, and none has started; or one has diverged, and the
             others have ended.
     """
-    specs = {spec.path: spec for spec in (read(*job) for job in jobs)}
     origin = provenance()
     datasets: dict[str, Dataset] = {}
     diverged: list[Diverged] = []
     with ExitStack() as stack:
-        runs = [_prepared(spec, datasets, stack) for spec in specs.values()]
+        different = {spec.path: spec for spec in specs}.values()
+        runs = [_prepared(spec, datasets, stack) for spec in different]
         ready = [run for run in runs if run is not None]
         if not ready:
             return

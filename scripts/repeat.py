@@ -1,0 +1,98 @@
+"""Train a run again from its config.yaml and compare: `python scripts/repeat.py FOLDER`.
+
+On the same kind of machine, with the number of threads that summary.json records, metrics.csv comes
+out the same, timing aside. Exit status 1 where it does not. An interrupted repetition resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from _cli import BAD_INPUT, CONFIGS, refuse
+from _device import name_of
+from _run_spec import RunSpec, read
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from train import train_specs
+
+from rad.errors import UsageError
+from rad.results import RunFolder, difference
+
+GROUPS = ("model", "dataset", "variant")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status."""
+    options = _parser().parse_args(arguments)
+    recorded = RunFolder(options.run)
+    if not recorded.finished():
+        raise UsageError(f"{options.run} holds no finished run; name a folder with summary.json")
+    summary = json.loads(recorded.summary_file.read_text())
+    spec = _spec(recorded, options)
+    changed = difference(recorded.config_file.read_text(), spec.text)
+    if changed:
+        print(f"of another version of this program: its configuration differs in {changed}")
+    torch.set_num_threads(summary["threads"])
+    train_specs([spec])
+    print(f"recorded on {summary['device']}, repeated on {name_of(spec.device)}")
+    differing = _differing(recorded, RunFolder(spec.path))
+    print(f"metrics.csv differs: {differing}" if differing else "metrics.csv is the same")
+    return 1 if differing else 0
+
+
+def _spec(recorded: RunFolder, options: argparse.Namespace) -> RunSpec:
+    """The recorded run, with runtime settings of here and a folder below `--output`."""
+    saved = OmegaConf.load(recorded.config_file)
+    assert isinstance(saved, DictConfig)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", overrides=[f"{group}={saved[group].name}" for group in GROUPS])
+    runtime: dict[str, Any] = {
+        "device": options.device,
+        "data_root": options.data_root,
+        "results_root": options.output,
+        "logger": {"mode": "disabled"},
+    }
+    merged = OmegaConf.merge(config, saved, runtime)
+    assert isinstance(merged, DictConfig)
+    names = recorded.path.resolve().parts[-4:]
+    return replace(read(merged, []), path=Path(options.output, *names))
+
+
+def _differing(recorded: RunFolder, repeated: RunFolder) -> str:
+    """The first value that differs, timing aside; empty where none does."""
+    old, new = (pd.read_csv(run.metrics_file) for run in (recorded, repeated))
+    if list(old) != list(new) or len(old) != len(new):
+        return f"{len(old)} rows of {list(old)} were recorded, {len(new)} of {list(new)} came out"
+    for column in old.columns.drop("seconds"):
+        same = (old[column] == new[column]) | (old[column].isna() & new[column].isna())
+        if not same.all():
+            row = int(same.argmin())
+            values = f"{old[column][row]} was recorded, {new[column][row]} came out"
+            return f"{column} at iteration {old['iteration'][row]}: {values}"
+    return ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", help="the folder of a finished run")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    parser.add_argument("--data-root", default=None, help="where the data lies")
+    parser.add_argument("--output", default="outputs/repeat", help="where the repetition goes")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BAD_INPUT as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,44 @@
+"""A run, trained again from its config.yaml."""
+
+from pathlib import Path
+
+import pytest
+import repeat
+import torch
+from calling import Call
+
+from rad.errors import UsageError
+
+TINY = ("model.hidden=[12,9]", "optimizer.iterations=6", "training.evaluate_every=3")
+OTHER = ("variant=same_sample", "variant.replacement=false", "optimizer=sgd", "batch_size=40")
+
+
+@pytest.mark.parametrize("settings", [(), OTHER], ids=["defaults", "others"])
+def test_the_rows_come_out_the_same(
+    settings: tuple[str, ...],
+    call: Call,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    threads = torch.get_num_threads()
+    assert call("train", "seed=3", *settings, *TINY).status == 0
+    (summary,) = tmp_path.rglob("summary.json")
+    before = summary.read_bytes()
+    assert repeat.main([str(summary.parent)]) == 0
+    assert capsys.readouterr().out.endswith("metrics.csv is the same\n")
+    assert summary.read_bytes() == before
+    assert torch.get_num_threads() == threads
+
+    file = summary.with_name("metrics.csv")
+    *rows, last = file.read_text().splitlines()
+    values = last.split(",")
+    values[4] = "0.25"
+    file.write_text("\n".join([*rows, ",".join(values)]) + "\n")
+    assert repeat.main([str(summary.parent)]) == 1
+    differs = "metrics.csv differs: train_loss at iteration 6: np.float64(0.25) was recorded"
+    assert differs.replace("np.float64(0.25)", "0.25") in capsys.readouterr().out
+
+
+def test_a_folder_without_a_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no finished run"):
+        repeat.main([str(tmp_path)])
