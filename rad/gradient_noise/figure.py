@@ -63,7 +63,7 @@ def noise_figure(table: pd.DataFrame) -> Figure:
         figure.legend(
             handles=_variants(present),
             loc="outside lower center",
-            ncols=len(present) if len(iterations) > 1 else 2,
+            ncols=min(len(present), 4 if len(iterations) > 1 else 2),
             frameon=False,
         )
     return figure
@@ -82,7 +82,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, variants: Sequence[str]) -> None:
                 _draw(axes, of_variant, part)
     axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=6))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
     axes.grid(color="0.9", linewidth=0.5)
