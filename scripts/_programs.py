@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch_config
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
@@ -27,6 +29,7 @@ class Program:
     model: nn.Module
     batch_size: int
     loss: Callable[[], Tensor]
+    data: tuple[Tensor, Tensor]
 
     def step(self) -> None:
         """Forward and backward; gradients start afresh."""
@@ -34,9 +37,30 @@ class Program:
         self.loss().backward()
 
 
-def programs(network: str, keep: float, batch: int, device: torch.device) -> dict[str, Program]:
-    """Plain torch first, then its competitors, on random data of the network's usual shape."""
-    shape = SHAPES[network]
+@dataclass(frozen=True)
+class Accumulated(Program):
+    """The mean loss of a batch in parts of `sizes` examples, each with its own backward pass."""
+
+    parts: tuple[Callable[[], Tensor], ...]
+    sizes: tuple[int, ...]
+
+    def step(self) -> None:
+        """Forward and backward of all parts; gradients start afresh."""
+        self.model.zero_grad(set_to_none=True)
+        for part, size in zip(self.parts, self.sizes, strict=True):
+            (part() * (size / self.batch_size)).backward()
+
+
+def programs(
+    network: str,
+    keep: float,
+    batch: int,
+    device: torch.device,
+    *,
+    shape: tuple[int, ...] | None = None,
+) -> dict[str, Program]:
+    """Plain torch first, then its competitors, on random data of that or the usual shape."""
+    shape = shape or SHAPES[network]
     model = models.build(network, shape, CLASSES, seed=0).to(device)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, *shape, generator=generator).to(device)
@@ -46,7 +70,8 @@ def programs(network: str, keep: float, batch: int, device: torch.device) -> dic
         labels = y[:size].clone()
         run = forward or model
         # A fresh batch, as in training: nobody but the graph keeps it alive.
-        return Program(model, size, lambda: F.cross_entropy(run(x[:size].clone()), labels))
+        loss = lambda: F.cross_entropy(run(x[:size].clone()), labels)  # noqa: E731
+        return Program(model, size, loss, (x[:size], labels))
 
     def fitted(variant: str) -> Program:
         def loss(out: Tensor) -> Tensor:
@@ -73,6 +98,36 @@ def programs(network: str, keep: float, batch: int, device: torch.device) -> dic
                 layer.forward = _Dense(layer, DifferentSample(keep))
         compared["dense_reference"] = program(dense)
     return compared
+
+
+def alternatives(network: str, keep: float, compared: dict[str, Program]) -> dict[str, Program]:
+    """Further ways to save memory with the exact gradient, on the data of `programs`.
+
+    `accumulation` trains the full batch in parts of the reduced batch's size; `compiled` is
+    torch.compile told to keep that fraction of the activations (torch compiles no recurrent
+    layer, so not the IRNN).
+    """
+    lean, small = compared["lean_exact"], compared["reduced_batch"].batch_size
+    x, labels = lean.data
+    found: dict[str, Program] = {}
+    parts = list(zip(x.split(small), labels.split(small), strict=True))
+
+    def part(x: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+        return lambda: F.cross_entropy(lean.model(x.clone()), labels)
+
+    losses = tuple(part(*of) for of in parts)
+    sizes = tuple(len(of) for _, of in parts)
+    found["accumulation"] = Accumulated(lean.model, len(x), losses[0], lean.data, losses, sizes)
+    if network != "irnn":
+        model = copy.deepcopy(compared["torch"].model)
+        compiled = torch.compile(model)
+
+        def loss() -> Tensor:
+            with functorch_config.patch(activation_memory_budget=keep):
+                return F.cross_entropy(compiled(x.clone()), labels)
+
+        found["compiled"] = Program(model, len(x), loss, lean.data)
+    return found
 
 
 def _checkpointed(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -10,9 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from rad.plotting import RC, STYLES
+from rad.plotting import RC, STYLES, log_ticks
 
 WIDTH = 6.9  # inches: two columns of text
 # Linear layers give these two the same noise: both markers are to be seen.
@@ -82,10 +81,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, variants: Sequence[str]) -> None:
                 _draw(axes, of_variant, part)
     axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
-        low, high = axis.get_view_interval()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=6))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
+        log_ticks(axis)
     axes.grid(color="0.9", linewidth=0.5)
 
 

@@ -5,13 +5,15 @@ from rad.plotting.benchmark import PROGRAMS, benchmark_figure
 from rad.plotting.budgets import curves_by_budget, final_against_memory
 from rad.plotting.curves import convergence, four_panels
 from rad.plotting.memory import memory_figure
+from rad.plotting.pareto import EXACT, pareto_figure
 from rad.plotting.saving import save
 from rad.plotting.selection import select, select_overrides
-from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, byte_text, ordered
+from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, byte_text, log_ticks, ordered
 from rad.plotting.tables import summary_table
 
 __all__ = [
     "COLUMN_WIDTH",
+    "EXACT",
     "LABELS",
     "PROGRAMS",
     "RC",
@@ -23,8 +25,10 @@ __all__ = [
     "curves_by_budget",
     "final_against_memory",
     "four_panels",
+    "log_ticks",
     "memory_figure",
     "ordered",
+    "pareto_figure",
     "save",
     "select",
     "select_overrides",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from rad.plotting.style import COLUMN_WIDTH, RC, STYLES
+from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, log_ticks
 
 PROGRAMS = {
     "torch": ("#000000", "o"),
@@ -36,9 +35,7 @@ def benchmark_figure(table: pd.DataFrame) -> Figure:
                 )
             axes.axhline(1, color="0.6", linewidth=0.6, linestyle="--", zorder=0)
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            log_ticks(axes.xaxis)
             axes.set(ylabel=f"{network}\ntime / torch's", ylim=(0, None))
         panels[-1].set_xlabel("saved MB of one forward pass")
         handles = {

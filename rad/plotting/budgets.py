@@ -7,11 +7,10 @@ import math
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from rad.errors import UsageError
 from rad.plotting.curves import check_column, draw_curve, style_axes
-from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, ordered
+from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, log_ticks, ordered
 
 
 def final_against_memory(summaries: pd.DataFrame, column: str = "train_loss") -> Figure:
@@ -43,9 +42,7 @@ def final_against_memory(summaries: pd.DataFrame, column: str = "train_loss") ->
                 mean.index, mean, bars, color=colour, marker=marker, label=label, elinewidth=0.8
             )
         axes.set(xscale="log", xlabel="parameter and saved MB", ylabel=f"final {LABELS[column]}")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_ticks(axes.xaxis, (1, 1.5, 2, 3, 5, 7))
         axes.grid(color="0.9", linewidth=0.5)
         if column.endswith("loss"):
             axes.set_yscale("log")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN_WIDTH = 3.3  # inches
 UNITS = ("B", "kB", "MB", "GB")
@@ -63,3 +65,11 @@ def byte_text(count: int) -> str:
         return f"{count} B"
     power = 1 if count < 999_500 else 2 if count < 999_500_000 else 3
     return f"{count / 1000**power:.3g} {UNITS[power]}"
+
+
+def log_ticks(axis: Axis, subs: tuple[float, ...] = (1, 2, 5)) -> None:
+    """Plain numbers at `subs` times the powers of ten; over many decades, at powers only."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=subs if high < 100 * low else (1,), numticks=6))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,66 @@
+"""RAD beside what else saves memory."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rad.plotting.benchmark import PROGRAMS
+from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, log_ticks
+
+EXACT = ("torch", "lean_exact", "accumulation", "checkpointing", "compiled")
+"""Methods whose gradient is the baseline's."""
+
+METHODS = {**PROGRAMS, "accumulation": ("#8C564B", "+"), "compiled": ("#8C564B", "x"), **STYLES}
+COLUMNS = {
+    "loss": "loss,\nequal iterations",
+    "loss_at_equal_time": "loss,\nequal time",
+    "variance_ratio": "gradient variance /\nfull batch's",
+}
+
+
+def pareto_figure(table: pd.DataFrame) -> Figure:
+    """Losses and variance against saved bytes: a column for each network.
+
+    `table` has the columns `network, method, saved_bytes` and those of `COLUMNS`; a line joins the
+    methods that no other beats in both. Panels without values are left out.
+    """
+    networks = list(dict.fromkeys(table["network"]))
+    with mpl.rc_context(RC):
+        size = (2.1 * COLUMN_WIDTH, 6.0)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(COLUMNS), len(networks), squeeze=False)
+        for line, (column, label) in zip(grid, COLUMNS.items(), strict=True):
+            for axes, network in zip(line, networks, strict=True):
+                rows = table[table["network"] == network].dropna(subset=[column])
+                if rows.empty:
+                    axes.set_axis_off()
+                else:
+                    _panel(axes, rows, column)
+            line[0].set_ylabel(label)
+        for axes, network in zip(grid[0], networks, strict=True):
+            axes.set_title(network, fontsize=8)
+        handles = {
+            label: handle
+            for axes in grid.ravel()
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False
+        )
+    return figure
+
+
+def _panel(axes: Axes, rows: pd.DataFrame, column: str) -> None:
+    front = rows.sort_values(["saved_bytes", column])
+    front = front[front[column] < front[column].cummin().shift(fill_value=float("inf"))]
+    axes.step(front["saved_bytes"] / 1e6, front[column], where="post", color="0.8", zorder=0)
+    for method, saved, value in zip(rows["method"], rows["saved_bytes"], rows[column], strict=True):
+        colour, marker = METHODS.get(method, ("#777777", "."))
+        axes.plot(saved / 1e6, value, marker, color=colour, label=method.replace("_", " "))
+    axes.set(xscale="log", yscale="log", xlabel="saved MB")
+    for axis in (axes.xaxis, axes.yaxis):
+        log_ticks(axis)
+    axes.grid(color="0.9", linewidth=0.5)

@@ -1,0 +1,137 @@
+"""RAD beside what else saves memory, at equal memory and equal time: `python scripts/pareto.py`.
+
+Memory and the time of a step are measured here (programs take turns); losses and gradient noise are
+those of finished runs and of scripts/gradient_noise.py. Gradient accumulation, checkpointing and
+the compiled network have the exact gradient, hence the baseline's noise and losses by iteration.
+Settings: configs/pareto/pareto.yaml.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from _cli import CONFIGS, Task, run
+from _device import choose, name_of
+from _programs import Program, alternatives, programs
+from omegaconf import DictConfig
+
+from rad.benchmarking import alternate, ratio_of_medians
+from rad.errors import UsageError
+from rad.memory import peak_bytes, saved_bytes
+from rad.pareto import losses, mean_curve, on_front
+from rad.plotting import EXACT, pareto_figure, save, select_overrides
+from rad.results import metrics, provenance, summaries, write_atomic
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Measure, look up, print, and write a table, its provenance and a figure."""
+    file = Path(config.output) / "pareto.csv"
+    if config.measure:
+        device, origin = choose(config.device), provenance()
+        measured = pd.concat([_measured(name, config, device) for name in config.networks])
+        threads = torch.get_num_threads()
+        _provenance(file, {"device": name_of(device), "threads": threads, **origin})
+    elif file.exists():
+        measured = pd.read_csv(file)[["network", "method", *MEASURED]]
+    else:
+        raise UsageError(f"{file} is missing; set measure=true to measure first")
+    table = pd.concat([_joined(name, config, measured) for name in config.networks])
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    write_atomic(file, text.getvalue().encode())
+    print(table.to_string(index=False, float_format="{:.3g}".format))
+    print(f"wrote {file} and {save(pareto_figure(table), config.figure)[0]}")
+
+
+MEASURED = ("batch_size", "saved_bytes", "peak_bytes", "time_ratio", "rounds")
+
+
+def _measured(network: str, config: DictConfig, device: torch.device) -> pd.DataFrame:
+    """Bytes and time of each method."""
+    settings = config.networks[network]
+    options = (network, config.keep_fraction, config.batch_size, device)
+    compared: dict[str, Program] = programs(*options, shape=tuple(settings.shape))
+    compared.pop("dense_reference", None)
+    compared |= alternatives(network, config.keep_fraction, compared)
+    seconds = alternate({name: p.step for name, p in compared.items()}, settings.rounds)
+    rows: list[dict[str, Any]] = []
+    for name, program in compared.items():
+        program.model.zero_grad(set_to_none=True)
+        rows.append({"network": network, "method": name, "batch_size": program.batch_size})
+        rows[-1] |= {
+            "saved_bytes": saved_bytes(program.loss),
+            "peak_bytes": peak_bytes(program.step),
+            "time_ratio": round(ratio_of_medians(seconds[name], seconds["torch"]), 3),
+            "rounds": settings.rounds,
+        }
+    return pd.DataFrame(rows)
+
+
+def _joined(network: str, config: DictConfig, measured: pd.DataFrame) -> pd.DataFrame:
+    """The network's rows with variance and losses, where they are known."""
+    table = measured[measured["network"] == network].reset_index(drop=True)
+    settings = config.networks[network]
+    ratios = dict(zip(table["method"], table["time_ratio"], strict=True))
+    curves = _curves(settings, config)
+    curves = {m: curves[v] for m in ratios if (v := _variant(m)) in curves}
+    found = losses(curves, ratios) if curves else {}
+    noise = _noise(settings, config)
+    nothing = (float("nan"), float("nan"))
+    table["variance_ratio"] = [noise.get(_variant(m), float("nan")) for m in table["method"]]
+    table["loss"] = [found.get(m, nothing)[0] for m in table["method"]]
+    table["loss_at_equal_time"] = [found.get(m, nothing)[1] for m in table["method"]]
+    for column in ("loss", "loss_at_equal_time"):
+        table[f"front_{column}"] = on_front(table["saved_bytes"], table[column])
+    return table
+
+
+def _variant(method: str) -> str:
+    """Whose losses and noise a method has."""
+    return "baseline" if method in EXACT else method
+
+
+def _curves(settings: DictConfig, config: DictConfig) -> dict[str, pd.Series]:
+    """The losses of finished runs at the budget, by variant."""
+    frames = []
+    for experiment in settings.experiments:
+        try:
+            runs = summaries(config.results_root, experiment)
+        except UsageError:
+            continue
+        runs = runs[runs["scale"] == settings.scale]
+        runs = runs[runs["budget"].astype(str).isin(["full", str(config.keep_fraction)])]
+        rows = metrics(config.results_root, experiment)
+        frames.append(select_overrides(rows[rows["path"].isin(runs["path"])], None))
+    if not frames:
+        return {}
+    rows = pd.concat(frames)
+    return {str(v): mean_curve(of, settings.loss) for v, of in rows.groupby("variant")}
+
+
+def _noise(settings: DictConfig, config: DictConfig) -> dict[str, float]:
+    """Variance of the gradient over that of the full batch, by variant."""
+    file = Path(config.results_root) / "gradient_noise" / f"{settings.noise}.csv"
+    if settings.noise is None or not file.exists():
+        return {}
+    table = pd.read_csv(file)
+    table = table[(table["weight"] == "all weights") & (table["iteration"] == settings.iteration)]
+    table = table[table["budget"].astype(str).isin(["full", str(config.keep_fraction)])]
+    total = table.set_index("variant")["total"]
+    return dict(total / total["baseline"])
+
+
+def _provenance(file: Path, summary: dict[str, Any]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {file.parent} ({error.strerror}); choose output=") from error
+    write_atomic(file.with_suffix(".json"), (json.dumps(summary, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    run(Task(main), "pareto", CONFIGS / "pareto")

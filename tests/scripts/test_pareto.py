@@ -1,0 +1,70 @@
+"""The comparison with what else saves memory."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+from _programs import alternatives, programs
+from calling import Call
+
+ONE = (
+    "~networks.convnet",
+    "~networks.irnn",
+    "networks.feedforward.rounds=1",
+    "networks.feedforward.shape=[1,8,8]",
+)
+
+
+def test_accumulated_and_compiled_gradients_are_exact() -> None:
+    compared = programs("feedforward", 0.1, 30, torch.device("cpu"), shape=(1, 6, 6))
+    compared |= alternatives("feedforward", 0.1, compared)
+    assert compared["accumulation"].batch_size == 30
+    gradients = {}
+    for name in ("torch", "accumulation", "compiled", "checkpointing"):
+        compared[name].step()
+        gradients[name] = [p.grad for p in compared[name].model.parameters()]
+    for name in ("accumulation", "compiled", "checkpointing"):
+        for one, other in zip(gradients[name], gradients["torch"], strict=True):
+            assert one is not None
+            torch.testing.assert_close(one, other)
+
+
+def test_memory_and_times_are_measured_and_results_looked_up(call: Call, tmp_path: Path) -> None:
+    assert call("pareto", *ONE).status == 0
+    table = pd.read_csv(tmp_path / "results/pareto/pareto.csv").set_index("method")
+    assert table.loc["torch", "time_ratio"] == 1
+    assert table.loc["accumulation", "saved_bytes"] < 0.2 * table.loc["torch", "saved_bytes"]
+    assert table[["loss", "variance_ratio"]].isna().all(axis=None)
+    record = json.loads((tmp_path / "results/pareto/pareto.json").read_text())
+    assert record["device"]
+
+    tiny = ("experiment_name=fig5b_mnist", "scale=paper", "training.bootstrap=true")
+    tiny += ("model.hidden=[9]", "optimizer.iterations=6", "training.evaluate_every=3")
+    variants = "variant=baseline,different_sample"
+    assert call("train", "-m", *tiny, variants).status == 0
+    noise = tmp_path / "results/gradient_noise"
+    noise.mkdir()
+    rows = {
+        "weight": "all weights",
+        "iteration": 500,
+        "budget": ["full", "0.1", "0.3"],
+        "variant": ["baseline", "different_sample", "different_sample"],
+        "total": [2.0, 8.0, 4.0],
+    }
+    pd.DataFrame(rows).to_csv(noise / "feedforward_mnist.csv", index=False)
+    assert call("pareto", "measure=false", *ONE).status == 0
+    again = pd.read_csv(tmp_path / "results/pareto/pareto.csv").set_index("method")
+    assert (again["saved_bytes"] == table["saved_bytes"]).all()
+    assert again.loc["different_sample", "variance_ratio"] == 4
+    assert again.loc["accumulation", "variance_ratio"] == 1
+    assert again.loc["compiled", "loss"] == again.loc["torch", "loss"]
+    assert again.loc["different_sample", "loss"] > 0
+    assert again["loss"].isna().sum() == 4
+    assert (tmp_path / "plots/pareto.png").exists()
+
+
+def test_nothing_to_look_up(call: Call) -> None:
+    done = call("pareto", "measure=false")
+    assert done.status == 2
+    assert "measure=true" in done.err
