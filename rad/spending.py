@@ -11,8 +11,12 @@ from rad.memory.budget import Budget, largest_within
 from rad.sketches import DifferentSample, Identity
 from rad.sketches.base import ReducingSketch
 from rad.sketches.codes import PLANES
+from rad.sketches.rotation import RotatedRounding
 from rad.sketches.rounding import Rounding
 from rad.trial import Trial
+
+BitSketch = Rounding | RotatedRounding
+"""Sketches that keep some bits of each number."""
 
 BLOCKS = (None, 256, 1024, 4096)
 """Blocks that rounding may take, finest grids first: rows, and where those cost too much."""
@@ -63,8 +67,8 @@ def largest_keep_fraction(
 
 
 def most_bits(
-    trial: Trial, budget: Budget, variant: str, make: Callable[[int, int | None], Rounding | None]
-) -> Rounding:
+    trial: Trial, budget: Budget, variant: str, make: Callable[[int, int | None], BitSketch | None]
+) -> BitSketch:
     """The rounding with the most bits that fits, on the finest of BLOCKS that fits with them.
 
     `make` gives the sketch of a number of bits and a block, None where there is none.

@@ -30,13 +30,20 @@ from rad.sketches import (
     Identity,
     ImportanceSampling,
     Project,
+    RotatedRounding,
     SameSample,
     SampledRounding,
     StochasticRounding,
 )
 from rad.sketches.base import ReducingSketch
-from rad.sketches.rounding import Rounding
-from rad.spending import infeasible, largest_batch, largest_keep_fraction, limit, most_bits
+from rad.spending import (
+    BitSketch,
+    infeasible,
+    largest_batch,
+    largest_keep_fraction,
+    limit,
+    most_bits,
+)
 from rad.trial import Kind, Loss, Sketches, Trial
 
 Allocation = Literal["uniform", "optimal"]
@@ -53,9 +60,10 @@ _KEEPING: dict[str, Callable[..., ReducingSketch]] = {
     "sampled_rounding": partial(SampledRounding, bits=2),
     "importance_sampling": ImportanceSampling,
 }
-_ROUNDING: dict[str, Callable[..., Rounding]] = {
+_ROUNDING: dict[str, Callable[..., BitSketch]] = {
     "stochastic_rounding": StochasticRounding,
     "dithered_rounding": DitheredRounding,
+    "rotated_rounding": RotatedRounding,
 }
 SKETCHING = (*_KEEPING, *_ROUNDING, "auto")
 VARIANTS = ("baseline", "reduced_batch", *SKETCHING)
@@ -66,6 +74,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "sampled_rounding": ("bits", "dithered"),
     "stochastic_rounding": ("block", "zero_code"),
     "dithered_rounding": ("block", "zero_code"),
+    "rotated_rounding": ("block", "dithered"),
 }
 """What a variant can be told beside its budget: the fields of its sketch."""
 
@@ -131,7 +140,8 @@ def fit(
     that the predicted variance of the gradient is least (`rad.allocation`); "auto" chooses
     each layer's sketch so (`rad.choosing`).
     `options` are fields of the variant's sketch (`OPTIONS`): `replacement` of the sampling
-    variants, `block` and `zero_code` of rounding, `bits` and `dithered` of sampled rounding.
+    variants, `block` and `zero_code` of rounding, `block` and `dithered` of rotated, `bits` and
+    `dithered` of sampled rounding.
 
     Saved bytes grow with the keep fraction, and the search for the largest that fits is exact.
     Peak bytes may not, everywhere: what is found fits, as measured.
@@ -204,15 +214,14 @@ def _spend(
 
 def _rounding(
     variant: str, options: dict[str, Any], bits: int, block: int | None
-) -> Rounding | None:
+) -> BitSketch | None:
     """The sketch of that many bits and that block, unless the options say otherwise."""
     wanted = options.get("block")
     if wanted is not None and block is not None:
         return None
-    zero_code = options.get("zero_code", False)
-    if zero_code and bits == 1:
+    if options.get("zero_code", False) and bits == 1:
         return None
-    return _ROUNDING[variant](bits, block if wanted is None else wanted, zero_code)
+    return _ROUNDING[variant](bits, **{**options, "block": block if wanted is None else wanted})
 
 
 def _automatic(trial: Trial, budget: Budget) -> _Spent:

@@ -68,8 +68,8 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
                 diverged.append(outcome)
             else:
                 _end(ready[index], outcome, len(ready), origin)
-    for error in diverged:
-        raise error
+    if diverged:
+        raise diverged[0]
 
 
 def _prepared(spec: RunSpec, datasets: dict[str, Dataset], stack: ExitStack) -> Prepared | None:

@@ -9,6 +9,7 @@ from rad.sketches import (
     Identity,
     ImportanceSampling,
     Project,
+    RotatedRounding,
     SameSample,
     SampledRounding,
     Sketch,
@@ -27,6 +28,8 @@ LOSSY: dict[str, Sketch] = {
     "stochastic_rounding": StochasticRounding(3),
     "stochastic_rounding_blocks": StochasticRounding(2, block=5),
     "dithered_rounding": DitheredRounding(2),
+    "rotated_rounding": RotatedRounding(3),
+    "rotated_stochastic_rounding": RotatedRounding(2, dithered=False),
     "sampled_rounding": SampledRounding(0.5, 3),
     "importance_sampling": ImportanceSampling(0.4),
 }

@@ -128,6 +128,16 @@ def test_rounding_takes_the_most_bits_that_fit(variant: str, zero_code: bool) ->
     assert (below.bits, below.sketch.block) == (3, 50)  # type: ignore[union-attr]
 
 
+def test_rotated_rounding_keeps_the_bits_of_rounding() -> None:
+    plain = build(wide(), (WIDE,), loss, "dithered_rounding", 0.1).plan
+    for dithered in (True, False):
+        plan = build(wide(), (WIDE,), loss, "rotated_rounding", 0.1, dithered=dithered).plan
+        assert plan.sketch == rad.RotatedRounding(plain.bits or 0, plain.sketch.block, dithered)  # type: ignore[union-attr]
+        assert plan.memory.saved_bytes == plain.memory.saved_bytes
+    blocks = build(wide(), (WIDE,), loss, "rotated_rounding", 0.1, block=50).plan
+    assert blocks.sketch.block == 50  # type: ignore[union-attr]
+
+
 def test_options_are_those_of_the_variant() -> None:
     with pytest.raises(UsageError, match="project has no option 'replacement': it has none"):
         build(network(), (X,), loss, "project", 0.1, replacement=False)

@@ -12,6 +12,7 @@ from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
 from rad.sketches.projection import DifferentProject, Project
+from rad.sketches.rotation import RotatedRounding, rotate
 from rad.sketches.rounding import Rounding
 from rad.sketches.sampled_rounding import SampledRounding
 from rad.sketches.sampling import DifferentSample, SameSample
@@ -28,7 +29,8 @@ def conv_weight_grad_variance(
     without; projection (|M|^2 + tr M^2 - 2 sum_i M_ii^2) / k summed over the weights,
     where M_ij multiplies the i-th input with what meets the j-th. Rows with draws of
     their own add up. Rounding errors are uncorrelated: each number of the input adds its
-    error's variance times the squared norm of all that the number meets. Importance
+    error's variance times the squared norm of all that the number meets; if rotated, the
+    rotated numbers meet what is rotated alike. Importance
     sampling, whose rows are channels, adds Cov(c_n, c_m) <A_n, A_m> over pairs of rows,
     A_n being the contribution of row n.
     Shapes: x (B, C_in, *space), grad_output (B, C_out, *out), weight for its shape.
@@ -43,6 +45,8 @@ def conv_weight_grad_variance(
         rounding = _rounded(x, grad_output, weight, geometry, sketch)
         sample = conv_weight_grad_variance(x, grad_output, weight, geometry, sketch.sample)
         return rounding + sample
+    if isinstance(sketch, RotatedRounding):
+        return _rotated(x, grad_output, weight, geometry, sketch)
     if isinstance(sketch, ImportanceSampling):
         return _rows_drawn(x, grad_output, weight, geometry, sketch)
     if not isinstance(sketch, SameSample | DifferentSample | Project | DifferentProject):
@@ -136,6 +140,18 @@ def _rounded(
     """Sum over the input's numbers of their variance times the energy of what they meet."""
     noise = sketch.element_variance(x.flatten(2).flatten(0, 1))
     return (noise * conv_noise_weights(x, grad_output, weight, geometry)).sum()
+
+
+def _rotated(
+    x: Tensor, grad_output: Tensor, weight: Tensor, geometry: Geometry, sketch: RotatedRounding
+) -> Tensor:
+    """As `_rounded`, for errors that are uncorrelated after the rotation."""
+    wide = accumulation_dtype(x.dtype)
+    total = x.new_zeros((), dtype=wide)
+    for inputs, met in _taps(x.detach().to(wide), grad_output.detach().to(wide), weight, geometry):
+        noise = sketch.rotated_variance(inputs).sum(1)
+        total += (noise * rotate(met).square().sum(1)).sum()
+    return total
 
 
 def _rows_drawn(

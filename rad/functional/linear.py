@@ -21,6 +21,7 @@ from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
 from rad.sketches.projection import DifferentProject, Project
+from rad.sketches.rotation import RotatedRounding
 from rad.sketches.rounding import Rounding
 from rad.sketches.sampled_rounding import SampledRounding
 from rad.sketches.sampling import DifferentSample, SameSample
@@ -183,9 +184,10 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
     With F = |dW|^2 and S = sum over rows of |grad_output_n|^2 |x_n|^2: r F where
     all rows share one draw (their noises add up as the gradient itself does) and
     r S where each row has its own, r being the sketch's relative variance. Rounding has
-    uncorrelated errors: sum over rows of |grad_output_n|^2 times their variances, on
-    top of the sampling's where columns are sampled too. Importance sampling gives row n
-    the random factor c_n: sum_nm Cov(c_n, c_m) <grad_output_n, grad_output_m> <x_n, x_m>.
+    uncorrelated errors, rotated or not: sum over rows of |grad_output_n|^2 times their
+    variances, on top of the sampling's where columns are sampled too. Importance
+    sampling gives row n the random factor c_n:
+    sum_nm Cov(c_n, c_m) <grad_output_n, grad_output_m> <x_n, x_m>.
     Shapes: x (..., d), grad_output (..., out_features). Raises TypeError for a
     sketch without a closed form here.
     """
@@ -202,6 +204,8 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
             return sketch.relative_variance(x.shape[1]) * row_products
         case Rounding():
             return (linear_noise_weights(x, grad) * sketch.element_variance(x)).sum()
+        case RotatedRounding():
+            return (linear_noise_weights(x, grad) * sketch.rotated_variance(x)).sum()
         case SampledRounding():
             rounding = (linear_noise_weights(x, grad) * sketch.element_variance(x)).sum()
             return rounding + linear_weight_grad_variance(x, grad, sketch.sample)

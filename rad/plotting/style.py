@@ -21,6 +21,7 @@ STYLES = {
     "different_project": ("#56B4E9", "d"),
     "stochastic_rounding": ("#CC79A7", "P"),
     "dithered_rounding": ("#882255", "X"),
+    "rotated_rounding": ("#AA4499", "h"),
     "sampled_rounding": ("#332288", "<"),
     "importance_sampling": ("#999933", ">"),
     "auto": ("#777777", "*"),

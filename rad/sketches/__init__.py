@@ -5,6 +5,7 @@ from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
 from rad.sketches.projection import DifferentProject, Project
 from rad.sketches.random import fold_in, make_key
+from rad.sketches.rotation import RotatedRounding
 from rad.sketches.rounding import DitheredRounding, StochasticRounding
 from rad.sketches.sampled_rounding import SampledRounding
 from rad.sketches.sampling import DifferentSample, SameSample
@@ -16,6 +17,7 @@ __all__ = [
     "Identity",
     "ImportanceSampling",
     "Project",
+    "RotatedRounding",
     "SameSample",
     "SampledRounding",
     "Sketch",

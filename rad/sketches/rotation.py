@@ -1,0 +1,108 @@
+"""Rounding after a rotation that spreads a row's outliers over all its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rad.sketches.base import Shape, Sketch, accumulation_dtype
+from rad.sketches.draws import signs
+from rad.sketches.random import make_key
+from rad.sketches.rounding import DitheredRounding, Rounding, StochasticRounding
+
+SEED = 0x5249474E
+"""Of the signs: the same for all rows, keys and programs."""
+
+
+def rotate(x: Tensor) -> Tensor:
+    """x (..., d) times the orthogonal matrix S H: the same shape and dtype.
+
+    S is a diagonal of fixed random signs; H has the Hadamard matrices of the powers of two that
+    add up to d on its diagonal, the largest first, so that any d keeps its size.
+    """
+    return _blockwise(hadamard, x * _signs(x))
+
+
+def unrotate(y: Tensor) -> Tensor:
+    """The inverse of `rotate`."""
+    return _blockwise(hadamard, y).mul_(_signs(y))
+
+
+def hadamard(x: Tensor) -> Tensor:
+    """x (..., n) times the symmetric orthogonal Hadamard matrix, n a power of two; n log n sums."""
+    n = x.shape[-1]
+    half = 1
+    while half < n:
+        low, high = x.unflatten(-1, (-1, 2, half)).unbind(-2)
+        x = torch.stack([low + high, low - high], -2).flatten(-3)
+        half *= 2
+    return x * n**-0.5
+
+
+def _signs(x: Tensor) -> Tensor:
+    return signs(make_key(SEED, x.device), range(1), x.shape[-1], x.dtype)[0]
+
+
+def _blockwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    d = x.shape[-1]
+    sizes = [1 << bit for bit in reversed(range(d.bit_length())) if d >> bit & 1]
+    return torch.cat([function(part) for part in x.split(sizes, -1)], -1) if sizes else x.clone()
+
+
+@dataclass(frozen=True)
+class RotatedRounding(Sketch):
+    """Rounding of the rotated rows: x S H, read back and rotated back.
+
+    The range of a row decides the step of its grid. Rotated, a row of norm |x| has numbers of
+    about |x| / sqrt(d), and no outlier sets the step for all others (compare EDEN, Vargaftik et
+    al., ICML 2022). It gains where few numbers of a row are large, and loses where zeros would be
+    kept exactly or signs are all the same, as behind a ReLU. The rotation is fixed, the rounding
+    is what is random: x_hat = (x S H + e)(S H)^T with the errors e of `DitheredRounding` (default)
+    or `StochasticRounding`. Unbiased: E[e] = 0. E |x_hat - x|^2 = E |e|^2, that of the rounding on
+    the rotated rows; errors within a row of x are correlated, those of different rows are not.
+    Fields and bytes: `Rounding`, without `zero_code`.
+    """
+
+    bits: int
+    block: int | None = None
+    dithered: bool = True
+
+    def __post_init__(self) -> None:
+        _ = self.rounding  # raises for fields that cannot be used
+
+    @property
+    def rounding(self) -> Rounding:
+        """What rounds the rotated rows."""
+        kind = DitheredRounding if self.dithered else StochasticRounding
+        return kind(self.bits, self.block)
+
+    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        return self.rounding.compress(self._rotated(x).to(x.dtype), key)
+
+    def decompress(
+        self,
+        saved: tuple[Tensor, ...],
+        shape: Shape,
+        dtype: torch.dtype,
+        key: Tensor,
+        rows: range | None = None,
+    ) -> Tensor:
+        wide = accumulation_dtype(dtype)
+        return unrotate(self.rounding.decompress(saved, shape, wide, key, rows)).to(dtype)
+
+    def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        return self.rounding.nbytes(shape, dtype)
+
+    def variance(self, x: Tensor) -> Tensor:
+        return self.rotated_variance(x).sum()
+
+    def rotated_variance(self, x: Tensor) -> Tensor:
+        """E e^2 of each number of the rotated x (..., d), all of them uncorrelated: (..., d)."""
+        return self.rounding.element_variance(self._rotated(x))
+
+    @staticmethod
+    def _rotated(x: Tensor) -> Tensor:
+        return rotate(x.detach().to(accumulation_dtype(x.dtype)))
