@@ -21,7 +21,7 @@ from rad.training import Settings
 from rad.training.loggers import MODES
 
 RUNTIME = ("device", "results_root", "logger", "training.time_limit", "training.checkpoint_every")
-IN_EVERY_PATH = ("variant", "budget", "seed", "experiment_name")
+IN_EVERY_PATH = ("variant", "budget", "seed", "+experiment", "experiment_name")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -90,7 +90,7 @@ def _path_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:
     kept = set()
     for override in overrides:
         key = override.split("=", 1)[0]
-        if key.startswith(("+", "~")):
+        if key.startswith(("+", "~")) and key != "+experiment":
             raise UsageError(
                 f"{override!r} adds or removes a setting, which has no effect; write key=value "
                 "with a known setting (python scripts/train_pde.py --cfg job shows them)"

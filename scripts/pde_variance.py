@@ -25,11 +25,13 @@ from torch import Tensor
 from rad.benchmarking import alternate, ratio_of_medians
 from rad.errors import UsageError
 from rad.memory import peak_bytes, saved_bytes
-from rad.pde import Adjoint, ReactionDiffusion, control_loss
+from rad.pde import Adjoint, Checkpointing, ReactionDiffusion, control_loss
 from rad.pde.plan import plan
 from rad.pde.training import initial_theta
 from rad.results import RunFolder, provenance, write_atomic
 from rad.sketches import Identity, fold_in, make_key
+
+LABELS = ("variant", "budget", "replacement", "bits")
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -44,7 +46,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         "start": initial_theta(problem.series, summary["seed"]),
         "trained": torch.tensor(trained, dtype=torch.float64),
     }
-    programs = _programs(problem, list(config.fractions))
+    programs = _programs(problem, config)
     exact = {at: _gradients(problem, theta, Identity(), 1)[0] for at, theta in thetas.items()}
     steps = {
         name: partial(_gradients, problem, thetas["start"], adjoint, 1)
@@ -56,7 +58,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         row = labels | _memory(problem, thetas["start"], adjoint)
         row["time_ratio"] = round(ratio_of_medians(seconds[name], seconds["exact"]), 3)
         for at, theta in thetas.items():
-            draws = config.draws if labels["variant"] == "different_sample" else 1
+            draws = 1 if isinstance(adjoint, Identity | Checkpointing) else config.draws
             off = _gradients(problem, theta, adjoint, draws) - exact[at]
             row[f"noise_{at}"] = off.square().sum(1).mean().sqrt().item()
             row[f"norm_{at}"] = exact[at].norm().item()
@@ -67,22 +69,18 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 def _programs(
-    problem: ReactionDiffusion, fractions: list[float]
+    problem: ReactionDiffusion, config: DictConfig
 ) -> dict[str, tuple[dict[str, Any], Adjoint]]:
     """What is compared, with its labels in the table."""
     found: dict[str, tuple[dict[str, Any], Adjoint]] = {
-        "exact": ({"variant": "baseline", "budget": "full", "replacement": None}, Identity())
+        "exact": (dict.fromkeys(LABELS) | {"variant": "baseline", "budget": "full"}, Identity())
     }
-    for fraction in fractions:
-        for variant, replacement in (
-            ("different_sample", True),
-            ("different_sample", False),
-            ("checkpointing", None),
-        ):
-            labels = {"variant": variant, "budget": fraction, "replacement": replacement}
-            options = {} if replacement is None else {"replacement": replacement}
-            planned = plan(problem, variant, fraction, **options)
-            found[f"{variant} {fraction} {replacement}"] = (labels, planned.adjoint)
+    for fraction in config.fractions:
+        for entry in config.variants:
+            options = {str(key): value for key, value in entry.items() if key != "name"}
+            labels = dict.fromkeys(LABELS) | {"variant": entry.name, "budget": fraction} | options
+            adjoint = plan(problem, entry.name, fraction, **options).adjoint
+            found[" ".join(map(str, labels.values()))] = (labels, adjoint)
     return found
 
 

@@ -18,6 +18,13 @@ def test_figures_and_tables_of_an_experiment(call: Call, tmp_path: Path) -> None
     assert (table.loc[~sampled, ["noise_start", "noise_trained"]] == 0).all(axis=None)
     assert (table["peak_bytes"] >= table["saved_bytes"]).all()
 
+    rounded = ("variants=[{name:sampled_rounding,bits:3}]", "fractions=[0.5]", "output=rounded")
+    done = call("pde_variance", f"trained='{trained}'", "draws=3", "rounds=1", *rounded)
+    assert done.status == 0, done.err
+    exact, sketched = pd.read_csv(tmp_path / "rounded/cpu.csv").to_dict("records")
+    assert (sketched["variant"], sketched["bits"]) == ("sampled_rounding", 3)
+    assert exact["noise_start"] == 0 < sketched["noise_start"]
+
     times = ("film_times=[0,1,2]", "sample_time=1")
     done = call("plot_pde", *times)
     assert done.status == 0, done.err

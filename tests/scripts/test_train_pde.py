@@ -78,6 +78,14 @@ def test_a_control_that_blows_up_is_reported(train: Call, tmp_path: Path) -> Non
     assert not list(tmp_path.rglob("summary.json"))
 
 
+def test_the_experiment_beyond_the_paper(train: Call, tmp_path: Path) -> None:
+    done = train("+experiment=beyond_pde", "variant.bits=3", "budget=0.1", *SMOKE)
+    assert done.status == 0, done.err
+    (summary,) = tmp_path.rglob("summary.json")
+    folder = "results/beyond_pde/sampled_rounding/budget=0.1,scale=smoke,variant.bits=3/seed=0"
+    assert summary.parent == tmp_path / folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
