@@ -52,7 +52,7 @@ def allocate(
     `make` gives the variant's sketch at a keep fraction; statistics are those of the trial's
     example. A layer that gets all of its numbers keeps its input exactly. Returns the
     sketches and the keep fractions, by layer.
-    Raises UsageError where a layer's variance has no closed form (recurrent layers).
+    Raises UsageError where a layer's variance has no closed form.
     """
     layers = layer_costs(trial, make, variant)
     least = {layer.name: 1 for layer in layers}
@@ -66,10 +66,12 @@ def allocate(
 
 def layer_costs(trial: Trial, make: MakeSketch, variant: str) -> list[LayerCost]:
     """What each layer costs and adds to the variance, on the trial's example."""
-    probe = make(1e-9)
+    probe, widths_of, calls_of = make(1e-9), trial.widths(), trial.inputs_and_gradients()
     costs = []
-    for name, calls in trial.inputs_and_gradients().items():
-        layer, widths = trial.layers[name], trial.widths()[name]
+    for name, calls in calls_of.items():
+        if not calls:
+            continue
+        layer, widths = trial.layers[name], widths_of[name]
         if len(widths) != 1:
             raise UsageError(
                 f"layer {name!r} meets inputs of several sizes {sorted(widths)}, which cannot "
@@ -87,38 +89,56 @@ def layer_costs(trial: Trial, make: MakeSketch, variant: str) -> list[LayerCost]
         rows = sum(x.numel() // width for x, _ in calls)
         itemsize = max(g.element_size() for _, g in calls)
         costs.append(LayerCost(name, rows, width, itemsize, total / relative if relative else 0.0))
-    for name in set(trial.layers) - {cost.name for cost in costs}:
+    for name in set(trial.layers) - set(calls_of):
         raise UsageError(f"allocation=optimal cannot predict layer {name!r}: use uniform")
     return costs
 
 
 def _with_exact_layers(layers: list[LayerCost], make: MakeSketch, limit: int) -> dict[str, int]:
-    """`_greedy`, with those layers kept exactly whose removal from the sum pays for their bytes.
+    """`_greedy` from one number a row, or from the best uniform division where that ends lower.
 
-    With replacement the variance jumps to 0 where all is kept, which greedy steps do not see.
+    Layers are kept exactly whose removal from the sum pays for their bytes: with replacement the
+    variance jumps to 0 where all is kept, which greedy steps do not see.
     """
-    exact: frozenset[str] = frozenset()
-    best = _greedy(layers, make, limit, exact)
-    if best is None:
+    widths = {layer.name: layer.width for layer in layers}
+    starts = [dict.fromkeys(widths, 1), *_uniform(layers, make, limit)]
+    found = [kept for start in starts if (kept := _greedy(layers, make, limit, start))]
+    if not found:
         raise AssertionError("the uniform allocation fits, so does one number a row")
+    best = min(found, key=lambda kept: total(layers, make, kept))
+    exact: dict[str, int] = {}
     while True:
-        trials = [exact | {layer.name} for layer in layers if layer.name not in exact]
-        options = [(chosen, _greedy(layers, make, limit, chosen)) for chosen in trials]
-        found = [(total(layers, make, kept), chosen, kept) for chosen, kept in options if kept]
-        if not found:
+        trials = [exact | {name: widths[name]} for name in widths if name not in exact]
+        options = [(whole, _greedy(layers, make, limit, starts[0] | whole)) for whole in trials]
+        better = [(total(layers, make, kept), whole, kept) for whole, kept in options if kept]
+        if not better:
             return best
-        variance, chosen, kept = min(found, key=lambda option: option[0])
+        variance, whole, kept = min(better, key=lambda option: option[0])
         if variance >= total(layers, make, best):
             return best
-        exact, best = chosen, kept
+        exact, best = whole, kept
+
+
+def _uniform(layers: list[LayerCost], make: MakeSketch, limit: int) -> list[dict[str, int]]:
+    """The division by one keep fraction, the largest that fits; none where none does."""
+    fractions = {keep_fraction(k, c.width) for c in layers for k in range(1, c.width + 1)}
+    for fraction in sorted(fractions, reverse=True):
+        kept = {layer.name: make(fraction).kept(layer.width) for layer in layers}
+        if _nbytes(layers, kept) <= limit:
+            return [kept]
+    return []
+
+
+def _nbytes(layers: list[LayerCost], kept: Mapping[str, int]) -> int:
+    return sum(layer.rows * kept[layer.name] * layer.itemsize for layer in layers)
 
 
 def _greedy(
-    layers: list[LayerCost], make: MakeSketch, limit: int, exact: frozenset[str]
+    layers: list[LayerCost], make: MakeSketch, limit: int, start: Mapping[str, int]
 ) -> dict[str, int] | None:
-    """The numbers kept a row, by layer; None where even the least does not fit."""
-    kept = {layer.name: layer.width if layer.name in exact else 1 for layer in layers}
-    left = limit - sum(layer.rows * kept[layer.name] * layer.itemsize for layer in layers)
+    """The numbers kept a row, by layer, from `start`; None where that does not fit."""
+    kept = dict(start)
+    left = limit - _nbytes(layers, kept)
     if left < 0:
         return None
 

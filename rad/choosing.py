@@ -4,8 +4,8 @@ Layers draw independently, so that the variance of the whole gradient is the sum
 layers' closed forms (`weight_grad_variance`), here with the activations and gradients of an
 example batch. Each layer chooses among rounding (stochastic, dithered, with a code for
 zeros or without), sampling and rounding, plain sampling, and keeping everything. The best
-combination on the lower convex hulls of bytes and variance is found greedily; what is left
-of the bytes goes to single better options.
+combination on the lower convex hulls of bytes and variance is found greedily, and compared with
+one option in all layers; what is left of the bytes goes to single better options.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rad.errors import UsageError
@@ -55,7 +56,7 @@ class Choice:
 def choose(trial: Trial, limit: int) -> Choice | None:
     """The sketches of the layers that fit into `limit` bytes, as measured; None if none do.
 
-    Raises UsageError where a layer's variance has no closed form (recurrent layers).
+    Raises UsageError where a layer's variance has no closed form.
     """
     options = layer_options(trial)
     available = limit - _beside(trial, options)
@@ -79,7 +80,7 @@ def layer_options(trial: Trial) -> dict[str, list[Option]]:
             variance = _Variance(trial.layers[name], calls)
         except TypeError as error:
             raise _unpredictable(name, str(error)) from error
-        dtype = calls[0][1].dtype
+        dtype = calls[0][1].dtype if calls else torch.get_default_dtype()
         options[name] = [
             Option(sketch, sum(sketch.nbytes(shape, dtype) for shape in shapes[name]), value)
             for sketch in _sketches()
@@ -99,27 +100,27 @@ class _Variance:
 
     def __init__(self, layer: Sketching, calls: list[tuple[Tensor, Tensor]]) -> None:
         self._rows = [layer.rows_and_noise_weights(x, g) for x, g in calls]
-        if len({x.shape[1] for x, _ in self._rows}) > 1:
-            raise TypeError("its inputs are of several sizes")
         one = DifferentSample(sys.float_info.min, replacement=False)
         self._one = [layer.weight_grad_variance(x, g, one).item() for x, g in calls]
-        self._rounding: dict[Rounding, float] = {}
+        self._rounding: dict[Rounding, list[float]] = {}
 
     def __call__(self, sketch: Sketch) -> float:
         if isinstance(sketch, Rounding):
-            return self._rounded(sketch)
+            return sum(self._rounded(sketch))
         if isinstance(sketch, DifferentSample):
             return self._sampled(sketch)
         if isinstance(sketch, SampledRounding):
-            d = self._rows[0][0].shape[1]
-            rounding = self._rounded(sketch.rounding) * d / sketch.kept(d)
-            return self._sampled(sketch.sample) + rounding
+            rounding = zip(self._rounded(sketch.rounding), self._rows, strict=True)
+            sizes = ((each, x.shape[1]) for each, (x, _) in rounding)
+            scaled = sum(each * d / sketch.kept(d) for each, d in sizes)
+            return self._sampled(sketch.sample) + scaled
         return 0.0
 
-    def _rounded(self, sketch: Rounding) -> float:
+    def _rounded(self, sketch: Rounding) -> list[float]:
+        """Of each call."""
         if sketch not in self._rounding:
             parts = [(w * sketch.element_variance(x)).sum().item() for x, w in self._rows]
-            self._rounding[sketch] = sum(parts)
+            self._rounding[sketch] = parts
         return self._rounding[sketch]
 
     def _sampled(self, sketch: DifferentSample) -> float:
@@ -132,7 +133,28 @@ class _Variance:
 
 
 def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
-    """The option of each layer with the least total variance in `limit` bytes; None if none fit."""
+    """The option of each layer with the least total variance in `limit` bytes; None if none fit.
+
+    As found from the best steps along the layers' hulls, and from each option in all layers.
+    """
+    starts = [_along_hulls(options, limit), *_alike(options)]
+    fitting = [start for start in starts if start is not None and _bytes(start) <= limit]
+    finished = [_filled(options, start, limit - _bytes(start)) for start in fitting]
+    return min(finished, key=lambda chosen: sum(o.variance for o in chosen.values()), default=None)
+
+
+def _bytes(chosen: dict[str, Option]) -> int:
+    return sum(option.nbytes for option in chosen.values())
+
+
+def _alike(options: dict[str, list[Option]]) -> Iterator[dict[str, Option]]:
+    """The first option in all layers, the second, and so on."""
+    for combination in zip(*options.values(), strict=False):
+        yield dict(zip(options, combination, strict=True))
+
+
+def _along_hulls(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
+    """Greedy steps by the best fall of variance for a byte."""
     hulls = {name: _lower_hull(found) for name, found in options.items()}
     place = dict.fromkeys(hulls, 0)
     left = limit - sum(hull[0].nbytes for hull in hulls.values())
@@ -147,7 +169,14 @@ def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str,
             place[name] += 1
             for step in _next_step(hulls, place, name):
                 heapq.heappush(steps, step)
-    chosen = {name: hull[place[name]] for name, hull in hulls.items()}
+    return {name: hull[place[name]] for name, hull in hulls.items()}
+
+
+def _filled(
+    options: dict[str, list[Option]], chosen: dict[str, Option], left: int
+) -> dict[str, Option]:
+    """What is left of the bytes spent on single better options."""
+    chosen = dict(chosen)
     while better := _single_gains(options, chosen, left):
         _, name, option = max(better, key=lambda gain: gain[0])
         left -= option.nbytes - chosen[name].nbytes
@@ -224,12 +253,12 @@ def _single_gains(
 
 def _reason(options: dict[str, list[Option]], chosen: dict[str, Option]) -> str:
     """The predicted variance, and that of one kind of sketch in all layers at no more bytes."""
-    total = sum(option.nbytes for option in chosen.values())
-    uniform = []
-    for index, option in enumerate(next(iter(options.values()))):
-        alike = [found[index] for found in options.values()]
-        if sum(each.nbytes for each in alike) <= total:
-            uniform.append((sum(each.variance for each in alike), repr(option.sketch)))
+    total = _bytes(chosen)
+    uniform = [
+        (sum(each.variance for each in alike.values()), repr(next(iter(alike.values())).sketch))
+        for alike in _alike(options)
+        if _bytes(alike) <= total
+    ]
     variance = sum(option.variance for option in chosen.values())
     best = min(uniform, default=None)
     beside = f"; {best[1]} in every layer: {best[0]:.3g}" if best else ""

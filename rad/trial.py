@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 from rad.convert import Conversion
 from rad.errors import UsageError
 from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
-from rad.nn import Sketching
+from rad.nn import RNN, Sketching
 from rad.plan import Memory
+from rad.recording import Recording
 from rad.reporting import Report, report
-from rad.sketches import DifferentSample, Identity, Sketch
+from rad.sketches import Sketch
 from rad.sketches.base import Shape
 
 Loss = Callable[[Tensor], Tensor]
@@ -75,16 +75,21 @@ class Trial:
 
     def shapes(self) -> dict[str, list[Shape]]:
         """For each layer the shapes of the tensors that it sketches."""
-        recorders = {name: _Shapes() for name in self.layers}
+        recorders = {name: Recording() for name in self.layers}
         self._forward(recorders, self.full_batch)()
-        return {name: recorder.seen for name, recorder in recorders.items()}
+        return {name: recorder.shapes for name, recorder in recorders.items()}
 
     def widths(self) -> dict[str, set[int]]:
         """For each layer the sizes d of the axes that sketches act on in it."""
         return {name: {shape[-1] for shape in shapes} for name, shapes in self.shapes().items()}
 
     def inputs_and_gradients(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """For each layer and call, its input and the gradient of the loss by its output."""
+        """For each layer and call, its input and the gradient of the loss by its output.
+
+        A recurrent layer makes a call for each step and each weight whose input it sketches; the
+        gradient is that by what enters the activation.
+        """
+        recurrent = {n: Recording() for n, layer in self.layers.items() if isinstance(layer, RNN)}
         seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
         def watch(name: str) -> Callable[..., None]:
@@ -97,11 +102,11 @@ class Trial:
 
         hooks = [layer.register_forward_hook(watch(name)) for name, layer in self.layers.items()]
         try:
-            self._backward(self._forward(Identity(), self.full_batch))
+            self._backward(self._forward(recurrent, self.full_batch))
         finally:
             for hook in hooks:
                 hook.remove()
-        return dict(seen)
+        return dict(seen) | {name: each.products for name, each in recurrent.items()}
 
     def _peak(self, forward: Callable[[], Tensor]) -> int:
         return peak_bytes(lambda: self._backward(forward))
@@ -120,15 +125,3 @@ class Trial:
                 return self.loss(self._conversion.model(*inputs))
 
         return forward
-
-
-@dataclass(frozen=True)
-class _Shapes(DifferentSample):
-    """Remembers the shapes it met. Not an `Identity`, which operators treat apart."""
-
-    keep_fraction: float = 1e-9
-    seen: list[Shape] = field(default_factory=list)
-
-    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        self.seen.append(tuple(x.shape))
-        return super().compress(x, key)

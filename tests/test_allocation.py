@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from unbiased import check_mean_square
 import rad
 from rad import models
 from rad.allocation import LayerCost, _greedy, _with_exact_layers, layer_costs, total
-from rad.errors import UsageError
 from rad.memory import parameter_bytes, saved_bytes
 from rad.trial import Trial
 
@@ -94,7 +94,7 @@ def test_no_other_division_is_better(replacement: bool) -> None:
 
 
 def test_a_budget_below_one_number_a_row_is_not_met() -> None:
-    assert _greedy([LayerCost("a", 5, 9, 4, 2.0)], rad.SameSample, 19, frozenset()) is None
+    assert _greedy([LayerCost("a", 5, 9, 4, 2.0)], rad.SameSample, 19, {"a": 1}) is None
 
 
 def test_bytes_as_budget_are_used_and_not_exceeded() -> None:
@@ -107,14 +107,34 @@ def test_bytes_as_budget_are_used_and_not_exceeded() -> None:
     assert budget - 16 * BATCH <= used <= budget
 
 
-def test_recurrent_layers_are_refused() -> None:
-    model = models.build("irnn", (1, 5, 4), 10, seed=0)
-    y = torch.randint(10, (6,))
-    with pytest.raises(UsageError, match=r"rnn.*uniform"):
-        rad.fit(
-            model,
-            (torch.rand(6, 1, 5, 4),),
-            lambda out: F.cross_entropy(out, y),
-            0.3,
-            allocation="optimal",
-        )
+def test_recurrent_layers_share_with_the_others() -> None:
+    """Within the uniform plan's bytes, and with no more predicted variance."""
+    model = models.build("irnn", (1, 5, 4), 10, seed=0, hidden=12, std=0.3)
+    x, y = torch.rand(6, 1, 5, 4), torch.randint(10, (6,))
+
+    def of(out: Tensor) -> Tensor:
+        return F.cross_entropy(out, y)
+
+    uniform = rad.fit(model, (x,), of, 0.3)
+    plan = rad.fit(model, (x,), of, 0.3, allocation="optimal")
+    assert plan.memory.saved_bytes <= uniform.memory.saved_bytes
+    assert plan.layers is not None
+    assert set(plan.layers) == {"rnn", "output"}
+    costs = layer_costs(Trial(model, (x,), of), rad.DifferentSample, "different_sample")
+    kept = {cost.name: math.ceil(plan.layers[cost.name] * cost.width) for cost in costs}
+    alike = {cost.name: math.ceil(0.3 * cost.width) for cost in costs}
+    assert total(costs, rad.DifferentSample, kept) <= total(costs, rad.DifferentSample, alike)
+
+
+def test_a_recurrent_layer_that_keeps_its_states_costs_nothing() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.output = nn.RNN(1, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.output(self.rnn(x)[1][0])  # type: ignore[no-any-return]
+
+    trial = Trial(Net(), (torch.randn(4, 3, 1),), lambda out: out.square().sum())
+    costs = layer_costs(trial, rad.DifferentSample, "different_sample")
+    assert [cost.name for cost in costs] == ["output"]

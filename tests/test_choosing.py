@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from unbiased import check_mean_square
 
 import rad
 from rad.choosing import Option, _sketches, cheapest_variance, layer_options
@@ -24,10 +25,23 @@ def loss(out: Tensor) -> Tensor:
     return F.cross_entropy(out.flatten(1), Y[: len(out)].clone())
 
 
+class Last(nn.Module):
+    """Two recurrent layers; the second's last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(2, 7, num_layers=2, nonlinearity="relu", batch_first=True)
+        self.output = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.rnn(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
 def networks() -> dict[str, tuple[nn.Module, Tensor]]:
     torch.manual_seed(0)
     grouped = nn.Conv2d(4, 4, 3, padding=1, groups=2, padding_mode="circular")
     return {
+        "recurrent": (Last(), torch.randn(BATCH, 6, 2)),
         "linear": (
             nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 3)),
             torch.randn(BATCH, 40),
@@ -46,7 +60,7 @@ def networks() -> dict[str, tuple[nn.Module, Tensor]]:
     }
 
 
-@pytest.mark.parametrize("name", ["linear", "conv"])
+@pytest.mark.parametrize("name", ["linear", "conv", "recurrent"])
 def test_predictions_are_the_layers_closed_forms(name: str) -> None:
     model, x = networks()[name]
     trial = Trial(model.double(), (x.double(),), loss)
@@ -94,7 +108,7 @@ def test_no_combination_is_much_better(data: st.DataObject) -> None:
         assert found == pytest.approx(best)
 
 
-@pytest.mark.parametrize("name", ["linear", "conv"])
+@pytest.mark.parametrize("name", ["linear", "conv", "recurrent"])
 @pytest.mark.parametrize("budget", [0.5, 0.2, 0.1, 0.05])
 def test_auto_keeps_its_budget_and_beats_every_other(name: str, budget: float) -> None:
     model, x = networks()[name]
@@ -118,6 +132,32 @@ def test_auto_keeps_its_budget_and_beats_every_other(name: str, budget: float) -
     assert "least predicted gradient variance" in str(plan)
 
 
+def test_what_a_recurrent_layer_adds_is_what_is_measured() -> None:
+    """The options of auto, summed over steps and weights, against gradients of many keys."""
+    torch.manual_seed(0)
+    model, x = Last().double(), torch.randn(BATCH, 6, 2, dtype=torch.float64)
+    options = layer_options(Trial(model, (x,), loss))["rnn"]
+    names = [name for name, _ in model.named_parameters() if name.startswith("rnn.weight")]
+
+    def gradient(converted: nn.Module) -> Tensor:
+        converted.zero_grad()
+        loss(converted(x)).backward()
+        grads = [converted.get_parameter(name).grad for name in names]
+        return torch.cat([grad.flatten() for grad in grads if grad is not None])
+
+    exact = gradient(model)
+    for sketch in (
+        rad.StochasticRounding(1),
+        rad.DitheredRounding(2, zero_code=True),
+        rad.DifferentSample(0.2, replacement=False),
+        rad.SampledRounding(0.5, 1),
+    ):
+        converted = rad.convert(model, {"rnn": sketch}, seed=3)
+        samples = torch.stack([gradient(converted) for _ in range(2000)])
+        (expected,) = (o.variance for o in options if o.sketch == sketch)
+        check_mean_square(samples, exact, expected)
+
+
 def test_auto_with_everything_keeps_everything() -> None:
     model, x = networks()["linear"]
     plan = fit(model, (x,), loss, "full", "auto")
@@ -125,16 +165,17 @@ def test_auto_with_everything_keeps_everything() -> None:
 
 
 def test_what_auto_cannot_predict_is_refused_with_a_way_out() -> None:
-    class Last(nn.Module):
+    class Unread(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn = nn.RNN(2, 5, nonlinearity="relu", batch_first=True)
+            self.read, self.unread = nn.Linear(40, 3), nn.Linear(40, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.rnn(x)[0][:, -1]  # type: ignore[no-any-return]
+            self.unread(x)
+            return self.read(x)  # type: ignore[no-any-return]
 
-    with pytest.raises(UsageError, match=r"'rnn'.*variant=stochastic_rounding"):
-        fit(Last(), (torch.randn(BATCH, 6, 2),), loss, 0.5, "auto")
     model, x = networks()["linear"]
+    with pytest.raises(UsageError, match=r"'unread'.*variant=stochastic_rounding"):
+        fit(Unread(), (x,), loss, 0.5, "auto")
     with pytest.raises(UsageError, match="give at least"):
         fit(model, (x,), loss, parameter_bytes(model), "auto")
