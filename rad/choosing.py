@@ -3,7 +3,8 @@
 Layers draw independently, so that the variance of the whole gradient is the sum of the
 layers' closed forms (`weight_grad_variance`), here with the activations and gradients of an
 example batch. Each layer chooses among rounding (stochastic, dithered, with a code for
-zeros or without), sampling and rounding, plain sampling, and keeping everything. The best
+zeros or without, on grids of a row or of a longer or shorter block; rotated, where all numbers of
+a row count alike), sampling and rounding, plain sampling, and keeping everything. The best
 combination on the lower convex hulls of bytes and variance is found greedily, and compared with
 one option in all layers; what is left of the bytes goes to single better options.
 """
@@ -24,12 +25,13 @@ from rad.sketches import (
     DifferentSample,
     DitheredRounding,
     Identity,
+    RotatedRounding,
     SampledRounding,
     Sketch,
     StochasticRounding,
 )
 from rad.sketches.codes import PLANES
-from rad.sketches.rounding import Rounding
+from rad.sketches.rounding import BLOCKS, Rounding
 from rad.trial import Trial
 
 FRACTIONS = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -84,6 +86,7 @@ def layer_options(trial: Trial) -> dict[str, list[Option]]:
         options[name] = [
             Option(sketch, sum(sketch.nbytes(shape, dtype) for shape in shapes[name]), value)
             for sketch in _sketches()
+            if not isinstance(sketch, RotatedRounding) or variance.rows_alike
             for value in [variance(sketch)]
         ]
     for name in set(trial.layers) - set(options):
@@ -104,9 +107,16 @@ class _Variance:
         self._one = [layer.weight_grad_variance(x, g, one).item() for x, g in calls]
         self._rounding: dict[Rounding, list[float]] = {}
 
+    @property
+    def rows_alike(self) -> bool:
+        """Whether a rotation of a row leaves the noise weights as they are."""
+        return all(weights.shape[1] == 1 for _, weights in self._rows)
+
     def __call__(self, sketch: Sketch) -> float:
         if isinstance(sketch, Rounding):
             return sum(self._rounded(sketch))
+        if isinstance(sketch, RotatedRounding):
+            return sum((w * sketch.rotated_variance(x)).sum().item() for x, w in self._rows)
         if isinstance(sketch, DifferentSample):
             return self._sampled(sketch)
         if isinstance(sketch, SampledRounding):
@@ -148,9 +158,11 @@ def _bytes(chosen: dict[str, Option]) -> int:
 
 
 def _alike(options: dict[str, list[Option]]) -> Iterator[dict[str, Option]]:
-    """The first option in all layers, the second, and so on."""
-    for combination in zip(*options.values(), strict=False):
-        yield dict(zip(options, combination, strict=True))
+    """One sketch in all layers, for each that all of them offer."""
+    offered = {name: {option.sketch: option for option in found} for name, found in options.items()}
+    for sketch in dict.fromkeys(o.sketch for found in options.values() for o in found):
+        if all(sketch in of_layer for of_layer in offered.values()):
+            yield {name: of_layer[sketch] for name, of_layer in offered.items()}
 
 
 def _along_hulls(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
@@ -187,11 +199,13 @@ def _filled(
 def _sketches() -> Iterator[Sketch]:
     yield Identity()
     for bits in PLANES:
-        yield StochasticRounding(bits)
-        yield DitheredRounding(bits)
-        if bits > 1:
-            yield StochasticRounding(bits, zero_code=True)
-            yield DitheredRounding(bits, zero_code=True)
+        yield RotatedRounding(bits)
+        for block in BLOCKS:
+            yield StochasticRounding(bits, block)
+            yield DitheredRounding(bits, block)
+            if bits > 1:
+                yield StochasticRounding(bits, block, zero_code=True)
+                yield DitheredRounding(bits, block, zero_code=True)
     for fraction in FRACTIONS:
         yield DifferentSample(fraction, replacement=False)
         for bits in (1, 2, 4):

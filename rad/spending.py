@@ -12,14 +12,11 @@ from rad.sketches import DifferentSample, Identity
 from rad.sketches.base import ReducingSketch
 from rad.sketches.codes import PLANES
 from rad.sketches.rotation import RotatedRounding
-from rad.sketches.rounding import Rounding
+from rad.sketches.rounding import BLOCKS, Rounding
 from rad.trial import Trial
 
 BitSketch = Rounding | RotatedRounding
 """Sketches that keep some bits of each number."""
-
-BLOCKS = (None, 256, 1024, 4096)
-"""Blocks that rounding may take, finest grids first: rows, and where those cost too much."""
 
 
 def limit(trial: Trial, budget: Budget) -> int | None:

@@ -72,7 +72,9 @@ def test_predictions_are_the_layers_closed_forms(name: str) -> None:
                 for x, g in calls[layer]
             )
             assert option.variance == pytest.approx(expected, rel=1e-9)
-    assert {option.sketch for option in options} == set(_sketches())
+    offered = {option.sketch for option in options}
+    left_out = {s for s in _sketches() if isinstance(s, rad.RotatedRounding) and name == "conv"}
+    assert offered == set(_sketches()) - left_out
 
 
 @settings(max_examples=100, deadline=None)
@@ -123,7 +125,7 @@ def test_auto_keeps_its_budget_and_beats_every_other(name: str, budget: float) -
     variances = {layer: {o.sketch: o.variance for o in found} for layer, found in table.items()}
     of_auto = sum(variances[layer][sketch] for layer, sketch in plan.sketch.items())
     for sketch in _sketches():
-        if isinstance(sketch, rad.Identity):
+        if sketch == rad.Identity() or any(sketch not in by for by in variances.values()):
             continue
         converted = rad.convert(model, sketch)
         if saved_bytes(lambda c=converted: loss(c(x))) <= limit:  # type: ignore[misc]

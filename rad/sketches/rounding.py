@@ -29,6 +29,9 @@ from rad.sketches.grid import (
     uniform,
 )
 
+BLOCKS = (None, 256, 1024, 4096)
+"""Blocks to choose among, finest grids first: rows, and where those cost too much."""
+
 PIECE = 1 << 16
 """Numbers rounded at a time: few enough for the temporary tensors to stay in a core's cache."""
 
