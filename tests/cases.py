@@ -28,6 +28,7 @@ LOSSY: dict[str, Sketch] = {
     "stochastic_rounding": StochasticRounding(3),
     "stochastic_rounding_blocks": StochasticRounding(2, block=5),
     "dithered_rounding": DitheredRounding(2),
+    "dithered_rounding_zero_code": DitheredRounding(2, zero_code=True),
     "rotated_rounding": RotatedRounding(3),
     "rotated_stochastic_rounding": RotatedRounding(2, dithered=False),
     "sampled_rounding": SampledRounding(0.5, 3),

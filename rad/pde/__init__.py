@@ -3,6 +3,14 @@
 from rad.pde.checkpointing import Adjoint, Checkpointing
 from rad.pde.control import control_loss
 from rad.pde.problem import ReactionDiffusion
+from rad.pde.residual import Residual
 from rad.pde.series import Fourier
 
-__all__ = ["Adjoint", "Checkpointing", "Fourier", "ReactionDiffusion", "control_loss"]
+__all__ = [
+    "Adjoint",
+    "Checkpointing",
+    "Fourier",
+    "ReactionDiffusion",
+    "Residual",
+    "control_loss",
+]

@@ -20,6 +20,7 @@ from rad.pde.chunks import chunks, new_buffer
 from rad.pde.grid import lay_out
 from rad.pde.loops import sweep, sweep_back
 from rad.pde.problem import ReactionDiffusion
+from rad.pde.residual import Residual
 from rad.pde.states import EVERY, Estimate, all_points, final_adjoint
 from rad.sketches import Sketch
 
@@ -39,8 +40,8 @@ class Checkpointing:
             raise UsageError(f"snapshots is {self.snapshots!r}; give a whole number of at least 0")
 
 
-Adjoint = Sketch | Checkpointing
-"""What is kept for the adjoint: a sketch of every state, or some states."""
+Adjoint = Sketch | Residual | Checkpointing
+"""What is kept for the adjoint: a sketch of every state or residual, or some states."""
 
 
 def split(length: int, snapshots: int) -> int:

@@ -69,6 +69,7 @@ def control_loss(
       dL/dC_t = dt lambda_{t+1} phi_hat_t. lambda_{t+1} depends on later draws only: each
       product pairs independent unbiased estimates, so that the gradient is unbiased. With
       `Identity()` it is exact. Samples stand for phi - target at the points sampled.
+    - `Residual(sketch)`: the same, sketching phi_t - target_t.
     - `Checkpointing(snapshots)`: some states, exact; the others are recomputed.
 
     Variance, with u_t = dt lambda_{t+1} dC_t/dtheta, psi_t = dphi_t/dtheta and noises e_t of
@@ -76,7 +77,7 @@ def control_loss(
     Var(u_t . e_t + psi_t . r_t), plus the sum over s > t of E (e_t^T M_ts r_s)^2, M_ts the
     propagator from t to s, of second order in (n^2 - 1)/k. Uniform samples with replacement:
     Var = (n^2 |z|^2 - (sum z)^2) / k, z_t = u_t * phi_t + psi_t * dL/dphi_t; without:
-    times (n^2 - k)/(n^2 - 1).
+    times (n^2 - k)/(n^2 - 1). With residuals, phi_t - target_t takes the place of phi_t.
 
     Shapes: theta (P,) and key () -> (); or theta (B, P) and keys (B,) -> (B,): simulations
     side by side, with one adjoint for all or one for each, each as it would run alone.

@@ -8,7 +8,13 @@ import numpy as np
 from numba import njit
 
 from rad.pde.grid import Grid
-from rad.pde.points import FAST, add_loss_gradient, row_products
+from rad.pde.points import (
+    FAST,
+    add_loss_gradient,
+    add_residual_gradient,
+    add_target_products,
+    row_products,
+)
 
 
 @njit(inline="always")
@@ -91,13 +97,14 @@ def sweep_back(
     points: np.ndarray,
     values: np.ndarray,
     weight: float,
+    residual: bool,
     adjoint: np.ndarray,
     gradient: np.ndarray,
 ) -> None:
     """The adjoint of m steps, given an estimate of each state that a step starts from.
 
-    State first + s is estimated by `weight` times values[s] at points[s], added up, and 0
-    elsewhere; the loss is differentiated at those points.
+    State first + s, or with `residual` its difference from the target, is estimated by `weight`
+    times values[s] at points[s], added up, and 0 elsewhere; the loss is differentiated there.
     `adjoint`, dL/dphi after the m steps, becomes that before them; `gradient` grows by dL/d
     coefficients. Shapes: values (m, k); points (m, k), or (1, 0) for all; gradient (S, Q) float64.
     """
@@ -110,6 +117,8 @@ def sweep_back(
         chosen, kept = points[s % len(points)], values[s]
         _diagonal(grid, coefficients, first + s, time, diagonal)
         row_products(grid, chosen, kept, here, sums)
+        if residual:
+            add_target_products(grid, first + s, 1 / weight, here, sums)
         for m in range(len(gradient)):
             total = 0.0
             for row in range(len(sums)):
@@ -117,7 +126,9 @@ def sweep_back(
             for n in range(len(time)):
                 gradient[m, n] += grid.dt * weight * total * time[n]
         _step(here, width, diagonal, rate, there)
-        if first + s > 0:
+        if first + s > 0 and residual:
+            add_residual_gradient(grid, chosen, kept, weight, there)
+        elif first + s > 0:
             add_loss_gradient(grid, first + s, chosen, kept, weight, there)
         here, there = there, here
     if len(values) % 2:

@@ -11,6 +11,7 @@ from rad.memory.budget import Budget, largest_within, parse_budget
 from rad.pde.checkpointing import Adjoint, Checkpointing
 from rad.pde.chunks import chunks
 from rad.pde.problem import ReactionDiffusion
+from rad.pde.residual import Residual
 from rad.sketches import (
     DifferentSample,
     DitheredRounding,
@@ -26,6 +27,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "stochastic_rounding": (),
     "dithered_rounding": (),
     "sampled_rounding": ("bits", "dithered"),
+    "residual_rounding": ("bits", "dithered"),
     "checkpointing": (),
 }
 """The variants, and what each can be told beside its budget."""
@@ -47,7 +49,7 @@ def plan(problem: ReactionDiffusion, variant: str, budget: str | float, **option
     """How `variant` spends `budget`.
 
     A fraction is the keep fraction of `different_sample`, and for others the bytes that this
-    needs: rounding takes the most bits that fit, `sampled_rounding` the largest keep fraction,
+    needs: rounding takes the most bits that fit, sampled and rounded the largest keep fraction,
     `checkpointing` the most states. Bytes are those of theta and of what is saved for
     backward. `baseline` has no budget. `options` are fields of the sketch (`OPTIONS`).
     Raises UsageError for an unknown variant or option, and for a budget that cannot be read
@@ -65,7 +67,8 @@ def plan(problem: ReactionDiffusion, variant: str, budget: str | float, **option
         adjoint: Adjoint = DifferentSample(wanted.value, **options)
     else:
         adjoint = _largest(problem, variant, wanted, options)
-    fraction, bits = getattr(adjoint, "keep_fraction", None), getattr(adjoint, "bits", None)
+    sketch = adjoint.sketch if isinstance(adjoint, Residual) else adjoint
+    fraction, bits = getattr(sketch, "keep_fraction", None), getattr(sketch, "bits", None)
     return Plan(variant, wanted.text, adjoint, fraction, bits)
 
 
@@ -101,6 +104,8 @@ def _choices(
             return [DitheredRounding(bits) for bits in sorted(PLANES)]
         case "sampled_rounding":
             return [SampledRounding(f, **{"bits": 2, **options}) for f in fractions]
+        case "residual_rounding":
+            return [Residual(SampledRounding(f, **{"bits": 2, **options})) for f in fractions]
     return [DifferentSample(f, **options) for f in fractions]
 
 
@@ -109,6 +114,7 @@ def saved_bytes(problem: ReactionDiffusion, adjoint: Adjoint) -> int:
     points, dtype = problem.inner**2, problem.dtype
     space, time = problem.series.shape
     small = 8 * (space * time + len(problem.series) + 1)  # coefficients, their places, a key
+    adjoint = adjoint.sketch if isinstance(adjoint, Residual) else adjoint
     if isinstance(adjoint, Checkpointing):
         snapshots = min(adjoint.snapshots, len(chunks(problem)) - 1)
         return small + snapshots * points * dtype.itemsize

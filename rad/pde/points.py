@@ -67,6 +67,52 @@ def add_loss_gradient(
 
 
 @njit(nogil=True, fastmath=FAST)
+def add_residual_gradient(
+    grid: Grid, points: np.ndarray, values: np.ndarray, weight: float, adjoint: np.ndarray
+) -> None:
+    """`add_loss_gradient` where `values` are those of the state minus the target."""
+    rows, width = grid.initial.shape
+    inner = width - 1
+    scale = adjoint.dtype.type(2 * grid.loss_scale * weight)
+    for slot in range(len(points)):
+        adjoint[grid.places[points[slot]]] += scale * values[slot]
+    if not len(points):
+        for row in range(1, rows - 1):
+            start, place = np.uint64((row - 1) * inner), np.uint64(row * width)
+            for j in range(np.uint64(inner)):
+                adjoint[place + j] += scale * values[start + j]
+
+
+@njit(nogil=True, fastmath=FAST)
+def add_target(grid: Grid, first: int, sign: float, states: np.ndarray) -> None:
+    """Add `sign` times the target to states (m, points, points - 1) after `first`, ... steps."""
+    initial, swing = grid.initial.reshape(-1), grid.swing.reshape(-1)
+    factor = states.dtype.type(sign)
+    for s in range(len(states)):
+        flat = states[s].reshape(-1)
+        sine = states.dtype.type(math.sin(math.pi * ((first + s) * grid.dt)))
+        for i in range(len(flat)):
+            flat[i] += factor * (initial[i] + sine * swing[i])
+
+
+@njit(nogil=True, fastmath=FAST)
+def add_target_products(
+    grid: Grid, step: int, factor: float, adjoint: np.ndarray, out: np.ndarray
+) -> None:
+    """Add to each row `factor` times the sum over its points of adjoint times target: (rows,)."""
+    rows, width = grid.initial.shape
+    size = np.uint64(width)
+    initial, swing = grid.initial.reshape(-1), grid.swing.reshape(-1)
+    sine = adjoint.dtype.type(math.sin(math.pi * (step * grid.dt)))
+    for row in range(1, rows - 1):
+        total = adjoint.dtype.type(0)
+        start = np.uint64(row) * size
+        for i in range(start, start + size):
+            total += adjoint[i] * (initial[i] + sine * swing[i])
+        out[row] += factor * total
+
+
+@njit(nogil=True, fastmath=FAST)
 def row_products(
     grid: Grid, points: np.ndarray, values: np.ndarray, adjoint: np.ndarray, out: np.ndarray
 ) -> None:

@@ -1,4 +1,4 @@
-"""One simulation whose adjoint reads a sketch of each state.
+"""One simulation whose adjoint reads a sketch of each state, or of its residual.
 
 Kept between forward and backward: the sketches of all states, nothing else.
 """
@@ -12,44 +12,61 @@ from torch import Tensor
 from rad.pde.chunks import chunk_steps, chunks, new_buffer
 from rad.pde.grid import lay_out
 from rad.pde.loops import sweep, sweep_back
+from rad.pde.points import add_target
 from rad.pde.problem import ReactionDiffusion
-from rad.pde.states import final_adjoint, keep, kept_per_chunk, read
+from rad.pde.residual import Residual
+from rad.pde.states import Estimate, final_adjoint, keep, kept_per_chunk, read
 from rad.sketches import Sketch
 
 
 def forward(
-    problem: ReactionDiffusion, coefficients: Tensor, sketch: Sketch | None, key: Tensor
+    problem: ReactionDiffusion,
+    coefficients: Tensor,
+    adjoint: Sketch | Residual | None,
+    key: Tensor,
 ) -> tuple[float, tuple[Tensor, ...]]:
     """The loss, and what is kept of states 0..steps: tensors (steps + 1, ...); None: nothing."""
     grid, buffer = lay_out(problem), new_buffer(problem)
+    sketch = adjoint.sketch if isinstance(adjoint, Residual) else adjoint
     loss, kept = 0.0, _Kept(problem, sketch)
+
+    def sketched(states: Tensor, first: int) -> tuple[Tensor, ...]:
+        assert sketch is not None
+        if isinstance(adjoint, Residual):
+            add_target(grid, first, -1.0, states.numpy())
+        return keep(sketch, grid, states, first, key)
+
     for steps in chunks(problem):
         states = buffer[: len(steps) + 1]
         loss += sweep(grid, coefficients.numpy(), steps.start, states.numpy())
         if sketch is not None:
-            kept.add(keep(sketch, grid, states[:-1], steps.start, key), steps)
+            kept.add(sketched(states[:-1], steps.start), steps)
         buffer[0] = states[-1]
     if sketch is not None:
-        kept.add(keep(sketch, grid, buffer[:1], problem.steps, key), _last(problem))
+        kept.add(sketched(buffer[:1], problem.steps), _last(problem))
     return loss, kept.tensors
 
 
 def backward(
     problem: ReactionDiffusion,
     coefficients: Tensor,
-    sketch: Sketch,
+    adjoint: Sketch | Residual,
     key: Tensor,
     kept: tuple[Tensor, ...],
 ) -> Tensor:
     """dL/d coefficients as estimated from what was kept: float64, (S, Q)."""
     grid, numbers = lay_out(problem), coefficients.numpy()
     gradient = np.zeros_like(numbers)
-    last = _parts(problem, sketch, kept, _last(problem))
-    adjoint = final_adjoint(grid, problem.steps, read(sketch, grid, last, problem.steps, key))
-    for steps in reversed(chunks(problem)):
+    residual = isinstance(adjoint, Residual)
+    sketch = adjoint.sketch if isinstance(adjoint, Residual) else adjoint
+
+    def estimate(steps: range) -> Estimate:
         part = _parts(problem, sketch, kept, steps)
-        states = read(sketch, grid, part, steps.start, key)
-        sweep_back(grid, numbers, steps.start, *states, adjoint, gradient)
+        return read(sketch, grid, part, steps.start, key)._replace(residual=residual)
+
+    backwards = final_adjoint(grid, problem.steps, estimate(_last(problem)))
+    for steps in reversed(chunks(problem)):
+        sweep_back(grid, numbers, steps.start, *estimate(steps), backwards, gradient)
     return torch.from_numpy(gradient)
 
 

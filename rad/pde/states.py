@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rad.functional.steps import compress_steps, decode_steps, row_keys
 from rad.pde.grid import Grid
-from rad.pde.points import add_loss_gradient, gather
+from rad.pde.points import add_loss_gradient, add_residual_gradient, gather
 from rad.sketches import (
     DifferentSample,
     Identity,
@@ -39,6 +39,7 @@ class Estimate(NamedTuple):
     points: np.ndarray  # (m, k) int32, or EVERY
     values: np.ndarray  # (m, k)
     weight: float
+    residual: bool = False  # of the states minus the target
 
 
 EVERY = np.empty((1, 0), np.int32)
@@ -163,8 +164,11 @@ def _keys(key: Tensor, first: int, count: int) -> Tensor:
 def final_adjoint(grid: Grid, step: int, state: Estimate) -> np.ndarray:
     """dL/dphi of the last state, after `step` steps: (points, points - 1)."""
     adjoint = np.zeros_like(grid.initial)
-    chosen, values = state.points[0], state.values[0]
-    add_loss_gradient(grid, step, chosen, values, state.weight, adjoint.reshape(-1))
+    chosen, values, flat = state.points[0], state.values[0], adjoint.reshape(-1)
+    if state.residual:
+        add_residual_gradient(grid, chosen, values, state.weight, flat)
+    else:
+        add_loss_gradient(grid, step, chosen, values, state.weight, flat)
     return adjoint
 
 

@@ -9,7 +9,7 @@ from unbiased import check_biased_is_caught, check_unbiased
 
 from rad.errors import UsageError
 from rad.memory import saved_bytes
-from rad.pde import Checkpointing, ReactionDiffusion, control_loss, plan, states
+from rad.pde import Checkpointing, ReactionDiffusion, Residual, control_loss, plan, states
 from rad.pde.grid import lay_out
 from rad.pde.loops import sweep_back
 from rad.pde.points import add_loss_gradient
@@ -31,7 +31,9 @@ KEY = make_key(3)
 EVERY_DRAW = ReactionDiffusion(points=4, steps=3, dt=0.1, diffusion=0.2, dtype=torch.float64)
 
 
-def gradients(problem: ReactionDiffusion, theta: Tensor, sketch: Sketch, n: int) -> Tensor:
+def gradients(
+    problem: ReactionDiffusion, theta: Tensor, sketch: Sketch | Residual, n: int
+) -> Tensor:
     """n estimates of dL/dtheta with independent keys: (n, P)."""
     keys = torch.stack([fold_in(KEY, i) for i in range(n)])
     many = theta.expand(n, -1).clone().requires_grad_()
@@ -208,12 +210,39 @@ def test_unbiased_on_the_papers_grid(replacement: bool) -> None:
     check_biased_is_caught(estimates, exact)
 
 
-@pytest.mark.parametrize("sketch", [StochasticRounding(1), SampledRounding(0.3, 2)], ids=repr)
-def test_rounded_states_are_unbiased_on_the_papers_grid(sketch: Sketch) -> None:
+@pytest.mark.parametrize(
+    "sketch",
+    [
+        StochasticRounding(1),
+        SampledRounding(0.3, 2),
+        Residual(StochasticRounding(1)),
+        Residual(SampledRounding(0.3, 2)),
+    ],
+    ids=repr,
+)
+def test_rounded_states_are_unbiased_on_the_papers_grid(sketch: Sketch | Residual) -> None:
     estimates = gradients(PAPER_GRID, PAPER_THETA, sketch, N)
     exact = exact_gradient(PAPER_GRID, PAPER_THETA)
     check_unbiased(estimates, exact)
     check_biased_is_caught(estimates, exact)
+
+
+def test_a_residual_of_which_all_is_kept_is_exact() -> None:
+    exact = exact_gradient(PAPER_GRID, PAPER_THETA)
+    (kept,) = gradients(PAPER_GRID, PAPER_THETA, Residual(Identity()), 1)
+    torch.testing.assert_close(kept, exact, rtol=1e-5, atol=0)
+
+
+def test_residuals_at_the_bytes_of_a_sample_have_a_third_of_its_variance() -> None:
+    exact = exact_gradient(PAPER_GRID, PAPER_THETA)
+    errors = []
+    for adjoint in (DifferentSample(0.01), Residual(SampledRounding(0.09, 3))):
+        assert plan.saved_bytes(PAPER_GRID, adjoint) <= plan.saved_bytes(
+            PAPER_GRID, DifferentSample(0.01)
+        )
+        off = gradients(PAPER_GRID, PAPER_THETA, adjoint, N) - exact
+        errors.append(off.square().sum(1).mean())
+    assert 3 * errors[1] < errors[0]
 
 
 def test_one_draw_for_all_steps_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +278,9 @@ def shifted_gradient(key: Tensor) -> Tensor:
         points, values = estimate.points[t : t + 1], estimate.values[t : t + 1]
         flat = adjoint.reshape(-1)
         add_loss_gradient(grid, t + 1, points[0], values[0], estimate.weight, flat)
-        sweep_back(no_loss, coefficients, t, points, values, estimate.weight, adjoint, gradient)
+        sweep_back(
+            no_loss, coefficients, t, points, values, estimate.weight, False, adjoint, gradient
+        )
     theta = PAPER_THETA.clone().requires_grad_()
     projected = (problem.series.matrix(theta) * torch.from_numpy(gradient)).sum()
     return torch.autograd.grad(projected, theta)[0]
@@ -296,7 +327,7 @@ def test_saved_bytes_are_those_of_the_samples() -> None:
     problem = ReactionDiffusion()
     theta = torch.nn.Parameter(torch.zeros(7, dtype=torch.float64))
 
-    def saved(adjoint: Sketch | Checkpointing) -> int:
+    def saved(adjoint: Sketch | Residual | Checkpointing) -> int:
         return saved_bytes(lambda: control_loss(problem, theta, adjoint, KEY))
 
     exact = saved(Identity())
@@ -307,6 +338,7 @@ def test_saved_bytes_are_those_of_the_samples() -> None:
         assert kept == plan.saved_bytes(problem, DifferentSample(fraction))
     for sketch in (StochasticRounding(3), DitheredRounding(1), SampledRounding(0.05, 2)):
         assert saved(sketch) == plan.saved_bytes(problem, sketch)
+        assert saved(Residual(sketch)) == saved(sketch)
     assert exact > 50 * saved(DifferentSample(0.01))
     assert saved(Checkpointing(42)) == plan.saved_bytes(problem, Checkpointing(42))
 
@@ -341,6 +373,9 @@ def test_rounding_spends_its_budget() -> None:
         planned = plan.plan(problem, "sampled_rounding", 0.01, **options)
         assert planned.bits == options.get("bits", 2)
         assert 0.9 * limit < plan.saved_bytes(problem, planned.adjoint) <= limit
+        residual = plan.plan(problem, "residual_rounding", 0.01, **options)
+        assert residual.adjoint == Residual(planned.adjoint)  # type: ignore[arg-type]
+        assert (residual.bits, residual.keep_fraction) == (planned.bits, planned.keep_fraction)
     with pytest.raises(UsageError, match="checkpointing has no option bits"):
         plan.plan(problem, "checkpointing", 0.1, bits=2)
 
