@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -32,9 +32,27 @@ def alternate(
     return seconds
 
 
-def ratio_of_medians(seconds: list[float], reference: list[float]) -> float:
+def ratio_of_medians(seconds: Sequence[float], reference: Sequence[float]) -> float:
     """How many times as long as the reference."""
     return statistics.median(seconds) / statistics.median(reference)
+
+
+def captured(step: Callable[[], object], warmup: int = 3) -> Callable[[], object]:
+    """`step` as a CUDA graph: each call replays the kernels that one call of `step` launched.
+
+    `step` runs so many times before it is captured, on a stream of its own.
+    Raises RuntimeError where it does what a graph cannot, such as waiting for the device.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(warmup):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def _wait() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +18,22 @@ from omegaconf import DictConfig
 from rad.errors import UsageError
 from rad.results import RunFolder, summaries
 
-STEPS = ("tests", "benchmarks", "table1", "runs")
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Job:
     """One command of the interpreter. `output`: where what it prints is kept, and that it is done.
 
-    A training run has its folder, how many iterations it takes, and how long one takes.
+    A training run has its folder, how many iterations it takes, and how long one takes; what is
+    measured alone has a guess of how long it takes, and the packages that it `needs`.
     """
 
     name: str
     command: tuple[str, ...]
     output: Path | None = None
+    seconds: float = 0.0
+    needs: tuple[str, ...] = ()
     folder: Path | None = None
     iterations: int = 0
     milliseconds: float = 0.0
@@ -41,6 +45,10 @@ class Job:
             return RunFolder(self.folder).finished()
         return self.output is not None and self.output.exists()
 
+    def lacking(self) -> str | None:
+        """A package that it needs and that is not installed."""
+        return next((name for name in self.needs if importlib.util.find_spec(name) is None), None)
+
     def iterations_done(self) -> int:
         """Of a training run, as its metrics say."""
         try:
@@ -50,31 +58,52 @@ class Job:
             return 0
 
     def seconds_left(self) -> float:
-        """Of a training run, by its own."""
+        """Of a training run by its own; of what is measured alone, all."""
+        if self.folder is None:
+            return self.seconds
         return (self.iterations - self.iterations_done()) * self.milliseconds / 1000
 
 
 def jobs(config: DictConfig, device: str) -> list[Job]:
     """All jobs of the configuration, finished or not. Raises UsageError for an unknown step."""
+    steps = ("tests", *config.measurements, "runs")
     found: list[Job] = []
     for step in config.steps:
-        if step not in STEPS:
-            raise UsageError(f"unknown step {step!r}; choose among {', '.join(STEPS)}")
+        if step not in steps:
+            raise UsageError(f"unknown step {step!r}; choose among {', '.join(steps)}")
         if step == "runs":
             found += _runs(config, device)
+        elif step == "tests":
+            found.append(_tests(config))
         else:
-            found.append(_once(config, step, device))
+            found += [_measurement(config, entry, device) for entry in config.measurements[step]]
     return found
 
 
-def _once(config: DictConfig, step: str, device: str) -> Job:
-    folder, plots = Path(config.results_root) / "gpu", Path(config.plots_root)
-    if step == "tests":
-        return Job(step, ("-m", "pytest", "-m", "cuda"), folder / "tests.txt")
-    script = {"benchmarks": "benchmark", "table1": "memory_table"}[step]
-    command = (f"scripts/{script}.py", f"device={device}", f"output={folder / step}")
-    figure = f"figure={plots / f'gpu_{step}.png'}"
-    return Job(step, (*command, figure), folder / f"{step}.txt")
+def _tests(config: DictConfig) -> Job:
+    """The test files that have such tests: others may need what a GPU's machine lacks."""
+    files = sorted((REPOSITORY / "tests").rglob("test_*.py"))
+    marked = [str(file.relative_to(REPOSITORY)) for file in files if _is_marked(file)]
+    return Job(
+        "tests",
+        ("-m", "pytest", "-m", "cuda", *marked),
+        _output(config, "tests"),
+        seconds=config.tests_seconds,
+        needs=("pytest",),
+    )
+
+
+def _is_marked(file: Path) -> bool:
+    return "pytest.mark.cuda" in file.read_text(encoding="utf-8")
+
+
+def _measurement(config: DictConfig, entry: Any, device: str) -> Job:
+    command = (f"scripts/{entry.script}.py", f"device={device}", *entry.arguments)
+    return Job(entry.name, command, _output(config, entry.name), seconds=entry.seconds)
+
+
+def _output(config: DictConfig, name: str) -> Path:
+    return Path(config.results_root) / "gpu" / f"{name}.txt"
 
 
 def _runs(config: DictConfig, device: str) -> Iterator[Job]:
@@ -99,8 +128,6 @@ def _run(
     overrides += [] if budget == "full" else [f"budget={budget}"]
     overrides += [] if config.scale == "paper" else [f"scale={config.scale}"]
     runtime = [f"results_root={config.results_root}", f"device={device}", "logger.mode=disabled"]
-    if config.data_root is not None:
-        runtime.append(f"data_root={config.data_root}")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         spec = read(compose("train", overrides=overrides + runtime), overrides + runtime)
     return Job(

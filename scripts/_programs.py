@@ -1,54 +1,108 @@
-"""The programs that scripts/benchmark.py compares: each is one forward and backward pass."""
+"""The programs that are compared with each other: each is one forward and backward pass."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch._functorch.config as functorch_config
 import torch.nn.functional as F
+from _dense import dense_reference
+from _networks import CLASSES, NETWORKS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import rad
-from rad import models, variants
+from rad import variants
+from rad.errors import UsageError
 from rad.models.irnn import IRNN
 from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch
 
-SHAPES = {"feedforward": (1, 28, 28), "convnet": (3, 32, 32), "irnn": (1, 28, 28)}
-CLASSES = 10
+SKETCHES: dict[str, Callable[[float], Sketch]] = {
+    "lean_exact": lambda keep: Identity(),
+    "same_sample": SameSample,
+    "different_sample": DifferentSample,
+    "project": Project,
+}
+COMPARED = (
+    *("torch", *SKETCHES, "stochastic_rounding", "reduced_batch"),
+    *("checkpointing", "dense_reference"),
+)
+"""What is compared unless something else is asked for."""
+
+PROGRAMS = (*COMPARED, "accumulation", "compiled")
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
+"""What autocast computes in; None: no autocast."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A loss to differentiate with respect to the parameters of a model."""
+    """A mean loss to differentiate with respect to the parameters of a model.
+
+    `data` are inputs and labels; `forward` maps a batch to scores, under autocast to `lower`.
+    """
 
     model: nn.Module
-    batch_size: int
-    loss: Callable[[], Tensor]
+    forward: Callable[[Tensor], Tensor]
     data: tuple[Tensor, Tensor]
+    lower: torch.dtype | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of a step."""
+        return len(self.data[1])
+
+    def loss(self) -> Tensor:
+        """Forward, on a fresh batch as in training: nobody but the graph keeps it alive."""
+        return self._loss(*self.data)
 
     def step(self) -> None:
         """Forward and backward; gradients start afresh."""
-        self.model.zero_grad(set_to_none=True)
+        self.clear()
         self.loss().backward()
 
+    def clear(self) -> None:
+        """Forget the gradients."""
+        self.model.zero_grad(set_to_none=True)
 
-@dataclass(frozen=True)
+    def _loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        with autocast(x.device, self.lower):
+            return F.cross_entropy(self.forward(x.clone()), labels)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accumulated(Program):
-    """The mean loss of a batch in parts of `sizes` examples, each with its own backward pass."""
+    """The same in parts of at most `part` examples, each with its own backward pass."""
 
-    parts: tuple[Callable[[], Tensor], ...]
-    sizes: tuple[int, ...]
+    part: int
+
+    def loss(self) -> Tensor:
+        """Forward of the first part."""
+        return self._loss(*(tensor[: self.part] for tensor in self.data))
 
     def step(self) -> None:
         """Forward and backward of all parts; gradients start afresh."""
-        self.model.zero_grad(set_to_none=True)
-        for part, size in zip(self.parts, self.sizes, strict=True):
-            (part() * (size / self.batch_size)).backward()
+        self.clear()
+        for x, labels in zip(*(tensor.split(self.part) for tensor in self.data), strict=True):
+            (self._loss(x, labels) * (len(labels) / self.batch_size)).backward()
+
+
+def autocast(device: torch.device, lower: torch.dtype | None) -> AbstractContextManager[object]:
+    """torch's, to that dtype; nothing for None."""
+    return nullcontext() if lower is None else torch.autocast(device.type, dtype=lower)
+
+
+def random_batch(shape: Sequence[int], batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images and labels that depend on the sizes only."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, *shape, generator=generator)
+    return x.to(device), torch.randint(CLASSES, (batch,), generator=generator).to(device)
 
 
 def programs(
@@ -57,77 +111,103 @@ def programs(
     batch: int,
     device: torch.device,
     *,
+    names: Sequence[str] = COMPARED,
     shape: tuple[int, ...] | None = None,
+    precision: str = "float32",
 ) -> dict[str, Program]:
-    """Plain torch first, then its competitors, on random data of that or the usual shape."""
-    shape = shape or SHAPES[network]
-    model = models.build(network, shape, CLASSES, seed=0).to(device)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, *shape, generator=generator).to(device)
-    y = torch.randint(CLASSES, (batch,), generator=generator).to(device)
+    """Those of PROGRAMS that are asked for, on random images of that or the usual shape.
 
-    def program(model: nn.Module, size: int = batch, forward: Any = None) -> Program:
-        labels = y[:size].clone()
-        run = forward or model
-        # A fresh batch, as in training: nobody but the graph keeps it alive.
-        loss = lambda: F.cross_entropy(run(x[:size].clone()), labels)  # noqa: E731
-        return Program(model, size, loss, (x[:size], labels))
+    - `torch`, and the same network on the layers that sketch, `lean_exact` among them;
+    - `stochastic_rounding` and `reduced_batch`: `rad.variants` at the budget `keep`;
+    - `checkpointing`: about the square root of its depth segments, recomputed for backward;
+    - `dense_reference`: keeps a sketch, rebuilds the dense input, calls torch (float32 only);
+    - `accumulation`: the full batch in parts of the reduced batch's size;
+    - `compiled`: torch.compile, told to keep that fraction of the activations.
 
-    def fitted(variant: str) -> Program:
-        def loss(out: Tensor) -> Tensor:
-            return F.cross_entropy(out, y[: len(out)].clone())
-
-        built = variants.build(model, (x,), loss, variant, keep)
-        return program(built.model, built.batch_size)
-
-    checkpointed = models.build(network, shape, CLASSES, seed=0).to(device)
-    compared = {
-        "torch": program(model),
-        "lean_exact": program(rad.convert(model, Identity())),
-        "same_sample": program(rad.convert(model, SameSample(keep))),
-        "different_sample": program(rad.convert(model, DifferentSample(keep))),
-        "project": program(rad.convert(model, Project(keep))),
-        "stochastic_rounding": fitted("stochastic_rounding"),
-        "reduced_batch": fitted("reduced_batch"),
-        "checkpointing": program(checkpointed, forward=_checkpointed(checkpointed)),
-    }
-    if network != "irnn":
-        dense = rad.convert(model, Identity())
-        for layer in dense.modules():
-            if isinstance(layer, rad.nn.Sketching):
-                layer.forward = _Dense(layer, DifferentSample(keep))
-        compared["dense_reference"] = program(dense)
-    return compared
-
-
-def alternatives(network: str, keep: float, compared: dict[str, Program]) -> dict[str, Program]:
-    """Further ways to save memory with the exact gradient, on the data of `programs`.
-
-    `accumulation` trains the full batch in parts of the reduced batch's size; `compiled` is
-    torch.compile told to keep that fraction of the activations (torch compiles no recurrent
-    layer, so not the IRNN).
+    The last and `dense_reference` are left out for the IRNN: torch compiles no recurrent layer.
+    Raises UsageError for what is unknown.
     """
-    lean, small = compared["lean_exact"], compared["reduced_batch"].batch_size
-    x, labels = lean.data
-    found: dict[str, Program] = {}
-    parts = list(zip(x.split(small), labels.split(small), strict=True))
+    for kind, given, known in (
+        ("network", [network], NETWORKS),
+        ("program", names, PROGRAMS),
+        ("precision", [precision], PRECISIONS),
+    ):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise UsageError(f"unknown {kind} {unknown[0]!r}: choose among {', '.join(known)}")
+    absent: set[str] = set()
+    if network == "irnn":
+        absent |= {"dense_reference", "compiled"}
+    if precision != "float32":
+        absent |= {"dense_reference"}
+    data = random_batch(shape or NETWORKS[network].shape, batch, device)
+    model = NETWORKS[network].build(shape).to(device)
+    maker = _Maker(model, data, keep, PRECISIONS[precision])
+    return {name: maker.make(name) for name in names if name not in absent}
 
-    def part(x: Tensor, labels: Tensor) -> Callable[[], Tensor]:
-        return lambda: F.cross_entropy(lean.model(x.clone()), labels)
 
-    losses = tuple(part(*of) for of in parts)
-    sizes = tuple(len(of) for _, of in parts)
-    found["accumulation"] = Accumulated(lean.model, len(x), losses[0], lean.data, losses, sizes)
-    if network != "irnn":
-        model = copy.deepcopy(compared["torch"].model)
-        compiled = torch.compile(model)
+@dataclass(frozen=True)
+class _Maker:
+    """Makes programs of one network, its data, keep fraction and precision."""
 
-        def loss() -> Tensor:
-            with functorch_config.patch(activation_memory_budget=keep):
-                return F.cross_entropy(compiled(x.clone()), labels)
+    model: nn.Module
+    data: tuple[Tensor, Tensor]
+    keep: float
+    lower: torch.dtype | None
 
-        found["compiled"] = Program(model, len(x), loss, lean.data)
-    return found
+    def make(self, name: str) -> Program:
+        if name in SKETCHES:
+            return self._program(rad.convert(self.model, SKETCHES[name](self.keep)))
+        match name:
+            case "stochastic_rounding":
+                return self._fitted("stochastic_rounding")
+            case "reduced_batch":
+                return self._reduced
+            case "checkpointing":
+                model = copy.deepcopy(self.model)
+                return self._program(model, _checkpointed(model))
+            case "dense_reference":
+                return self._program(dense_reference(self.model, DifferentSample(self.keep)))
+            case "accumulation":
+                model, part = rad.convert(self.model, Identity()), self._reduced.batch_size
+                return Accumulated(model, model, self.data, self.lower, part=part)
+            case "compiled":
+                model = copy.deepcopy(self.model)
+                return self._program(model, self._compiled(model))
+        return self._program(self.model)
+
+    def _program(
+        self,
+        model: nn.Module,
+        forward: Callable[[Tensor], Tensor] | None = None,
+        size: int | None = None,
+    ) -> Program:
+        x, labels = self.data
+        return Program(model, forward or model, (x[:size], labels[:size].clone()), self.lower)
+
+    @cached_property
+    def _reduced(self) -> Program:
+        return self._fitted("reduced_batch")
+
+    def _fitted(self, variant: str) -> Program:
+        x, labels = self.data
+
+        def loss(out: Tensor) -> Tensor:
+            return F.cross_entropy(out, labels[: len(out)].clone())
+
+        with autocast(x.device, self.lower):
+            built = variants.build(self.model, (x,), loss, variant, self.keep)
+        return self._program(built.model, size=built.batch_size)
+
+    def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        compiled: Any = torch.compile(model)
+
+        def forward(x: Tensor) -> Tensor:
+            with functorch_config.patch(activation_memory_budget=self.keep):
+                scores: Tensor = compiled(x)
+            return scores
+
+        return forward
 
 
 def _checkpointed(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -135,7 +215,8 @@ def _checkpointed(model: nn.Module) -> Callable[[Tensor], Tensor]:
     if isinstance(model, IRNN):
         return lambda x: _checkpointed_irnn(model, x)
     assert isinstance(model, nn.Sequential)
-    return lambda x: checkpoint_sequential(model, 3, x, use_reentrant=False)
+    segments = round(math.sqrt(len(model)))
+    return lambda x: checkpoint_sequential(model, segments, x, use_reentrant=False)
 
 
 def _checkpointed_irnn(model: IRNN, x: Tensor) -> Tensor:
@@ -145,45 +226,3 @@ def _checkpointed_irnn(model: IRNN, x: Tensor) -> Tensor:
         state = checkpoint(lambda s, h: model.rnn(s, h)[1], segment, state, use_reentrant=False)
     logits: Tensor = model.output(state[-1])
     return logits
-
-
-class _Dense:
-    """The straightforward RAD layer: keep a sketch, rebuild the dense input, call torch."""
-
-    def __init__(self, layer: rad.nn.Sketching, sketch: Sketch) -> None:
-        self.layer, self.sketch = layer, sketch
-
-    def __call__(self, x: Tensor) -> Tensor:
-        result: Tensor = _DenseFunction.apply(
-            x, self.layer.weight, self.layer.bias, self.layer, self.sketch, self.layer.next_key()
-        )
-        return result
-
-
-class _DenseFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: Any, sketch: Sketch, key: Tensor
-    ) -> Tensor:
-        rows = x if x.dim() == 2 else x.flatten(2).flatten(0, 1)
-        ctx.save_for_backward(weight, bias, key, *sketch.compress(rows, key))
-        ctx.layer, ctx.sketch, ctx.shape, ctx.rows_shape = layer, sketch, x.shape, rows.shape
-        return _exact(layer, x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        weight, bias, key, *kept = ctx.saved_tensors
-        dense = ctx.sketch.decompress(tuple(kept), ctx.rows_shape, weight.dtype, key)
-        with torch.enable_grad():
-            leaves = [dense.view(ctx.shape), weight.detach(), bias.detach()]
-            x, weight, bias = (leaf.requires_grad_() for leaf in leaves)
-            output = _exact(ctx.layer, x, weight, bias)
-        wanted = [x, weight, bias] if ctx.needs_input_grad[0] else [weight, bias]
-        grads = torch.autograd.grad(output, wanted, grad_output)
-        return *((None,) * (3 - len(grads))), *grads, None, None, None
-
-
-def _exact(layer: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if isinstance(layer, nn.Linear):
-        return F.linear(x, weight, bias)
-    return F.conv2d(x, weight, bias, layer.stride, layer.padding)

@@ -2,11 +2,13 @@
 
     python scripts/gpu.py time_limit=540 [workers=8 ...] [--dry-run] [--archive PATH]
 
-Runs the tests marked `cuda`, the benchmarks, Table 1 as measured there, then the paper-scale
-results that are missing, several runs side by side. What does not fit the time resumes with the
-next call. Leaves results/ ready to commit; --archive packs what is new, checkpoints included, to
-go on from elsewhere. Needs no network, installation or git: the commit is $RAD_COMMIT where there
-is none. Settings: configs/gpu.yaml.
+Runs the tests marked `cuda`, the benchmarks, Table 1 and gradient noise as measured there, each
+alone, then the paper-scale results that are missing, several runs side by side. A measurement for
+which too little time is left waits for the next call; a run resumes with it. Leaves results/ ready
+to commit; --archive packs what is new, checkpoints included, to go on from elsewhere. Needs no
+network, installation or git (the commit is $RAD_COMMIT where there is none), and of packages only
+torch with Triton, torchvision, numba, pandas, matplotlib and hydra-core; without pytest the tests
+are skipped. Settings: configs/gpu.yaml.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _cli import BAD_INPUT, CONFIGS, refuse  # noqa: E402
-from _device import choose  # noqa: E402
-from _gpu_jobs import Job, jobs  # noqa: E402
-from omegaconf import DictConfig, OmegaConf  # noqa: E402
+from _cli import BAD_INPUT, CONFIGS, refuse
+from _device import choose
+from _gpu_jobs import REPOSITORY, Job, jobs
+from omegaconf import DictConfig, OmegaConf
 
-from rad.errors import UsageError  # noqa: E402
+from rad.errors import UsageError
+from rad.results import write_atomic
 
 LEAST_SLICE = 5.0
 """Seconds below which no run is started any more."""
@@ -92,21 +94,26 @@ def settings(overrides: Sequence[str]) -> DictConfig:
 
 def listing(planned: Sequence[Job], config: DictConfig) -> str:
     """What would run, and how long it should take."""
-    lines, total = [], 0.0
+    lines, alone, training = [], 0.0, 0.0
     for job in planned:
         if job.finished():
             lines.append(f"finished          {job.name}")
+            continue
+        lacking, seconds = job.lacking(), job.seconds_left()
+        if lacking is not None:
+            lines.append(f"skipped           {job.name}: {lacking} is not installed")
         elif job.folder is None:
-            lines.append(f"to do             {job.name}")
+            alone += seconds
+            lines.append(f"to do {seconds:7.0f} s (guess) {job.name}")
         else:
-            seconds = job.seconds_left()
-            total += seconds
+            training += seconds
             done = f"{job.iterations_done()}/{job.iterations}"
             how = "guess" if job.guessed else "measured"
             lines.append(f"to do {seconds:7.0f} s ({how}) {job.name}, {done} iterations")
     lines.append(
-        f"training runs one after the other: {total / 3600:.1f} h; this call: "
-        f"{config.time_limit:g} s, {config.workers} side by side"
+        f"measured alone: {alone / 3600:.1f} h; training runs one after the other: "
+        f"{training / 3600:.1f} h; this call: {config.time_limit:g} s, "
+        f"{config.workers} side by side"
     )
     return "\n".join(lines)
 
@@ -125,7 +132,7 @@ class Work:
         """Every job that is not finished."""
         missing = [job for job in planned if not job.finished()]
         for job in missing:
-            if job.folder is None and self._left() > LEAST_SLICE:
+            if job.folder is None:
                 self._alone(job)
         waiting = deque(job for job in missing if job.folder is not None)
         while waiting or self.running:
@@ -151,33 +158,41 @@ class Work:
         return self._left() - self.config.margin >= LEAST_SLICE
 
     def _alone(self, job: Job) -> None:
+        """Run a job and keep what it prints, whole or not at all, by how it ended."""
         assert job.output is not None
+        limit = self._left() - self.config.margin
+        lacking = job.lacking()
+        if lacking is not None:
+            reason = f"{job.name}: skipped, {lacking} is not installed"
+            print(reason, flush=True)
+            _record(job.output, "skipped", f"{reason}\n".encode())
+            return
+        if limit < max(LEAST_SLICE, job.seconds):
+            print(f"{job.name}: left for another call, takes about {job.seconds:.0f} s", flush=True)
+            return
         print(f"{job.name} ...", flush=True)
-        tests = job.command[0] == "-m"
         try:
             done = subprocess.run(
                 _command(job),
-                cwd=REPOSITORY if tests else None,
-                env=_environment(),
+                cwd=REPOSITORY if job.command[0] == "-m" else None,
+                env=_environment(self.config),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                timeout=self._left(),
+                timeout=limit,
             )
         except subprocess.TimeoutExpired:
             print(f"{job.name}: not finished in time", flush=True)
             return
-        job.output.parent.mkdir(parents=True, exist_ok=True)
         failed = done.returncode != 0
-        output = job.output.with_suffix(".failed.txt") if failed else job.output
-        output.write_bytes(done.stdout)
-        print(f"{job.name}: {'failed' if failed else 'done'}, see {output}", flush=True)
+        file = _record(job.output, "failed" if failed else "", done.stdout)
+        print(f"{job.name}: {'failed' if failed else 'done'}, see {file}", flush=True)
         if failed:
             self.failed.append(job)
 
     def _start(self, job: Job) -> None:
         limit = min(self.config.slice, self._left() - self.config.margin)
         command = [*_command(job), f"training.time_limit={limit:.1f}"]
-        self.running[subprocess.Popen(command, env=_environment())] = job
+        self.running[subprocess.Popen(command, env=_environment(self.config))] = job
 
     def _collect(self, waiting: deque[Job]) -> None:
         """Take in what has ended; a run that only used up its time waits for its next turn."""
@@ -199,11 +214,26 @@ def _command(job: Job) -> list[str]:
     return [sys.executable, str(REPOSITORY / first) if first.endswith(".py") else first, *rest]
 
 
-def _environment() -> dict[str, str]:
-    """One thread for each program, this source tree, and scripts where they are."""
+def _record(output: Path, word: str, text: bytes) -> Path:
+    """Write `output`, or for a word its sibling `<name>.<word>.txt`, in place of all others."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {output.parent} ({error.strerror})") from error
+    siblings = {word: output.with_suffix(f".{word}.txt") for word in ("failed", "skipped")}
+    for sibling in siblings.values():
+        sibling.unlink(missing_ok=True)
+    file = siblings.get(word, output)
+    write_atomic(file, text)
+    return file
+
+
+def _environment(config: DictConfig) -> dict[str, str]:
+    """One thread for each program, this source tree, scripts where they are, and the data."""
     before = os.environ.get("PYTHONPATH")
     path = str(REPOSITORY) if not before else os.pathsep.join([str(REPOSITORY), before])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    data = {} if config.data_root is None else {"RAD_DATA": str(config.data_root)}
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **data}
 
 
 def archive(file: str, folders: Sequence[str], since: float) -> int:

@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from _cli import CONFIGS, Task, run
 from _device import choose, name_of
-from _programs import CLASSES, SHAPES
+from _networks import CLASSES, NETWORKS
 from omegaconf import DictConfig
 
 import rad
-from rad import models
 from rad.errors import UsageError
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
 from rad.memory.paper import KEEP_FRACTIONS, PRINTED_MB, paper_bytes
@@ -58,10 +57,11 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:
     """One cell: the two readings of the hand calculation, and what is measured."""
-    model = models.build(name, SHAPES[name], CLASSES, seed=0)
+    network = NETWORKS[name]
+    model = network.build()
     sketch = rad.Identity() if keep == 1 else rad.DifferentSample(keep)
     converted = rad.convert(model.to(device), sketch)
-    x = torch.rand(BATCH, *SHAPES[name], device=device)
+    x = torch.rand(BATCH, *network.shape, device=device)
     y = torch.randint(CLASSES, (BATCH,), device=device)
 
     def loss() -> torch.Tensor:

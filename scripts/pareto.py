@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from _cli import CONFIGS, Task, run
 from _device import choose, name_of
-from _programs import Program, alternatives, programs
+from _programs import PROGRAMS, programs
 from omegaconf import DictConfig
 
 from rad.benchmarking import alternate, ratio_of_medians
@@ -55,13 +55,12 @@ def _measured(network: str, config: DictConfig, device: torch.device) -> pd.Data
     """Bytes and time of each method."""
     settings = config.networks[network]
     options = (network, config.keep_fraction, config.batch_size, device)
-    compared: dict[str, Program] = programs(*options, shape=tuple(settings.shape))
-    compared.pop("dense_reference", None)
-    compared |= alternatives(network, config.keep_fraction, compared)
+    names = [name for name in PROGRAMS if name != "dense_reference"]
+    compared = programs(*options, names=names, shape=tuple(settings.shape))
     seconds = alternate({name: p.step for name, p in compared.items()}, settings.rounds)
     rows: list[dict[str, Any]] = []
     for name, program in compared.items():
-        program.model.zero_grad(set_to_none=True)
+        program.clear()
         rows.append({"network": network, "method": name, "batch_size": program.batch_size})
         rows[-1] |= {
             "saved_bytes": saved_bytes(program.loss),

@@ -68,6 +68,15 @@ def test_convnet_is_the_papers_network() -> None:
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_a_deeper_convnet_pools_as_often() -> None:
+    model = models.build("convnet", (3, 8, 8), 10, 0, channels=(4,) * 8, pool_every=4)
+    layers = list(model.children())
+    assert [i for i, layer in enumerate(layers) if isinstance(layer, nn.AvgPool2d)] == [8, 17]
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+    with pytest.raises(UsageError, match="pool_every is 0"):
+        models.build("convnet", (3, 8, 8), 10, 0, pool_every=0)
+
+
 def test_irnn_starts_as_the_paper_says() -> None:
     model = models.build("irnn", (1, 28, 28), 10, seed=0)
     weights = dict(model.named_parameters())

@@ -85,3 +85,15 @@ def largest_within(
         else:
             high = middle
     return candidates[low - 1] if low else None
+
+
+def largest_multiple(step: int, cost: Callable[[int], int], limit: int) -> int | None:
+    """The largest multiple of `step` whose cost is at most the limit; None if there is none.
+
+    The cost must not fall, and must pass the limit somewhere: found by doubling, then bisection,
+    so that it is evaluated for at most twice the result.
+    """
+    fits, tried = 0, step
+    while cost(tried) <= limit:
+        fits, tried = tried, 2 * tried
+    return largest_within(range(fits + step, tried, step), cost, limit) or fits or None

@@ -6,20 +6,31 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from rad.errors import UsageError
+
 
 def convnet(
-    input_shape: tuple[int, ...], classes: int, channels: Sequence[int] = (16, 32, 32, 32)
+    input_shape: tuple[int, ...],
+    classes: int,
+    channels: Sequence[int] = (16, 32, 32, 32),
+    pool_every: int = 2,
 ) -> nn.Sequential:
     """5 x 5 convolutions with ReLU, average pooling after every second, then a linear layer.
 
+    A deeper network has more convolutions between poolings: `pool_every`.
     Shapes: (B, C, H, W) -> logits (B, classes).
+
+    Raises:
+        UsageError: `pool_every` is no whole number of at least 1.
     """
+    if not isinstance(pool_every, int) or isinstance(pool_every, bool) or pool_every < 1:
+        raise UsageError(f"pool_every is {pool_every!r}: give a whole number of at least 1")
     width, height, breadth = input_shape
     layers: list[nn.Module] = []
-    for place, outputs in enumerate(channels):
+    for number, outputs in enumerate(channels, 1):
         layers += [nn.Conv2d(width, outputs, 5, padding=2), nn.ReLU()]
         width = outputs
-        if place % 2:
+        if number % pool_every == 0:
             layers.append(nn.AvgPool2d(2))
             height, breadth = height // 2, breadth // 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * height * breadth, classes))

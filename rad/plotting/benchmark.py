@@ -13,13 +13,17 @@ PROGRAMS = {
     "lean_exact": ("#777777", "o"),
     "checkpointing": ("#8C564B", "*"),
     "dense_reference": ("#0072B2", "x"),
+    "accumulation": ("#8C564B", "+"),
+    "compiled": ("#8C564B", "x"),
+    "exact": ("#000000", "o"),
 }
 
 
 def benchmark_figure(table: pd.DataFrame) -> Figure:
-    """Time against saved bytes, a panel for each network; torch at the dashed line.
+    """Time against saved bytes, a panel for each network; its first program at the dashed line.
 
-    `table` has the columns `network, program, saved_bytes, time_ratio`.
+    `table` has the columns `network, program, saved_bytes, time_ratio`. A program looks like the
+    first word of its name.
     """
     networks = list(dict.fromkeys(table["network"]))
     with mpl.rc_context(RC):
@@ -27,8 +31,10 @@ def benchmark_figure(table: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
         panels = figure.subplots(len(networks), 1, squeeze=False)[:, 0]
         for axes, network in zip(panels, networks, strict=True):
-            for _, row in table[table["network"] == network].iterrows():
-                colour, marker = {**PROGRAMS, **STYLES}.get(row["program"], ("#777777", "."))
+            rows = table[table["network"] == network]
+            for _, row in rows.iterrows():
+                look, _, _ = row["program"].partition(" ")
+                colour, marker = {**PROGRAMS, **STYLES}.get(look, ("#777777", "."))
                 label = row["program"].replace("_", " ")
                 axes.plot(
                     row["saved_bytes"] / 1e6, row["time_ratio"], marker, color=colour, label=label
@@ -36,7 +42,8 @@ def benchmark_figure(table: pd.DataFrame) -> Figure:
             axes.axhline(1, color="0.6", linewidth=0.6, linestyle="--", zorder=0)
             axes.set_xscale("log")
             log_ticks(axes.xaxis)
-            axes.set(ylabel=f"{network}\ntime / torch's", ylim=(0, None))
+            first = rows["program"].iloc[0].replace("_", " ")
+            axes.set(ylabel=f"{network}\ntime / {first}'s", ylim=(0, None))
         panels[-1].set_xlabel("saved MB of one forward pass")
         handles = {
             label: handle

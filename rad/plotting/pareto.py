@@ -13,7 +13,7 @@ from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, log_ticks
 EXACT = ("torch", "lean_exact", "accumulation", "checkpointing", "compiled")
 """Methods whose gradient is the baseline's."""
 
-METHODS = {**PROGRAMS, "accumulation": ("#8C564B", "+"), "compiled": ("#8C564B", "x"), **STYLES}
+METHODS = {**PROGRAMS, **STYLES}
 COLUMNS = {
     "loss": "loss,\nequal iterations",
     "loss_at_equal_time": "loss,\nequal time",

@@ -3,9 +3,9 @@
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 
 def memory_in_use(device: torch.device) -> int:
@@ -20,10 +20,18 @@ def memory_in_use(device: torch.device) -> int:
 
 
 class ProgressBar:
-    """Loss, iterations per second, memory and time left; silent where stderr is no terminal."""
+    """Loss, iterations per second, memory and time left.
+
+    Silent where stderr is no terminal, and where tqdm is not installed.
+    """
 
     def __init__(self, iterations: int, done: int, device: torch.device) -> None:
         self.device = device
+        self.bar: Any = None
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return
         self.bar = tqdm(
             total=iterations,
             initial=done,
@@ -35,11 +43,12 @@ class ProgressBar:
 
     def show(self, done: int, loss: float) -> None:
         """Move to `done` iterations."""
-        if not self.bar.disable:
+        if self.bar is not None and not self.bar.disable:
             memory = f"{memory_in_use(self.device) / 1e6:.0f} MB"
             self.bar.set_postfix(loss=f"{loss:.4f}", memory=memory, refresh=False)
             self.bar.update(done - self.bar.n)
 
     def close(self) -> None:
         """Leave the terminal in order."""
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rad.errors import UsageError
-from rad.memory.budget import largest_within, parse_budget
+from rad.memory.budget import largest_multiple, largest_within, parse_budget
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,17 @@ def test_largest_within(costs: list[int], limit: int) -> None:
     best = largest_within(range(len(costs)), costs.__getitem__, limit)
     fitting = [i for i, cost in enumerate(costs) if cost <= limit]
     assert best == (fitting[-1] if fitting else None)
+
+
+@given(st.integers(1, 9), st.integers(1, 50), st.integers(0, 5000))
+def test_largest_multiple(step: int, slope: int, limit: int) -> None:
+    asked = []
+
+    def cost(number: int) -> int:
+        asked.append(number)
+        return 17 + slope * number
+
+    found = largest_multiple(step, cost, limit)
+    assert found == (max(0, limit - 17) // slope // step * step or None)
+    assert all(number % step == 0 for number in asked)
+    assert max(asked) <= max(step, 2 * (found or 0))

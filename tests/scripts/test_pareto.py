@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from _programs import alternatives, programs
+from _programs import programs
 from calling import Call
 
 ONE = (
@@ -17,11 +17,12 @@ ONE = (
 
 
 def test_accumulated_and_compiled_gradients_are_exact() -> None:
-    compared = programs("feedforward", 0.1, 30, torch.device("cpu"), shape=(1, 6, 6))
-    compared |= alternatives("feedforward", 0.1, compared)
+    names = ("torch", "accumulation", "compiled", "checkpointing")
+    options = ("feedforward", 0.1, 30, torch.device("cpu"))
+    compared = programs(*options, names=names, shape=(1, 6, 6))
     assert compared["accumulation"].batch_size == 30
     gradients = {}
-    for name in ("torch", "accumulation", "compiled", "checkpointing"):
+    for name in names:
         compared[name].step()
         gradients[name] = [p.grad for p in compared[name].model.parameters()]
     for name in ("accumulation", "compiled", "checkpointing"):
