@@ -33,10 +33,6 @@ from rad.sketches import (
 from rad.training import NullLogger, Settings, TrainResult, side_by_side, strides, train
 from rad.training.graphed import WARM_UP
 
-CUDA = (
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-)
 SETTINGS = Settings(
     iterations=9,
     batch_size=8,
