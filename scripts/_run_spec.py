@@ -27,6 +27,7 @@ RUNTIME = (
     "logger",
     "training.time_limit",
     "training.checkpoint_every",
+    "training.cuda_graph",
 )
 DATASET_HYPERPARAMETERS = ("iterations", "decay_factor", "decay_every", "tuned")
 IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")

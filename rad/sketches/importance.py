@@ -67,7 +67,7 @@ class ImportanceSampling(ReducingSketch):
         k = self.kept(len(rows))
         probability = (weights * _scale(weights, k)).clamp(max=1)
         sums = (probability.cumsum(0) * UNIT).to(torch.int64).clamp(max=k * UNIT)
-        sums[-1] = k * UNIT
+        sums[-1:].fill_(k * UNIT)  # sums[-1] = ... would be a copy from the host
         return sums
 
     def weight_covariance(self, x: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def _scale(weights: Tensor, k: int) -> Tensor:
     tails = ordered.flip(0).cumsum(0).flip(0)
     candidates = (k - torch.arange(len(weights), device=weights.device)) / tails
     fits = (candidates * ordered <= 1) & (candidates > 0)
-    return torch.where(fits.any(), candidates[fits.int().argmax()], 1 / ordered[-1])
+    return torch.where(fits.any(), candidates.take(fits.int().argmax()), 1 / ordered[-1])
 
 
 def _times_drawn(sums: Tensor, start: Tensor) -> Tensor:

@@ -74,7 +74,9 @@ def restore(
     with torch.no_grad():
         for name, tensor in _tensors(model).items():
             tensor.copy_(state["model"][name])
-    optimizer.load_state_dict(state["optimizer"])
+    # Hyperparameters are the configuration's, and lie where this run's optimizer wants them.
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
     _set_generators(generator, state["generators"])
     return Progress(state["iteration"], state["seconds"], state["rows"])
 

@@ -6,20 +6,23 @@ stays alive until the backward pass is what the graph itself keeps, and nothing 
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 
 from rad.data import Dataset
 from rad.errors import Diverged
 from rad.results import RunFolder
-from rad.training import checkpoint
+from rad.training import checkpoint, graphed
 from rad.training.evaluate import evaluate
 from rad.training.loggers import Logger
+from rad.training.optimizers import make_optimizer, set_learning_rate
 from rad.training.progress_bar import ProgressBar
 from rad.training.sampling import Sampler
 from rad.training.settings import Settings
@@ -65,6 +68,7 @@ def train(
     logger: Logger,
     *,
     on_backward: Callable[[int], None] | None = None,
+    graphs: graphed.Graphs | None = None,
 ) -> TrainResult:
     """Train `model` in place on cross entropy, resuming from the folder's checkpoint if any.
 
@@ -72,13 +76,16 @@ def train(
     decides the order of the data; the initial weights are the caller's. Row n of metrics.csv
     describes the model after n updates: `batch_loss` and `learning_rate` are those of update n,
     `train_loss` is over the whole original training set, `seconds` excludes evaluation.
-    `on_backward(n)` is called when the backward pass of update n is about to start.
+    `on_backward(n)` is called when the backward pass of update n is about to start; a run that is
+    so watched is never captured. `graphs` stands in for CUDA's.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.
         Diverged: a loss that is not finite; files written before stay.
     """
-    run = strides(model, dataset, settings, seed, folder, logger, on_backward=on_backward)
+    run = strides(
+        model, dataset, settings, seed, folder, logger, on_backward=on_backward, graphs=graphs
+    )
     while True:
         try:
             next(run)
@@ -96,13 +103,16 @@ def strides(
     logger: Logger,
     *,
     on_backward: Callable[[int], None] | None = None,
+    graphs: graphed.Graphs | None = None,
 ) -> Strides:
     """`train`, a stride at a time; the pauses do not count in `seconds`."""
     deadline = math.inf if settings.time_limit is None else time.monotonic() + settings.time_limit
     device = dataset.train_images.device
-    count = len(dataset.train_labels)
-    sampler = Sampler(count, settings.batch_size, seed, device, settings.bootstrap)
-    optimizer = _optimizer(model, settings)
+    size = len(dataset.train_labels)
+    sampler = Sampler(size, settings.batch_size, seed, device, settings.bootstrap)
+    graphs = graphed.CudaGraphs() if graphs is None else graphs
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(parameters, settings, capturable=graphs.can_capture(device))
     progress = checkpoint.restore(folder, model, optimizer, sampler.generator)
     columns = [*COLUMNS, *(["bootstrap_loss"] if settings.bootstrap else [])]
     weights = sampler.multiplicities()
@@ -117,12 +127,18 @@ def strides(
     if not progress.rows:
         record(None)
     bar = ProgressBar(settings.iterations, progress.iteration, device)
+    numbers = count(progress.iteration + 1)
+    watch = None if on_backward is None else lambda: on_backward(next(numbers))
+    update = partial(_update, model, optimizer, dataset, sampler, settings, watch)
+    if settings.cuda_graph and watch is None:
+        tell = partial(bar.tell, folder.path)
+        updates = graphed.updates(update, model, sampler.generator, graphs, tell)
+    else:
+        updates = graphed.eager(update)
     try:
         expired = False
         while progress.iteration < settings.iterations and not expired:
-            losses = yield from _advance(
-                model, optimizer, dataset, sampler, settings, progress, on_backward
-            )
+            losses = yield from _advance(updates, optimizer, settings, progress)
             bar.show(progress.iteration, losses[-1])
             if settings.tests_at(progress.iteration) or settings.trains_at(progress.iteration):
                 record(losses[-1])
@@ -141,33 +157,18 @@ def strides(
     )
 
 
-def _optimizer(model: nn.Module, settings: Settings) -> Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kind = {"adam": Adam, "sgd": SGD}[settings.optimizer]
-    return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-
-
 def _advance(
-    model: nn.Module,
-    optimizer: Optimizer,
-    dataset: Dataset,
-    sampler: Sampler,
-    settings: Settings,
-    progress: Progress,
-    on_backward: Callable[[int], None] | None,
+    updates: Iterator[Tensor], optimizer: Optimizer, settings: Settings, progress: Progress
 ) -> Generator[None, None, list[float]]:
     """Launch updates up to the next stop, pause, return their losses, all of them finite."""
     start = time.perf_counter()
     first = progress.iteration
     losses = []
     for step in range(first, _next_stop(settings, first)):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate_at(step)
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(_backward(model, dataset, sampler, on_backward, step + 1))
-        if settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        optimizer.step()
+        rate = settings.learning_rate_at(step)
+        if step == first or rate != settings.learning_rate_at(step - 1):
+            set_learning_rate(optimizer, rate)
+        losses.append(next(updates))
         if time.perf_counter() - start > STRIDE_SECONDS:
             break
     progress.seconds += time.perf_counter() - start
@@ -191,17 +192,30 @@ def _next_stop(settings: Settings, iteration: int) -> int:
     return min(settings.iterations, *((iteration // n + 1) * n for n in periods))
 
 
-def _backward(
+def _update(
     model: nn.Module,
+    optimizer: Optimizer,
     dataset: Dataset,
     sampler: Sampler,
-    on_backward: Callable[[int], None] | None,
-    iteration: int,
+    settings: Settings,
+    on_backward: Callable[[], None] | None,
 ) -> Tensor:
-    """Put the gradient of one batch in place; return its loss, detached, without waiting."""
+    """Launch one update, without waiting; return the loss of its batch, detached."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = _backward(model, dataset, sampler, on_backward)
+    if settings.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    optimizer.step()
+    return loss
+
+
+def _backward(
+    model: nn.Module, dataset: Dataset, sampler: Sampler, on_backward: Callable[[], None] | None
+) -> Tensor:
+    """Put the gradient of one batch in place; return its loss, detached."""
     loss = _forward(model, dataset, sampler)
     if on_backward is not None:
-        on_backward(iteration)
+        on_backward()
     loss.backward()
     return loss.detach()
 

@@ -48,6 +48,10 @@ class ProgressBar:
             self.bar.set_postfix(loss=f"{loss:.4f}", memory=memory, refresh=False)
             self.bar.update(done - self.bar.n)
 
+    def tell(self, path: Path, text: str) -> None:
+        """A line about the run in that folder, above the bar; where there is no bar, too."""
+        self.bar.write(f"{path}: {text}", file=sys.stderr)
+
     def close(self) -> None:
         """Leave the terminal in order."""
         if self.bar is not None:

@@ -17,7 +17,8 @@ class Settings:
     multiplied by `decay_factor` every `decay_every` iterations. `clip_norm` bounds the gradient's
     norm over all parameters. `bootstrap` trains on a sample of the training set, of its size and
     with replacement. `train_loss_every` is `evaluate_every` where None. `time_limit` is in
-    seconds: the run then stops at a checkpoint, to be resumed.
+    seconds: the run then stops at a checkpoint, to be resumed. `cuda_graph` replays updates as a
+    CUDA graph (`rad.training.graphed`), to the same end.
 
     Raises:
         UsageError: a value that cannot be used.
@@ -37,13 +38,15 @@ class Settings:
     checkpoint_every: int = 1000
     evaluation_batch: int = 1000
     time_limit: float | None = None
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             choices = ", ".join(OPTIMIZERS)
             raise UsageError(f"unknown optimizer {self.optimizer!r}; choose one of {choices}")
-        if not isinstance(self.bootstrap, bool):
-            raise UsageError(f"bootstrap is {self.bootstrap!r}; set it to true or false")
+        for name in ("bootstrap", "cuda_graph"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; set it to true or false")
         for name in (
             "iterations",
             "batch_size",

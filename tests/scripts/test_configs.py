@@ -116,6 +116,7 @@ def test_the_path_leaves_out_what_does_not() -> None:
         "logger.mode=disabled",
         "training.time_limit=3",
         "training.checkpoint_every=7",
+        "training.cuda_graph=true",
     )
     assert path(*runtime, "variant=project") == path("variant=project")
     assert path("results_root=y") == "y/feedforward_digits/different_sample/budget=0.1/seed=0"
@@ -141,7 +142,9 @@ def test_model_and_dataset_are_in_the_path_where_the_experiment_does_not_name_th
 
 
 def test_config_text_knows_no_machine() -> None:
-    elsewhere = ("data_root=/a/b", "results_root=/c", "device=cpu", "logger.directory=/d")
+    machine = ("data_root=/a/b", "results_root=/c", "device=cpu", "logger.directory=/d")
+    elsewhere = (*machine, "training.cuda_graph=true")
+    assert read(composed(*elsewhere), elsewhere).settings.cuda_graph
     text = read(composed(*elsewhere), elsewhere).text
     assert text == read(composed(), []).text
     config = OmegaConf.create(text)

@@ -283,6 +283,7 @@ def test_training_learns(tmp_path: Path) -> None:
         {"train_loss_every": 0},
         {"time_limit": 0},
         {"bootstrap": 5},
+        {"cuda_graph": "yes"},
     ],
 )
 def test_settings_that_cannot_be_used(changes: dict[str, Any]) -> None:

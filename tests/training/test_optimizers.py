@@ -1,0 +1,57 @@
+"""The capturable optimizer is the other one, with its numbers in tensors."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rad.training import Settings
+from rad.training.optimizers import make_optimizer, set_learning_rate
+
+
+def settings(kind: str) -> Settings:
+    return Settings(
+        iterations=1, batch_size=1, optimizer=kind, learning_rate=0.03, weight_decay=0.01
+    )
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_both_take_the_same_steps(kind: str) -> None:
+    ends = []
+    for capturable in (False, True):
+        parameter = nn.Parameter(torch.linspace(-1, 1, 7))
+        optimizer = make_optimizer([parameter], settings(kind), capturable=capturable)
+        for step in range(20):
+            set_learning_rate(optimizer, 0.03 if step < 10 else 0.001)
+            parameter.grad = torch.sin(parameter.detach() * 9 + step)
+            optimizer.step()
+        ends.append(parameter.detach())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(ends[0], torch.linspace(-1, 1, 7), atol=1e-2)
+
+
+def test_the_rate_stays_in_its_tensor() -> None:
+    optimizer = make_optimizer([nn.Parameter(torch.ones(2))], settings("sgd"), capturable=True)
+    before = optimizer.param_groups[0]["lr"]
+    set_learning_rate(optimizer, 0.5)
+    assert optimizer.param_groups[0]["lr"] is before
+    assert before.item() == 0.5
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_a_step_never_waits_for_its_rate(kind: str) -> None:
+    from training.recorded_graph import Recording
+
+    def step(capturable: bool) -> Any:
+        parameter = nn.Parameter(torch.ones(3))
+        parameter.grad = torch.ones(3)
+        optimizer = make_optimizer([parameter], settings(kind), capturable=capturable)
+        optimizer.step()
+        with Recording():
+            optimizer.step()
+
+    step(capturable=True)
+    if kind == "adam":  # whose count of steps is read on the host
+        with pytest.raises(RuntimeError, match="capturing"):
+            step(capturable=False)
