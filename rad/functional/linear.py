@@ -122,9 +122,13 @@ def _(
     sketch: SameSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
 ) -> Tensor:
     (columns,) = kept
-    indices = sketch.indices((len(columns), d), key)
     wide = accumulation_dtype(grad_output.dtype)
     product = grad_output.t().to(wide) @ columns.to(wide)
+    if sketch.spreads_in_kernels(product, key):
+        from rad.kernels.sampling import spread
+
+        return spread(product, key, d, grad_output.dtype)
+    indices = sketch.indices((len(columns), d), key)
     total = product.new_zeros(len(product), d)
     total.index_add_(1, indices, product.mul_(d / len(indices)))
     return total.to(grad_output.dtype)
