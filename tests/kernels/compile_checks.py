@@ -8,7 +8,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rad.kernels import relu, sampling
+from rad.kernels import relu, sampling, weight_grad
 from rad.kernels.recurrent import OPTIONS, ROWS, _backward, _forward
 
 POINTERS = {"key": "*i64", "bits": "*u8"}
@@ -63,7 +63,16 @@ def pointwise() -> None:
             elementwise(relu._backward, number, types, octets=relu.OCTETS)
 
 
+def products() -> None:
+    names = ("ROWS", "SLOTS", "COLUMNS", "OUTPUTS")
+    tile = {f"tile_{name.lower()}": getattr(weight_grad, name) for name in names}
+    types = {**dict.fromkeys(("grad", "kept", "out"), "*number"), "key": "*i64"}
+    for number, precision in (("fp32", "ieee"), ("fp32", "tf32"), ("bf16", "ieee")):
+        elementwise(weight_grad._sampled, number, types, precision=precision, **tile)
+
+
 def main(hidden: int) -> None:
+    products()
     pointwise()
     sizes = {"hidden": hidden, "units": max(16, triton.next_power_of_2(hidden)), "rows": ROWS}
     drawn = {"kept": 3, "signs": False, "different": True}

@@ -1,13 +1,15 @@
 """Draws and samples by kernels against torch's operators. Run by test_kernels.py."""
 
+import sys
 from typing import Any
 
 import pytest
 import torch
 from kernels.interpreting import DEVICE, integers_that_count, kernels_on  # noqa: F401
 
-from rad.functional.linear import weight_grad
+from rad.functional.linear import by_pieces, weight_grad
 from rad.kernels import sampling
+from rad.kernels import weight_grad as fused
 from rad.sketches import DifferentSample, SameSample, Sketch, fold_in, make_key, random
 
 DRAWS: list[tuple[Any, ...]] = [("words", 9), ("integers", 9, 7), ("integers", 8, (1 << 31) - 1)]
@@ -107,9 +109,21 @@ def test_what_kernels_do_not_do_is_left_to_torch(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("sketch", [SameSample(0.3), DifferentSample(0.3)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (20, 70, 33)], ids=str)
-def test_weight_gradients(shape: tuple[int, ...], sketch: Sketch, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (20, 70, 67)], ids=str)
+@pytest.mark.parametrize("small", [False, True])
+def test_weight_gradients(
+    small: bool,
+    shape: tuple[int, ...],
+    sketch: Sketch,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows, d, out_features = shape
+    if small:  # a sketch that is read densely would fail
+        pieces = by_pieces if dtype == torch.float64 else None
+        monkeypatch.setattr(sys.modules[weight_grad.__module__], "by_pieces", pieces)
+    else:
+        monkeypatch.setattr(fused, "MAX_WORK", 0)
     torch.manual_seed(0)
     x, grad = (torch.randn(rows, n).to(dtype).to(DEVICE) for n in (d, out_features))
     key = make_key(3, DEVICE)
