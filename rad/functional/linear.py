@@ -93,6 +93,13 @@ def weight_grad(
     Shapes: grad_output (n, out_features); x_hat (n, d) -> (out_features, d).
     Without a shortcut for the sketch, x_hat is read a piece of the rows at a time.
     """
+    return by_pieces(sketch, grad_output, kept, d, key)
+
+
+def by_pieces(
+    sketch: Sketch, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
+) -> Tensor:
+    """`weight_grad`, of any sketch."""
     rows, out_features = grad_output.shape
     wide = accumulation_dtype(grad_output.dtype)
     total = kept[0].new_empty(out_features, d, dtype=wide)
@@ -122,9 +129,13 @@ def _(
     sketch: SameSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
 ) -> Tensor:
     (columns,) = kept
-    indices = sketch.indices((len(columns), d), key)
     wide = accumulation_dtype(grad_output.dtype)
     product = grad_output.t().to(wide) @ columns.to(wide)
+    if sketch.spreads_in_kernels(product, key):
+        from rad.kernels.sampling import spread
+
+        return spread(product, key, d, grad_output.dtype)
+    indices = sketch.indices((len(columns), d), key)
     total = product.new_zeros(len(product), d)
     total.index_add_(1, indices, product.mul_(d / len(indices)))
     return total.to(grad_output.dtype)
@@ -135,6 +146,12 @@ def _(
     sketch: DifferentSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
 ) -> Tensor:
     (columns,) = kept
+    if sketch.spreads_in_kernels(columns, key):
+        from rad.kernels import weight_grad as kernel
+
+        if kernel.pays(grad_output, columns, d):
+            return kernel.sampled(grad_output, columns, key, d)
+        return by_pieces(sketch, grad_output, kept, d, key)
     wide = accumulation_dtype(grad_output.dtype)
     total = columns.new_empty(grad_output.shape[1], d, dtype=wide)
     pieces = _pieces(len(columns), d * wide.itemsize)

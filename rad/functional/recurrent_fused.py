@@ -6,30 +6,24 @@ packed over the batch: T * ceil(B / 8) * H bytes. No chunk of the states stands 
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rad import kernels
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
-
-
-@cache
-def _triton_is_installed() -> bool:
-    return find_spec("triton") is not None
 
 
 def can_fuse(x: Tensor, hidden: int, nonlinearity: str, sketch: Sketch, dtype: torch.dtype) -> bool:
     """Whether there is a kernel for this layer, x (T, B, I) and the states being of `dtype`.
 
     There is for ReLU, one input feature, at most 128 units, float32 and bfloat16, and for every
-    sketch of the paper drawn with replacement; of devices only CUDA's count.
+    sketch of the paper drawn with replacement, where kernels run at all.
     """
-    if not (x.is_cuda and _triton_is_installed() and nonlinearity == "relu"):
+    if not (kernels.use_kernels(x) and nonlinearity == "relu"):
         return False
     return _fits(x.shape[2], hidden, sketch, dtype)
 

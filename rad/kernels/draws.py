@@ -63,11 +63,16 @@ def fold_in(key, i):
 
 
 @triton.jit
+def integer(key, row, slot, high):
+    """`rad.sketches.random.integers` at rows and slots that broadcast: int32."""
+    half = word(key, row, slot // 2) >> tl.cast(slot % 2 * 32, tl.uint64)
+    return (((half & 0xFFFFFFFF) * tl.cast(high, tl.uint64)) >> 32).to(tl.int32)
+
+
+@triton.jit
 def selector(key, row, column, slot, d, signs: tl.constexpr):
     """Selector `slot` of the given rows: (len(row), len(column)) of 0 and 1, or of -1 and 1."""
     if signs:
         drawn = word(key, row[:, None] * d + column[None, :], slot // 64)
         return ((drawn >> tl.cast(slot % 64, tl.uint64)) & 1).to(tl.float32) * 2 - 1
-    half = word(key, row, slot // 2) >> tl.cast(slot % 2 * 32, tl.uint64)
-    chosen = ((half & 0xFFFFFFFF) * tl.cast(d, tl.uint64)) >> 32
-    return (chosen.to(tl.int32)[:, None] == column[None, :]).to(tl.float32)
+    return (integer(key, row, slot, d)[:, None] == column[None, :]).to(tl.float32)

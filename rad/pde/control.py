@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rad import kernels
 from rad.errors import UsageError
 from rad.pde import host
 from rad.pde.checkpointing import Adjoint
@@ -46,9 +47,11 @@ class _ControlLoss(torch.autograd.Function):
 
 def _engine(coefficients: Tensor) -> ModuleType:
     """What runs simulations on that device."""
-    if not coefficients.is_cuda:
+    if coefficients.is_cpu:
         return host
-    from rad.pde import gpu  # Triton comes with torch for CUDA only
+    if not kernels.use_kernels(coefficients):
+        raise UsageError("off the CPU, simulations need Triton and RAD_KERNELS not off: device=cpu")
+    from rad.pde import gpu
 
     return gpu
 

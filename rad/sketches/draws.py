@@ -1,8 +1,9 @@
-"""The draws of `rad.sketches.random`, as sketches take them: by compiled loops on the CPU.
+"""The draws of `rad.sketches.random`, as sketches take them: by loops, on a GPU by kernels.
 
 Arguments, results and errors are those of the functions of the same names there, which
 run on other devices, under `torch.vmap` and under `torch.compile`. A layer's draws are
 small, and a dozen torch operators for each would take as long as the layer's products.
+Distinct integers, which need a sort, are left to torch on a GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rad import kernels
 from rad.sketches import random
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
@@ -20,13 +22,7 @@ Keys = np.ndarray[Any, np.dtype[np.uint64]]
 
 def in_loops(x: Tensor) -> bool:
     """Whether compiled loops can read a tensor: on the CPU, in none of torch's transforms."""
-    if not x.is_cpu or torch.compiler.is_compiling():
-        return False
-    try:
-        x.data_ptr()
-    except RuntimeError:  # under torch.vmap, or of no memory
-        return False
-    return True
+    return x.is_cpu and kernels.is_readable(x)
 
 
 def host_keys(key: Tensor) -> Keys | None:
@@ -36,6 +32,10 @@ def host_keys(key: Tensor) -> Keys | None:
 
 def words(key: Tensor, rows: range, slots: int) -> Tensor:
     """`rad.sketches.random.words`."""
+    if kernels.use_kernels(key):
+        from rad.kernels import sampling
+
+        return sampling.words(key, rows, slots)
     keys = host_keys(key)
     if keys is None:
         return random.words(key, rows, slots)
@@ -48,6 +48,11 @@ def words(key: Tensor, rows: range, slots: int) -> Tensor:
 
 def integers(key: Tensor, rows: range, slots: int, high: int) -> Tensor:
     """`rad.sketches.random.integers`."""
+    if kernels.use_kernels(key):
+        from rad.kernels import sampling
+
+        random.check_high(high)
+        return sampling.integers(key, rows, slots, high)
     keys = host_keys(key)
     if keys is None:
         return random.integers(key, rows, slots, high)
@@ -74,6 +79,10 @@ def distinct_integers(key: Tensor, rows: range, count: int, high: int) -> Tensor
 
 def signs(key: Tensor, rows: range, slots: int, dtype: torch.dtype) -> Tensor:
     """`rad.sketches.random.signs`."""
+    if kernels.use_kernels(key):
+        from rad.kernels import sampling
+
+        return sampling.signs(key, rows, slots, dtype)
     keys = host_keys(key)
     if keys is None:
         return random.signs(key, rows, slots, dtype)

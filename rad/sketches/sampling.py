@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rad import kernels
 from rad.sketches.base import (
     ReducingSketch,
     Shape,
@@ -15,6 +16,9 @@ from rad.sketches.base import (
     rows_of,
 )
 from rad.sketches.draws import distinct_integers, integers
+
+MAX_SLOTS = 1024
+"""The most of a row that kernels add up: to find repeated columns they compare all pairs."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,14 @@ class _Sampling(ReducingSketch):
     def _draw(self, d: int, key: Tensor, rows: range) -> Tensor:
         draw = integers if self.replacement else distinct_integers
         return draw(key, rows, self.kept(d), d)
+
+    def in_kernels(self, values: Tensor, key: Tensor) -> bool:
+        """Whether kernels draw the columns of those values and read, or write, them at once."""
+        return self.replacement and kernels.use_kernels(values, key)
+
+    def spreads_in_kernels(self, kept: Tensor, key: Tensor) -> bool:
+        """Whether kernels draw the columns of what was kept (..., k), and add it to them."""
+        return kept.shape[-1] <= MAX_SLOTS and self.in_kernels(kept, key)
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,10 @@ class SameSample(_Sampling):
         return self._draw(shape[-1], key, range(1))[0]
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        if self.in_kernels(x, key):
+            from rad.kernels.sampling import sample
+
+            return (sample(x.detach(), key, self.kept(x.shape[-1]), different=False),)
         return (x.detach().index_select(-1, self.indices(x.shape, key)),)
 
     def decompress(
@@ -60,6 +76,10 @@ class SameSample(_Sampling):
         (kept,) = saved
         d = shape[-1]
         kept = kept_rows(kept, rows)
+        if self.spreads_in_kernels(kept, key):
+            from rad.kernels.sampling import spread
+
+            return spread(kept, key, d, dtype)
         wide = accumulation_dtype(dtype)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
         scaled = kept.to(wide) * (d / kept.shape[-1])
@@ -84,6 +104,10 @@ class DifferentSample(_Sampling):
         return drawn.view(*shape[:-1], self.kept(shape[-1])) if rows is None else drawn
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        if self.in_kernels(x, key):
+            from rad.kernels.sampling import sample
+
+            return (sample(x.detach(), key, self.kept(x.shape[-1]), different=True),)
         return (x.detach().gather(-1, self.indices(x.shape, key)),)
 
     def decompress(
@@ -97,6 +121,10 @@ class DifferentSample(_Sampling):
         (kept,) = saved
         d = shape[-1]
         kept = kept_rows(kept, rows)
+        if self.spreads_in_kernels(kept, key):
+            from rad.kernels.sampling import spread
+
+            return spread(kept, key, d, dtype, first=rows.start if rows else 0)
         wide = accumulation_dtype(dtype)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
         x_hat.scatter_add_(-1, self.indices(shape, key, rows), kept.to(wide))

@@ -1,4 +1,4 @@
-"""Compiles both kernels for an NVIDIA H100: needs no GPU, and finds what interpreting does not."""
+"""Compiles all kernels for an NVIDIA H100: needs no GPU, and finds what interpreting does not."""
 
 import itertools
 import sys
@@ -8,6 +8,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from rad.kernels import relu, sampling, weight_grad
 from rad.kernels.recurrent import OPTIONS, ROWS, _backward, _forward
 
 POINTERS = {"key": "*i64", "bits": "*u8"}
@@ -26,12 +27,53 @@ def compiled(kernel: Any, number: str, absent: set[str], **constants: Any) -> No
         or ("*fp32" if kernel is _backward and name.startswith("grad_w") else f"*{number}")
         for name in kernel.arg_names
     }
+    build(kernel, signature, constants, OPTIONS)
+
+
+def build(kernel: Any, signature: dict[str, str], constants: dict[str, Any], options: Any) -> None:
     source = ASTSource(kernel, signature, constants)
-    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=OPTIONS)
+    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     assert binary.asm["cubin"]
 
 
+def elementwise(kernel: Any, number: str, types: dict[str, str], **constants: Any) -> None:
+    """Compile a kernel whose arguments are of those types, pointers to `number`, or integers."""
+    signature = {
+        name: "constexpr" if name in constants else types.get(name, "i32")
+        for name in kernel.arg_names
+    }
+    typed = {name: kind.replace("number", number) for name, kind in signature.items()}
+    build(kernel, typed, constants, {})
+
+
+def pointwise() -> None:
+    tile = {"tile_rows": 8, "tile_slots": 128}
+    for kind, number in enumerate(("i64", "i64", "bf16")):
+        types = {"key": "*i64", "out": "*number", "first": "i64"}
+        elementwise(sampling._draw, number, types, kind=kind, **tile)
+    for number, different in itertools.product(("fp64", "fp32", "bf16"), (False, True)):
+        names = ("x", "output", "grad_output", "grad_input", "kept", "out")
+        types = {**dict.fromkeys(names, "*number"), "bits": "*u8", "key": "*i64"}
+        elementwise(sampling._sample, number, types, different=different, **tile)
+        wide = triton.language.float64 if number == "fp64" else triton.language.float32
+        pairs = {"tile_rows": 4, "tile_slots": 32, "wide": wide}
+        elementwise(sampling._spread, number, types, different=different, **pairs)
+        if different:
+            elementwise(relu._forward, number, types, octets=relu.OCTETS)
+            elementwise(relu._backward, number, types, octets=relu.OCTETS)
+
+
+def products() -> None:
+    names = ("ROWS", "SLOTS", "COLUMNS", "OUTPUTS")
+    tile = {f"tile_{name.lower()}": getattr(weight_grad, name) for name in names}
+    types = {**dict.fromkeys(("grad", "kept", "out"), "*number"), "key": "*i64"}
+    for number, precision in (("fp32", "ieee"), ("fp32", "tf32"), ("bf16", "ieee")):
+        elementwise(weight_grad._sampled, number, types, precision=precision, **tile)
+
+
 def main(hidden: int) -> None:
+    products()
+    pointwise()
     sizes = {"hidden": hidden, "units": max(16, triton.next_power_of_2(hidden)), "rows": ROWS}
     drawn = {"kept": 3, "signs": False, "different": True}
     for number, signs in itertools.product(("fp32", "bf16"), (False, True)):

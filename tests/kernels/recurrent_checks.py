@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from cases import LOSSY
+from kernels.interpreting import DEVICE, integers_that_count  # noqa: F401
 from torch import Tensor, nn
-from triton.runtime import interpreter
 
 from rad.functional.recurrent import _SketchedRNN
 from rad.functional.recurrent_fused import FusedRNN
@@ -27,27 +27,11 @@ from rad.sketches import (
     make_key,
 )
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KINDS = (SameSample, DifferentSample, Project, DifferentProject)
 SHAPES = [(1, 3, 5, 0.3), (9, 9, 5, 0.3), (2, 17, 100, 0.02)]
 CASES = [(*shape, kind(shape[3])) for shape in SHAPES for kind in KINDS]
 CASES += [(*shape, Identity()) for shape in SHAPES]
 CASES += [(1, 1, 67, 1.0, Project(1.0))]  # signs from two words
-
-_convert = interpreter._implicit_cvt
-
-
-def _scalars_without_axes(argument: Any) -> Any:
-    """Triton's interpreter makes an integer an array (1,), which numpy 2.4 takes for no index."""
-    converted = _convert(argument)
-    if isinstance(argument, int):
-        converted.handle.data = converted.handle.data.reshape(())
-    return converted
-
-
-@pytest.fixture(autouse=True)
-def integers_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "_implicit_cvt", _scalars_without_axes)
 
 
 def leaves(steps: int, batch: int, hidden: int, bias: bool = True) -> list[Any]:

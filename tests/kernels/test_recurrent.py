@@ -1,10 +1,6 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from kernels.running import HERE, check, cuda, program
 from torch import nn
 
 from rad.functional import recurrent
@@ -13,27 +9,9 @@ from rad.functional.recurrent_fused import can_fuse
 from rad.memory import peak_bytes
 from rad.sketches import DifferentSample, Identity, make_key
 
-HERE = Path(__file__).resolve().parent
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-def program(interpreted: bool, *arguments: str) -> None:
-    """Run python in a fresh process, in which Triton is imported anew."""
-    pytest.importorskip("triton")
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    paths = [str(HERE.parents[1]), str(HERE.parent), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    if interpreted:
-        environment["TRITON_INTERPRET"] = "1"
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
 
 def test_the_kernels_equal_the_eager_operator() -> None:
-    checks = str(HERE / "recurrent_checks.py")
-    program(not torch.cuda.is_available(), "-m", "pytest", "-x", checks)
+    check("recurrent")
 
 
 def test_the_kernels_compile_for_a_gpu() -> None:

@@ -1,0 +1,82 @@
+# mypy: disallow-untyped-defs=False
+"""grad_output^T x_hat of `DifferentSample`, from what it kept: no dense buffer in memory.
+
+A program holds a tile of the result. For some rows at a time it draws their columns again, adds
+what was kept of them into a tile of x_hat on chip, and multiplies. Each number of that tile costs
+a comparison with all k slots of its row, for every tile of output features: for layers as small
+as the paper's that is less than it takes to launch the operators instead, for large ones more
+than the product. MAX_WORK draws the line, from counts of operations (at most some 30 us of an
+H100); it was not tuned on a device. Sums run in float32, the products too, unless torch was told
+to use TF32.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rad.kernels.draws import integer
+
+ROWS, SLOTS, COLUMNS, OUTPUTS = 16, 16, 32, 64
+MAX_WORK = 1 << 28
+
+
+@triton.jit
+def _sampled(
+    grad, kept, key, out, rows, d, k, outputs, grad_row, grad_column,
+    tile_rows: tl.constexpr, tile_slots: tl.constexpr, tile_columns: tl.constexpr,
+    tile_outputs: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    across = (d + tile_columns - 1) // tile_columns
+    column = tl.program_id(0) % across * tile_columns + tl.arange(0, tile_columns)
+    output = tl.program_id(0) // across * tile_outputs + tl.arange(0, tile_outputs)
+    word = tl.load(key).to(tl.uint64)
+    total = tl.zeros((tile_outputs, tile_columns), tl.float32)
+    for first in range(0, rows, tile_rows):
+        row = first + tl.arange(0, tile_rows)
+        x_hat = tl.zeros((tile_rows, tile_columns), tl.float32)
+        for start in range(0, k, tile_slots):
+            slot = start + tl.arange(0, tile_slots)[None, :]
+            inside = (row < rows)[:, None] & (slot < k)
+            place = row[:, None].to(tl.int64) * k + slot
+            value = tl.load(kept + place, mask=inside, other=0).to(tl.float32)
+            drawn = integer(word, row[:, None], slot, d)
+            same = drawn[:, :, None] == column[None, None, :]
+            x_hat += tl.sum(tl.where(same, value[:, :, None], 0.0), 1)
+        place = output[:, None].to(tl.int64) * grad_column + row[None, :].to(tl.int64) * grad_row
+        inside = (output < outputs)[:, None] & (row < rows)[None, :]
+        part = tl.load(grad + place, mask=inside, other=0).to(tl.float32)
+        total = tl.dot(part, x_hat, acc=total, input_precision=precision)
+    scaled = total * (tl.cast(d, tl.float64) / tl.cast(k, tl.float64)).to(tl.float32)
+    inside = (output < outputs)[:, None] & (column < d)[None, :]
+    place = output[:, None].to(tl.int64) * d + column[None, :]
+    tl.store(out + place, scaled.to(out.dtype.element_ty), mask=inside)
+
+
+def pays(grad_output: Tensor, kept: Tensor, d: int) -> bool:
+    """Whether `sampled` is meant for these: see the module. float64 is not."""
+    tiles = triton.cdiv(grad_output.shape[1], OUTPUTS)
+    small = kept.numel() * d * tiles <= MAX_WORK
+    return small and torch.float64 not in (grad_output.dtype, kept.dtype)
+
+
+def sampled(grad_output: Tensor, kept: Tensor, key: Tensor, d: int) -> Tensor:
+    """grad_output^T x_hat for what `DifferentSample` kept of x, with replacement.
+
+    Shapes: grad_output (n, out_features), kept (n, k) -> (out_features, d). Any device that
+    Triton runs on.
+    """
+    (rows, outputs), k = grad_output.shape, kept.shape[1]
+    out = grad_output.new_empty(outputs, d)
+    if out.numel():
+        grid = (triton.cdiv(d, COLUMNS) * triton.cdiv(outputs, OUTPUTS),)
+        tf32 = torch.get_float32_matmul_precision() != "highest"
+        with torch.cuda.device_of(kept):
+            _sampled[grid](
+                grad_output, kept.contiguous(), key, out, rows, d, k, outputs,
+                *grad_output.stride(), tile_rows=ROWS, tile_slots=SLOTS, tile_columns=COLUMNS,
+                tile_outputs=OUTPUTS, precision="tf32" if tf32 else "ieee",
+            )  # fmt: skip
+    return out
