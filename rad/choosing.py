@@ -61,11 +61,13 @@ def choose(trial: Trial, limit: int) -> Choice | None:
     Raises UsageError where a layer's variance has no closed form.
     """
     options = layer_options(trial)
-    available = limit - _beside(trial, options)
+    smallest = {name: min(found, key=lambda o: o.nbytes) for name, found in options.items()}
+    beside = _beside(trial, smallest)
+    if beside + _bytes(smallest) > limit:
+        return None
+    available = limit - beside
     while True:
-        chosen = cheapest_variance(options, available)
-        if chosen is None:
-            return None
+        chosen = cheapest_variance(options, available) or smallest
         sketches = {name: option.sketch for name, option in chosen.items()}
         over = trial.total_bytes(sketches, trial.full_batch) - limit
         if over <= 0:
@@ -213,16 +215,16 @@ def _sketches() -> Iterator[Sketch]:
                 yield SampledRounding(fraction, bits, dithered)
 
 
-def least(trial: Trial, options: dict[str, list[Option]] | None = None) -> dict[str, Sketch]:
+def least(trial: Trial) -> dict[str, Sketch]:
     """The options that keep the fewest bytes."""
-    every = layer_options(trial) if options is None else options
-    return {name: min(found, key=lambda o: o.nbytes).sketch for name, found in every.items()}
+    every = layer_options(trial).items()
+    return {name: min(found, key=lambda o: o.nbytes).sketch for name, found in every}
 
 
-def _beside(trial: Trial, options: dict[str, list[Option]]) -> int:
-    """The bytes that are taken beside what the sketches keep."""
-    total = trial.total_bytes(least(trial, options), trial.full_batch)
-    return total - sum(min(option.nbytes for option in found) for found in options.values())
+def _beside(trial: Trial, chosen: dict[str, Option]) -> int:
+    """The bytes that are taken beside what the sketches keep, with those of `chosen`."""
+    sketches = {name: option.sketch for name, option in chosen.items()}
+    return trial.total_bytes(sketches, trial.full_batch) - _bytes(chosen)
 
 
 def _lower_hull(options: list[Option]) -> list[Option]:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from unbiased import check_mean_square
 
 import rad
-from rad.choosing import Option, _sketches, cheapest_variance, layer_options
+from rad.choosing import Option, _sketches, cheapest_variance, choose, layer_options, least
 from rad.errors import UsageError
 from rad.memory import parameter_bytes, saved_bytes
-from rad.trial import Trial
+from rad.trial import Sketches, Trial
 from rad.variants import build, fit
 
 BATCH = 12
@@ -158,6 +158,26 @@ def test_what_a_recurrent_layer_adds_is_what_is_measured() -> None:
         samples = torch.stack([gradient(converted) for _ in range(2000)])
         (expected,) = (o.variance for o in options if o.sketch == sketch)
         check_mean_square(samples, exact, expected)
+
+
+def test_what_fits_is_found_where_bytes_depend_on_the_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As peaks may, everything but the smallest takes more than its bytes."""
+    model, x = networks()["linear"]
+    trial = Trial(model, (x,), loss)
+    smallest = least(trial)
+    measure = Trial.total_bytes
+
+    def dearer(self: Trial, sketches: Sketches, batch: int) -> int:
+        return measure(self, sketches, batch) + (0 if sketches == smallest else 10**6)
+
+    monkeypatch.setattr(Trial, "total_bytes", dearer)
+    limit = measure(trial, rad.StochasticRounding(2), BATCH)
+    choice = choose(trial, limit)
+    assert choice is not None
+    assert choice.sketches == smallest
+    assert choose(trial, measure(trial, smallest, BATCH) - 1) is None
 
 
 def test_auto_with_everything_keeps_everything() -> None:

@@ -237,7 +237,9 @@ class Rounding(Sketch):
         flat = cut.flatten(0, 1)
         scales = self.fit(flat)
         codes = self.round(flat, scales, key, blocks).view(len(x), cut.shape[1] * size)
-        return *pack_codes(codes[:, : x.shape[1]], self.bits), scales.view(*cut.shape[:2], 2)
+        if codes.shape[1] > x.shape[1]:
+            codes = codes[:, : x.shape[1]].clone()  # eight bits are kept as they are: no filling
+        return *pack_codes(codes, self.bits), scales.view(*cut.shape[:2], 2)
 
     def decode(
         self,
