@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,13 @@ from rad.errors import UsageError
 from rad.pde import Adjoint, ReactionDiffusion, control_loss
 from rad.pde.plan import plan
 from rad.pde.training import initial_theta
-from rad.sketches import fold_in, make_key
+from rad.sketches import Identity, fold_in, make_key
+
+EXACT = "exact"
+"""The name of the program with the exact adjoint."""
+
+ON_GPU = ("different_sample",)
+"""Variants that have kernels."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,12 @@ class PdeProgram:
 
 
 def pde_programs(
-    problem: ReactionDiffusion, fractions: Sequence[float], simulations: int, device: torch.device
+    problem: ReactionDiffusion,
+    adjoints: Mapping[str, Adjoint],
+    simulations: int,
+    device: torch.device,
 ) -> dict[str, PdeProgram]:
-    """The exact adjoint first, then at each fraction of the states the sampled adjoint, and
-    binomial checkpointing in the bytes of that (not on a GPU, where it does not run).
+    """Each adjoint from the same start.
 
     Raises:
         UsageError: several simulations on a CPU, where each has a thread of its own, in which
@@ -55,14 +64,43 @@ def pde_programs(
     """
     if device.type == "cpu" and simulations != 1:
         raise UsageError(f"pde.simulations is {simulations}; on a CPU give 1")
-    variants = ["different_sample", *(["checkpointing"] if device.type == "cpu" else [])]
     start = initial_theta(problem.series, seed=0).expand(simulations, -1).to(device)
     keys = torch.stack([fold_in(make_key(0, device), i) for i in range(simulations)])
-    adjoints: dict[str, Adjoint] = {"exact": plan(problem, "baseline", "full").adjoint}
-    for variant in variants:
-        for fraction in fractions:
-            adjoints[f"{variant} {fraction:g}"] = plan(problem, variant, fraction).adjoint
     return {
         name: PdeProgram(problem, adjoint, nn.Parameter(start.clone()), keys)
         for name, adjoint in adjoints.items()
     }
+
+
+def adjoints_by_fraction(
+    problem: ReactionDiffusion, fractions: Sequence[float], device: torch.device
+) -> dict[str, Adjoint]:
+    """The exact adjoint first, then at each fraction of the states the sampled adjoint, and
+    binomial checkpointing in the bytes of that (not on a GPU, where it does not run).
+    """
+    variants = ["different_sample", *(["checkpointing"] if device.type == "cpu" else [])]
+    adjoints: dict[str, Adjoint] = {EXACT: Identity()}
+    for variant in variants:
+        for fraction in fractions:
+            adjoints[f"{variant} {fraction:g}"] = plan(problem, variant, fraction).adjoint
+    return adjoints
+
+
+def adjoints_by_variant(
+    problem: ReactionDiffusion,
+    fraction: float,
+    variants: Sequence[Mapping[str, Any]],
+    device: torch.device,
+) -> dict[str, Adjoint]:
+    """The exact adjoint first, then variants in the bytes of samples of that fraction.
+
+    Each of `variants` has a `name`, and options of that variant beside it. On a GPU those that do
+    not run there are left out. Raises UsageError for what `rad.pde.plan.plan` refuses.
+    """
+    adjoints: dict[str, Adjoint] = {EXACT: Identity()}
+    for entry in variants:
+        if device.type != "cpu" and entry["name"] not in ON_GPU:
+            continue
+        options = {key: value for key, value in entry.items() if key != "name"}
+        adjoints[entry["name"]] = plan(problem, entry["name"], fraction, **options).adjoint
+    return adjoints

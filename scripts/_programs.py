@@ -36,7 +36,10 @@ COMPARED = (
 )
 """What is compared unless something else is asked for."""
 
-PROGRAMS = (*COMPARED, "accumulation", "compiled")
+FITTED = ("stochastic_rounding", "dithered_rounding", "sampled_rounding", "auto")
+"""Variants of `rad.variants` in the bytes of samples."""
+
+PROGRAMS = (*COMPARED, *FITTED[1:], "accumulation", "compiled")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 """What autocast computes in; None: no autocast."""
 
@@ -118,7 +121,7 @@ def programs(
     """Those of PROGRAMS that are asked for, on random images of that or the usual shape.
 
     - `torch`, and the same network on the layers that sketch, `lean_exact` among them;
-    - `stochastic_rounding` and `reduced_batch`: `rad.variants` at the budget `keep`;
+    - `reduced_batch` and those of FITTED: `rad.variants` at the budget `keep`;
     - `checkpointing`: about the square root of its depth segments, recomputed for backward;
     - `dense_reference`: keeps a sketch, rebuilds the dense input, calls torch (float32 only);
     - `accumulation`: the full batch in parts of the reduced batch's size;
@@ -156,11 +159,11 @@ class _Maker:
     lower: torch.dtype | None
 
     def make(self, name: str) -> Program:
+        if name in FITTED:
+            return self._fitted(name)
         if name in SKETCHES:
             return self._program(rad.convert(self.model, SKETCHES[name](self.keep)))
         match name:
-            case "stochastic_rounding":
-                return self._fitted("stochastic_rounding")
             case "reduced_batch":
                 return self._reduced
             case "checkpointing":

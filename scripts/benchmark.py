@@ -18,7 +18,7 @@ import torch
 from _cli import CONFIGS, Task, run
 from _device import choose, name_of
 from _networks import NETWORKS
-from _pde_programs import pde_programs
+from _pde_programs import adjoints_by_fraction, pde_programs
 from _programs import programs
 from _tables import write
 from omegaconf import DictConfig
@@ -81,7 +81,8 @@ def _programs(network: str, config: DictConfig, device: torch.device) -> Mapping
     if network == PDE:
         pde = config.pde
         problem = ReactionDiffusion(pde.points, pde.steps, pde.dt)
-        return pde_programs(problem, pde.fractions, pde.simulations, device)
+        adjoints = adjoints_by_fraction(problem, pde.fractions, device)
+        return pde_programs(problem, adjoints, pde.simulations, device)
     return programs(
         network,
         config.keep_fraction,

@@ -1,8 +1,9 @@
 """RAD beside what else saves memory, at equal memory and equal time: `python scripts/pareto.py`.
 
 Memory and the time of a step are measured here (programs take turns); losses and gradient noise are
-those of finished runs and of scripts/gradient_noise.py. Gradient accumulation, checkpointing and
-the compiled network have the exact gradient, hence the baseline's noise and losses by iteration.
+those of finished runs and of scripts/gradient_noise.py, or scripts/pde_variance.py. Gradient
+accumulation, checkpointing and the compiled network have the exact gradient, hence the baseline's
+noise and losses by iteration.
 Settings: configs/pareto/pareto.yaml.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ import pandas as pd
 import torch
 from _cli import CONFIGS, Task, run
 from _device import choose, name_of
-from _programs import PROGRAMS, programs
+from _pde_programs import PdeProgram, adjoints_by_variant, pde_programs
+from _programs import PROGRAMS, Program, programs
 from omegaconf import DictConfig
 
 from rad.benchmarking import alternate, ratio_of_medians
 from rad.errors import UsageError
 from rad.memory import peak_bytes, saved_bytes
 from rad.pareto import losses, mean_curve, on_front
+from rad.pde import ReactionDiffusion
 from rad.plotting import EXACT, pareto_figure, save, select_overrides
 from rad.results import metrics, provenance, summaries, write_atomic
 
@@ -48,16 +52,16 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     print(f"wrote {file} and {save(pareto_figure(table), config.figure)[0]}")
 
 
+PDE = "pde"
 MEASURED = ("batch_size", "saved_bytes", "peak_bytes", "time_ratio", "rounds")
 
 
 def _measured(network: str, config: DictConfig, device: torch.device) -> pd.DataFrame:
-    """Bytes and time of each method."""
+    """Bytes and time of each method; time against the first one's."""
     settings = config.networks[network]
-    options = (network, config.keep_fraction, config.batch_size, device)
-    names = [name for name in PROGRAMS if name != "dense_reference"]
-    compared = programs(*options, names=names, shape=tuple(settings.shape))
+    compared = _programs(network, config, device)
     seconds = alternate({name: p.step for name, p in compared.items()}, settings.rounds)
+    first = seconds[next(iter(compared))]
     rows: list[dict[str, Any]] = []
     for name, program in compared.items():
         program.clear()
@@ -65,10 +69,23 @@ def _measured(network: str, config: DictConfig, device: torch.device) -> pd.Data
         rows[-1] |= {
             "saved_bytes": saved_bytes(program.loss),
             "peak_bytes": peak_bytes(program.step),
-            "time_ratio": round(ratio_of_medians(seconds[name], seconds["torch"]), 3),
+            "time_ratio": round(ratio_of_medians(seconds[name], first), 3),
             "rounds": settings.rounds,
         }
     return pd.DataFrame(rows)
+
+
+def _programs(
+    network: str, config: DictConfig, device: torch.device
+) -> Mapping[str, Program | PdeProgram]:
+    settings = config.networks[network]
+    if network == PDE:
+        problem = ReactionDiffusion(**settings.problem)
+        adjoints = adjoints_by_variant(problem, settings.keep_fraction, settings.variants, device)
+        return pde_programs(problem, adjoints, 1, device)
+    options = (network, settings.keep_fraction, config.batch_size, device)
+    names = [name for name in PROGRAMS if name != "dense_reference"]
+    return programs(*options, names=names, shape=tuple(settings.shape))
 
 
 def _joined(network: str, config: DictConfig, measured: pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +96,7 @@ def _joined(network: str, config: DictConfig, measured: pd.DataFrame) -> pd.Data
     curves = _curves(settings, config)
     curves = {m: curves[v] for m in ratios if (v := _variant(m)) in curves}
     found = losses(curves, ratios) if curves else {}
-    noise = _noise(settings, config)
+    noise = _pde_noise(settings, config) if network == PDE else _noise(settings, config)
     nothing = (float("nan"), float("nan"))
     table["variance_ratio"] = [noise.get(_variant(m), float("nan")) for m in table["method"]]
     table["loss"] = [found.get(m, nothing)[0] for m in table["method"]]
@@ -96,20 +113,22 @@ def _variant(method: str) -> str:
 
 def _curves(settings: DictConfig, config: DictConfig) -> dict[str, pd.Series]:
     """The losses of finished runs at the budget, by variant."""
-    frames = []
+    curves = {}
     for experiment in settings.experiments:
         try:
             runs = summaries(config.results_root, experiment)
         except UsageError:
             continue
-        runs = runs[runs["scale"] == settings.scale]
-        runs = runs[runs["budget"].astype(str).isin(["full", str(config.keep_fraction)])]
+        runs = _at_budget(runs[runs["scale"] == settings.scale], settings)
         rows = metrics(config.results_root, experiment)
-        frames.append(select_overrides(rows[rows["path"].isin(runs["path"])], None))
-    if not frames:
-        return {}
-    rows = pd.concat(frames)
-    return {str(v): mean_curve(of, settings.loss) for v, of in rows.groupby("variant")}
+        for variant, found in rows[rows["path"].isin(runs["path"])].groupby("variant"):
+            curves[str(variant)] = mean_curve(select_overrides(found), settings.loss)
+    return curves
+
+
+def _at_budget(table: pd.DataFrame, settings: DictConfig) -> pd.DataFrame:
+    """The rows at the network's budget, and those of full memory."""
+    return table[table["budget"].astype(str).isin(["full", str(settings.keep_fraction)])]
 
 
 def _noise(settings: DictConfig, config: DictConfig) -> dict[str, float]:
@@ -118,10 +137,19 @@ def _noise(settings: DictConfig, config: DictConfig) -> dict[str, float]:
     if settings.noise is None or not file.exists():
         return {}
     table = pd.read_csv(file)
-    table = table[(table["weight"] == "all weights") & (table["iteration"] == settings.iteration)]
-    table = table[table["budget"].astype(str).isin(["full", str(config.keep_fraction)])]
-    total = table.set_index("variant")["total"]
+    table = table[(table["weight"] == "all weights") & (table["iteration"] == settings.point)]
+    total = _at_budget(table, settings).set_index("variant")["total"]
     return dict(total / total["baseline"])
+
+
+def _pde_noise(settings: DictConfig, config: DictConfig) -> dict[str, float]:
+    """Variance of the gradient over its square, by variant."""
+    file = Path(config.results_root) / settings.noise / "cpu.csv"
+    if not file.exists():
+        return {}
+    table = _at_budget(pd.read_csv(file), settings).set_index("variant")
+    noise, norm = table[f"noise_{settings.point}"], table[f"norm_{settings.point}"]
+    return dict((noise / norm) ** 2)
 
 
 def _provenance(file: Path, summary: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rad.plotting.benchmark import PROGRAMS
 from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, log_ticks
 
-EXACT = ("torch", "lean_exact", "accumulation", "checkpointing", "compiled")
+EXACT = ("torch", "lean_exact", "accumulation", "checkpointing", "compiled", "exact")
 """Methods whose gradient is the baseline's."""
 
 METHODS = {**PROGRAMS, **STYLES}
@@ -19,13 +19,16 @@ COLUMNS = {
     "loss_at_equal_time": "loss,\nequal time",
     "variance_ratio": "gradient variance /\nfull batch's",
 }
+WITHOUT_BATCH = {"pde": "gradient variance /\nsquared gradient"}
+"""What `variance_ratio` is where the exact gradient has no variance."""
 
 
 def pareto_figure(table: pd.DataFrame) -> Figure:
     """Losses and variance against saved bytes: a column for each network.
 
     `table` has the columns `network, method, saved_bytes` and those of `COLUMNS`; a line joins the
-    methods that no other beats in both. Panels without values are left out.
+    methods that no other beats in both. Values of 0 and panels without
+    values are left out.
     """
     networks = list(dict.fromkeys(table["network"]))
     with mpl.rc_context(RC):
@@ -34,12 +37,15 @@ def pareto_figure(table: pd.DataFrame) -> Figure:
         grid = figure.subplots(len(COLUMNS), len(networks), squeeze=False)
         for line, (column, label) in zip(grid, COLUMNS.items(), strict=True):
             for axes, network in zip(line, networks, strict=True):
-                rows = table[table["network"] == network].dropna(subset=[column])
+                rows = table[(table["network"] == network) & (table[column] > 0)]
                 if rows.empty:
                     axes.set_axis_off()
-                else:
-                    _panel(axes, rows, column)
-            line[0].set_ylabel(label)
+                    continue
+                _panel(axes, rows, column)
+                if column == "variance_ratio" and network in WITHOUT_BATCH:
+                    axes.set_ylabel(WITHOUT_BATCH[network])
+                elif axes is line[0]:
+                    axes.set_ylabel(label)
         for axes, network in zip(grid[0], networks, strict=True):
             axes.set_title(network, fontsize=8)
         handles = {

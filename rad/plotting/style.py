@@ -23,6 +23,7 @@ STYLES = {
     "dithered_rounding": ("#882255", "X"),
     "rotated_rounding": ("#AA4499", "h"),
     "sampled_rounding": ("#332288", "<"),
+    "residual_rounding": ("#117733", "p"),
     "importance_sampling": ("#999933", ">"),
     "auto": ("#777777", "*"),
 }

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pytest
 import torch
 from _programs import programs
 from calling import Call
@@ -11,6 +13,7 @@ from calling import Call
 ONE = (
     "~networks.convnet",
     "~networks.irnn",
+    "~networks.pde",
     "networks.feedforward.rounds=1",
     "networks.feedforward.shape=[1,8,8]",
 )
@@ -61,7 +64,51 @@ def test_memory_and_times_are_measured_and_results_looked_up(call: Call, tmp_pat
     assert again.loc["accumulation", "variance_ratio"] == 1
     assert again.loc["compiled", "loss"] == again.loc["torch", "loss"]
     assert again.loc["different_sample", "loss"] > 0
-    assert again["loss"].isna().sum() == 4
+    assert again["loss"].isna().sum() == 7
+    assert (tmp_path / "plots/pareto.png").exists()
+
+
+PDE = (
+    *(f"~networks.{network}" for network in ("feedforward", "convnet", "irnn")),
+    "networks.pde.rounds=1",
+    "networks.pde.problem={points: 9, steps: 512, dt: 0.001}",
+    "networks.pde.keep_fraction=0.1",
+)
+
+
+def test_the_pde_at_one_budget(call: Call, tmp_path: Path) -> None:
+    runs = ("experiment_name=fig6_pde", "scale=smoke", "optimizer.iterations=4")
+    assert call("train_pde", "-m", *runs, "variant=baseline").status == 0
+    kept = (*runs, "budget=0.1")
+    assert call("train_pde", "-m", *kept, "variant=different_sample,checkpointing").status == 0
+    assert call("train_pde", *kept, "variant=sampled_rounding", "variant.bits=3").status == 0
+    rows = {
+        "variant": ["different_sample", "different_sample", "residual_rounding"],
+        "budget": [0.1, 0.3, 0.1],
+        "noise_start": [0.2, 0.1, 0.02],
+        "norm_start": 0.1,
+    }
+    noise = tmp_path / "results/residual_pde_variance"
+    noise.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(noise / "cpu.csv", index=False)
+    done = call("pareto", *PDE, "networks.pde.scale=smoke")
+    assert done.status == 0, done.err
+    table = pd.read_csv(tmp_path / "results/pareto/pareto.csv").set_index("method")
+    assert list(table.index) == [
+        "exact",
+        "checkpointing",
+        "different_sample",
+        "sampled_rounding",
+        "residual_rounding",
+    ]
+    assert table.loc["exact", "time_ratio"] == 1
+    assert (table["saved_bytes"][1:] <= table.loc["different_sample", "saved_bytes"]).all()
+    assert table["saved_bytes"].max() == table.loc["exact", "saved_bytes"]
+    assert table.loc["different_sample", "variance_ratio"] == pytest.approx(4)
+    assert table.loc["residual_rounding", "variance_ratio"] == pytest.approx(0.04)
+    assert table.loc["checkpointing", "loss"] == table.loc["exact", "loss"] > 0
+    assert table.loc["sampled_rounding", "loss"] > 0
+    assert np.isnan(table.loc["residual_rounding", "loss"])
     assert (tmp_path / "plots/pareto.png").exists()
 
 
