@@ -16,8 +16,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-test: $(INSTALLED) ## run the test suite
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## run the test suite, in a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -169,6 +169,18 @@ def _(
 
 @weight_grad.register
 def _(
+    sketch: Rounding, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
+) -> Tensor:
+    if sketch.in_kernels(kept[-1], key) and kept[-1].dtype != torch.float64:
+        from rad.kernels import weight_grad as kernel
+
+        if kernel.rounded_pays(grad_output, d):
+            return kernel.rounded(grad_output, kept, key, d, sketch)
+    return by_pieces(sketch, grad_output, kept, d, key)
+
+
+@weight_grad.register
+def _(
     sketch: Project, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
 ) -> Tensor:
     wide = accumulation_dtype(grad_output.dtype)

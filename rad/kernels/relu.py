@@ -4,6 +4,9 @@
 Forward reads x and writes max(x, 0) and the bits; backward reads the gradient and the bits and
 writes the gradient. The operators they stand for are those of `rad.functional.relu`. A tile is
 (octets, 8): bit j of an octet is its j-th number.
+
+Pooling that follows stays an operator of its own: networks are converted layer by layer, whose
+hooks see what they see in torch, and a pooling layer keeps no bytes that fusing it could save.
 """
 
 from __future__ import annotations

@@ -1,13 +1,23 @@
 # mypy: disallow-untyped-defs=False
-"""grad_output^T x_hat of `DifferentSample`, from what it kept: no dense buffer in memory.
+"""grad_output^T x_hat of a linear layer from what was kept of x: no dense buffer in memory.
 
-A program holds a tile of the result. For some rows at a time it draws their columns again, adds
-what was kept of them into a tile of x_hat on chip, and multiplies. Each number of that tile costs
-a comparison with all k slots of its row, for every tile of output features: for layers as small
-as the paper's that is less than it takes to launch the operators instead, for large ones more
-than the product. MAX_WORK draws the line, from counts of operations (at most some 30 us of an
-H100); it was not tuned on a device. Sums run in float32, the products too, unless torch was told
-to use TF32.
+A program holds a tile of the result. For some rows at a time it makes a tile of x_hat on chip, and
+multiplies. Sums run in float32, the products too, unless torch was told to use TF32.
+
+- `sampled` draws the rows' columns again and adds what was kept of them. Each number of a tile
+  costs a comparison with all k slots of its row.
+- `rounded` unpacks codes and places them on their grids, and draws again what dithered them.
+
+Both do that anew for every tile of output features: for layers as small as the paper's that is
+less than it takes to launch the operators instead, for large ones more than the product.
+MAX_WORK and MAX_READS draw the line, from counts of operations (at most some 30 us of an H100);
+they were not tuned on a device.
+
+Convolutions have no such kernel: their weight gradient stays with torch, one piece of the batch
+read densely at a time. A kept number meets kernel-size^2 x out_channels gradients that lie
+scattered over the output, so that from kept positions alone every load is a gather; the dense
+product runs on tensor cores, which a keep fraction of a tenth does not outweigh, and the piece
+bounds the buffer.
 """
 
 from __future__ import annotations
@@ -18,9 +28,12 @@ import triton.language as tl
 from torch import Tensor
 
 from rad.kernels.draws import integer
+from rad.kernels.rounding import read
+from rad.sketches.rounding import Rounding
 
 ROWS, SLOTS, COLUMNS, OUTPUTS = 16, 16, 32, 64
 MAX_WORK = 1 << 28
+MAX_READS = 1 << 24
 
 
 @triton.jit
@@ -72,11 +85,72 @@ def sampled(grad_output: Tensor, kept: Tensor, key: Tensor, d: int) -> Tensor:
     out = grad_output.new_empty(outputs, d)
     if out.numel():
         grid = (triton.cdiv(d, COLUMNS) * triton.cdiv(outputs, OUTPUTS),)
-        tf32 = torch.get_float32_matmul_precision() != "highest"
         with torch.cuda.device_of(kept):
             _sampled[grid](
                 grad_output, kept.contiguous(), key, out, rows, d, k, outputs,
                 *grad_output.stride(), tile_rows=ROWS, tile_slots=SLOTS, tile_columns=COLUMNS,
-                tile_outputs=OUTPUTS, precision="tf32" if tf32 else "ieee",
+                tile_outputs=OUTPUTS, precision=_precision(),
             )  # fmt: skip
     return out
+
+
+@triton.jit
+def _rounded(
+    grad, low_plane, high_plane, scales, key, out, rows, d, outputs, grad_row, grad_column, size,
+    bits: tl.constexpr, dithered: tl.constexpr, zero_code: tl.constexpr,
+    tile_rows: tl.constexpr, tile_columns: tl.constexpr, tile_outputs: tl.constexpr,
+    precision: tl.constexpr,
+):  # fmt: skip
+    across = (d + tile_columns - 1) // tile_columns
+    column = tl.program_id(0) % across * tile_columns + tl.arange(0, tile_columns)
+    output = tl.program_id(0) // across * tile_outputs + tl.arange(0, tile_outputs)
+    word = tl.load(key).to(tl.uint64)
+    total = tl.zeros((tile_outputs, tile_columns), tl.float32)
+    for first in range(0, rows, tile_rows):
+        row = first + tl.arange(0, tile_rows)
+        inside = (row < rows)[:, None] & (column < d)[None, :]
+        place = row[:, None].to(tl.int64) * d + column[None, :]
+        x_hat = read(
+            low_plane, high_plane, scales, word, place, inside, size,
+            bits, dithered, zero_code, tl.float32,
+        )  # fmt: skip
+        x_hat = tl.where(inside, x_hat, 0.0)
+        place = output[:, None].to(tl.int64) * grad_column + row[None, :].to(tl.int64) * grad_row
+        inside = (output < outputs)[:, None] & (row < rows)[None, :]
+        part = tl.load(grad + place, mask=inside, other=0).to(tl.float32)
+        total = tl.dot(part, x_hat, acc=total, input_precision=precision)
+    inside = (output < outputs)[:, None] & (column < d)[None, :]
+    place = output[:, None].to(tl.int64) * d + column[None, :]
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
+
+
+def rounded_pays(grad_output: Tensor, d: int) -> bool:
+    """Whether `rounded` is meant for these: see the module. float64 is not."""
+    tiles = triton.cdiv(grad_output.shape[1], OUTPUTS)
+    return len(grad_output) * d * tiles <= MAX_READS and grad_output.dtype != torch.float64
+
+
+def rounded(
+    grad_output: Tensor, saved: tuple[Tensor, ...], key: Tensor, d: int, sketch: Rounding
+) -> Tensor:
+    """grad_output^T x_hat for what `sketch` kept of x (n, d), of no more than float32.
+
+    Shapes: grad_output (n, out_features) -> (out_features, d). Any device that Triton runs on.
+    """
+    *planes, scales = saved
+    rows, outputs = grad_output.shape
+    out = grad_output.new_empty(outputs, d)
+    if out.numel():
+        grid = (triton.cdiv(d, COLUMNS) * triton.cdiv(outputs, OUTPUTS),)
+        with torch.cuda.device_of(scales):
+            _rounded[grid](
+                grad_output, planes[0], planes[-1], scales, key, out, rows, d, outputs,
+                *grad_output.stride(), sketch.block_size(d), bits=sketch.bits,
+                dithered=sketch.dithered, zero_code=sketch.zero_code, tile_rows=ROWS,
+                tile_columns=COLUMNS, tile_outputs=OUTPUTS, precision=_precision(),
+            )  # fmt: skip
+    return out
+
+
+def _precision() -> str:
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -51,7 +51,7 @@ def fit(x: Tensor, steps: int, *, skip_zeros: bool = False) -> Tensor:
         lowest, highest = x.amin(1), x.amax(1)
     low = lowest.to(scale_dtype(x.dtype))
     reach = highest.to(wide) * 0.5 - lowest.to(wide) * 0.5
-    half = (reach / steps).to(low.dtype)
+    half = (reach / reach.new_full((), steps)).to(low.dtype)  # by a number, CUDA multiplies
     short = reach / half.to(wide) > steps
     half = torch.where(short, half.nextafter(torch.full_like(half, math.inf)), half)
     return torch.stack([low, half], 1)

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from rad import kernels
 from rad.errors import UsageError
 from rad.sketches.base import Shape, Sketch, accumulation_dtype
 from rad.sketches.codes import PLANES, code_bytes, pack_codes, unpack_codes
@@ -173,7 +174,15 @@ class Rounding(Sketch):
         blocks = -(-count // self.block_size(shape[-1]))
         return code_bytes(count, self.bits) + 2 * blocks * scale_dtype(dtype).itemsize
 
+    def in_kernels(self, values: Tensor, key: Tensor) -> bool:
+        """Whether kernels round those values, or read what was kept."""
+        return key.dim() == 0 and kernels.use_kernels(values, key)
+
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        if self.in_kernels(x, key):
+            from rad.kernels.rounding import compress
+
+            return compress(self, x, key)
         size = self.block_size(x.shape[-1])
         flat = x.detach().reshape(1, -1)
         count = -(-flat.shape[1] // size)
@@ -201,6 +210,11 @@ class Rounding(Sketch):
         d, count = shape[-1], torch.Size(shape).numel()
         size = self.block_size(d)
         start, stop = (0, count) if rows is None else (rows.start * d, rows.stop * d)
+        wanted = shape if rows is None else (len(rows), d)
+        if self.in_kernels(scales, key):
+            from rad.kernels.rounding import decompress
+
+            return decompress(self, saved, range(start, stop), d, dtype, key).view(wanted)
         blocks = range(start // size, -(-stop // size))
         first, last = blocks.start * size, min(blocks.stop * size, count)
         parts = [plane[None, first // 8 : -(-last // 8)] for plane in planes]
@@ -212,9 +226,7 @@ class Rounding(Sketch):
             key,
             blocks,
         )
-        return x_hat[0, start - first : stop - first].view(
-            shape if rows is None else (len(rows), d)
-        )
+        return x_hat[0, start - first : stop - first].view(wanted)
 
     def active(self, saved: tuple[Tensor, ...], shape: Shape) -> Tensor:
         """Which numbers are not exactly zero, from the codes alone: bool, of that shape.

@@ -8,12 +8,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rad.kernels import relu, sampling, weight_grad
+from rad.kernels import relu, rounding, sampling, weight_grad
 from rad.kernels.recurrent import OPTIONS, ROWS, _backward, _forward
 
 POINTERS = {"key": "*i64", "bits": "*u8"}
 NUMBERS = {"steps": "i32", "batch": "i32", "x_step": "i32", "x_row": "i32"}
 NUMBERS |= {"encode": "fp32", "decode": "fp32"}
+TILES = ("ROWS", "SLOTS", "COLUMNS", "OUTPUTS")
 
 
 def compiled(kernel: Any, number: str, absent: set[str], **constants: Any) -> None:
@@ -64,15 +65,38 @@ def pointwise() -> None:
 
 
 def products() -> None:
-    names = ("ROWS", "SLOTS", "COLUMNS", "OUTPUTS")
-    tile = {f"tile_{name.lower()}": getattr(weight_grad, name) for name in names}
+    tile = {f"tile_{name.lower()}": getattr(weight_grad, name) for name in TILES}
     types = {**dict.fromkeys(("grad", "kept", "out"), "*number"), "key": "*i64"}
     for number, precision in (("fp32", "ieee"), ("fp32", "tf32"), ("bf16", "ieee")):
         elementwise(weight_grad._sampled, number, types, precision=precision, **tile)
 
 
+def roundings() -> None:
+    planes = {1: ("u8", "u8"), 2: ("i16", "i16"), 3: ("i16", "u8"), 4: ("i32", "i32")}
+    planes[8] = ("i64", "i64")
+    places = dict.fromkeys(("count", "start", "stop"), "i64")
+    wide, names = triton.language.float32, ("x", "out", "scales", "grad")
+    for number, bits in (("fp32", 1), ("bf16", 2), ("fp32", 3), ("fp64", 4), ("fp32", 8)):
+        low, high = planes[bits]
+        types = {**dict.fromkeys(names, "*number"), **places, "key": "*i64"}
+        types |= {"low_plane": f"*{low}", "high_plane": f"*{high}"}
+        made = {"zero_code": bits == 8, "wide": wide}
+        if number == "fp64":
+            made["wide"] = triton.language.float64
+        fitted = {"skip_zeros": bits == 8, "wide": made["wide"], "tile": rounding.TILE}
+        elementwise(rounding._fit, number, types, **fitted)
+        elementwise(rounding._encode, number, types, **made, bits=bits, octets=rounding.OCTETS)
+        made |= {"bits": bits, "dithered": bits in (3, 4)}
+        elementwise(rounding._decode, number, types, **made, tile=rounding.TILE)
+        if number != "fp64":
+            tile = {f"tile_{n.lower()}": getattr(weight_grad, n) for n in TILES if n != "SLOTS"}
+            made.pop("wide")
+            elementwise(weight_grad._rounded, number, types, **made, **tile, precision="ieee")
+
+
 def main(hidden: int) -> None:
     products()
+    roundings()
     pointwise()
     sizes = {"hidden": hidden, "units": max(16, triton.next_power_of_2(hidden)), "rows": ROWS}
     drawn = {"kept": 3, "signs": False, "different": True}

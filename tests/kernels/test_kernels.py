@@ -13,7 +13,7 @@ from rad.pde import ReactionDiffusion, control_loss
 from rad.sketches import DifferentSample, Identity, SameSample, make_key
 
 
-@pytest.mark.parametrize("name", ["relu", "sampling"])
+@pytest.mark.parametrize("name", ["relu", "rounding", "sampling"])
 def test_kernels_equal_torchs_operators(name: str) -> None:
     check(name)
 

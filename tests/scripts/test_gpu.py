@@ -146,6 +146,15 @@ def test_a_listing_needs_no_gpu_and_touches_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_runs_replay_graphs_if_told_to(wanted: bool) -> None:
+    settings = gpu.settings(["steps=[runs]", RUNS, f"cuda_graph={wanted}"])
+    for job in gpu.jobs(settings, "cpu"):
+        assert ("training.cuda_graph=true" in job.command) == wanted
+        assert job.folder is not None
+        assert "cuda_graph" not in str(job.folder)
+
+
 def test_every_measurement_names_a_script_and_settings_that_exist() -> None:
     config = gpu.settings([])
     for job in gpu.jobs(gpu.settings(["steps=[benchmarks,table1,gradient_noise]"]), "cpu"):

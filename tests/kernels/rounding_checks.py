@@ -1,0 +1,124 @@
+"""Rounding by kernels against torch's operators. Run by test_kernels.py."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from kernels.interpreting import DEVICE, integers_that_count, kernels_on  # noqa: F401
+
+from rad.functional.linear import by_pieces, weight_grad
+from rad.kernels import weight_grad as fused
+from rad.sketches import DitheredRounding, StochasticRounding, fold_in, make_key
+from rad.sketches import rounding as module
+from rad.sketches.rounding import Rounding
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+SHAPES = [(7, 5), (2, 3, 16), (1, 1), (0, 5), (5,), (2, 2100)]
+CASES = [*((shape, torch.float32) for shape in SHAPES), *(((3, 300), dtype) for dtype in DTYPES)]
+SKETCHES = [
+    *(kind(bits) for kind in (StochasticRounding, DitheredRounding) for bits in (1, 2, 3, 4, 8)),
+    StochasticRounding(3, 70),
+    DitheredRounding(8, 1000),
+    DitheredRounding(2, 64, zero_code=True),
+    StochasticRounding(4, zero_code=True),
+]
+
+
+def numbers(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Some zeros, a constant row, and rows of very different size."""
+    torch.manual_seed(0)
+    x = torch.randn(shape).relu_() if len(shape) > 1 else torch.randn(shape)
+    if len(x) > 2:
+        x[0] = 0.3
+        x[1] *= 1e4
+        x[2] = torch.randn_like(x[2]) * 1e-4
+    return x.to(dtype).to(DEVICE)
+
+
+def both(sketch: Rounding, x: torch.Tensor, key: torch.Tensor) -> list[Any]:
+    """What is kept and what is read, by torch and by kernels."""
+    found = []
+    for on in (False, True):
+        with kernels_on(on), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "in_loops", lambda x: False)
+            kept = sketch.compress(x, key)
+            found.append((kept, sketch.decompress(kept, x.shape, x.dtype, key)))
+    return found
+
+
+@pytest.mark.parametrize(("shape", "dtype"), CASES, ids=str)
+@pytest.mark.parametrize("sketch", SKETCHES, ids=str)
+def test_grids_codes_and_estimates_are_the_same(
+    sketch: Rounding, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    x, key = numbers(shape, dtype), make_key(3, DEVICE)
+    (want, want_read), (got, got_read) = both(sketch, x, key)
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    assert sum(t.untyped_storage().nbytes() for t in got) == sketch.nbytes(shape, dtype)
+    assert got_read.dtype == dtype
+    assert got_read.shape == x.shape
+    if dtype == torch.bfloat16 and DEVICE == "cpu":  # the interpreter cuts off what torch rounds
+        torch.testing.assert_close(got_read, want_read, rtol=2**-7, atol=0)
+    else:
+        assert torch.equal(got_read, want_read)
+    if x.numel() > 100:  # the control
+        assert not torch.equal(both(sketch, x, fold_in(key, 0))[1][1], want_read)
+
+
+@pytest.mark.parametrize("sketch", [SKETCHES[2], *SKETCHES[-4:]], ids=str)
+def test_rows_are_read_apart_and_strided_inputs_are_rounded(sketch: Rounding) -> None:
+    x, key = numbers((20, 9), torch.float32).t(), make_key(4, DEVICE)
+    (want, want_read), (got, got_read) = both(sketch, x, key)
+    assert all(map(torch.equal, want, got))
+    assert torch.equal(got_read, want_read)
+    with kernels_on(True):
+        for first, last in pairwise((0, 1, 4, 4, 9)):
+            rows = range(first, last)
+            read = sketch.decompress(got, x.shape, x.dtype, key, rows)
+            assert torch.equal(read, want_read[first:last])
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("sketch", [StochasticRounding(2), DitheredRounding(3, zero_code=True)])
+def test_what_is_not_finite_shows(sketch: Rounding, poison: float) -> None:
+    x = torch.randn(3, 20, device=DEVICE)
+    x[1, 7] = poison
+    with kernels_on(True):
+        key = make_key(0, DEVICE)
+        x_hat = sketch.decompress(sketch.compress(x, key), x.shape, x.dtype, key)
+    assert not x_hat[1].isfinite().any()
+    assert x_hat[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "d", "outputs"), [(7, 5, 3), (50, 41, 70), (0, 5, 3)])
+@pytest.mark.parametrize("sketch", [SKETCHES[2], *SKETCHES[-4:]], ids=str)
+def test_weight_gradients_without_a_dense_buffer(
+    sketch: Rounding, rows: int, d: int, outputs: int, dtype: torch.dtype
+) -> None:
+    x, key = numbers((rows, d), dtype), make_key(5, DEVICE)
+    grad = torch.randn(outputs, rows).to(dtype).to(DEVICE).t()
+    with kernels_on(True):
+        kept = sketch.compress(x, key)
+        assert fused.rounded_pays(grad, d)
+        want = by_pieces(sketch, grad.double(), kept, d, key).float()
+        got = weight_grad(sketch, grad, kept, d, key)
+        other = fused.rounded(grad, kept, fold_in(key, 0), d, sketch)
+    assert got.dtype == dtype
+    assert got.shape == (outputs, d)
+    close = 1e-5 if dtype == torch.float32 else 2**-6
+    assert (got.float() - want).norm() <= close * want.norm()
+    if rows and sketch.dithered and sketch.bits < 8:  # the control
+        assert (other.float() - want).norm() > 2 * close * want.norm()
+
+
+def test_large_weight_gradients_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "rounded", None)
+    monkeypatch.setattr(fused, "MAX_READS", 100)
+    x, key, sketch = numbers((7, 20), torch.float32), make_key(5, DEVICE), StochasticRounding(2)
+    with kernels_on(True):
+        kept = sketch.compress(x, key)
+        assert weight_grad(sketch, torch.ones(7, 3, device=DEVICE), kept, 20, key).shape == (3, 20)
