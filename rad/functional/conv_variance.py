@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -71,18 +72,32 @@ def _taps(
     x: Tensor, grad_output: Tensor, weight: Tensor, geometry: Geometry
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """For each group and tap: x (B, C, d) and the output gradient (B, O, d) that x meets there."""
-    batch, groups = len(x), geometry.groups
+    groups = geometry.groups
     inputs = x.flatten(2).unflatten(1, (groups, -1))
-    single = geometry._replace(groups=1)
-    flat = grad_output.flatten(0, 1).unsqueeze(1)
-    shape = flat.new_empty(()).expand(len(flat), 1, *x.shape[2:])
-    for tap in torch.eye(weight.shape[2:].numel(), dtype=x.dtype, device=x.device):
-        one_hot = tap.view(1, 1, *weight.shape[2:])
-        met, _, _ = single.backward(flat, shape, one_hot, (True, False, False))
-        assert met is not None
-        met = met.view(batch, groups, -1, inputs.shape[-1])
+    for tap in product(*map(range, weight.shape[2:])):
+        met = _met(grad_output, x.shape[2:], tap, geometry).flatten(2)
+        met = met.unflatten(1, (groups, -1))
         for group in range(groups):
             yield inputs[:, group], met[:, group]
+
+
+def _met(
+    grad_output: Tensor, space: torch.Size, tap: tuple[int, ...], geometry: Geometry
+) -> Tensor:
+    """The output gradient (B, O, *out) laid where that tap reads the input: (B, O, *space)."""
+    with torch.enable_grad():
+        x = grad_output.new_zeros(*grad_output.shape[:2], *space).requires_grad_()
+        padded = geometry.pad(x)
+    sizes = [n + 2 * p for n, p in zip(padded.shape[2:], geometry.padding, strict=True)]
+    read = grad_output.new_zeros(*grad_output.shape[:2], *sizes)
+    places, inside = [], []
+    for axis, (t, stride) in enumerate(zip(tap, geometry.stride, strict=True)):
+        first = t * geometry.dilation[axis]
+        places.append(slice(first, first + stride * grad_output.shape[2 + axis], stride))
+        inside.append(slice(geometry.padding[axis], sizes[axis] - geometry.padding[axis]))
+    read[(..., *places)] = grad_output
+    met = read[(..., *inside)]
+    return torch.autograd.grad(padded, x, met)[0] if geometry.pre_padding else met
 
 
 def _sampled(x: Tensor, met: Tensor) -> Tensor:
