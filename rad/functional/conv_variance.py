@@ -90,13 +90,14 @@ def _met(
         padded = geometry.pad(x)
     sizes = [n + 2 * p for n, p in zip(padded.shape[2:], geometry.padding, strict=True)]
     read = grad_output.new_zeros(*grad_output.shape[:2], *sizes)
-    places, inside = [], []
+    everything = slice(None)
+    places, inside = [everything, everything], [everything, everything]
     for axis, (t, stride) in enumerate(zip(tap, geometry.stride, strict=True)):
         first = t * geometry.dilation[axis]
         places.append(slice(first, first + stride * grad_output.shape[2 + axis], stride))
         inside.append(slice(geometry.padding[axis], sizes[axis] - geometry.padding[axis]))
-    read[(..., *places)] = grad_output
-    met = read[(..., *inside)]
+    read[tuple(places)] = grad_output
+    met = read[tuple(inside)]
     return torch.autograd.grad(padded, x, met)[0] if geometry.pre_padding else met
 
 
