@@ -37,11 +37,12 @@ def pareto_figure(table: pd.DataFrame) -> Figure:
         grid = figure.subplots(len(COLUMNS), len(networks), squeeze=False)
         for line, (column, label) in zip(grid, COLUMNS.items(), strict=True):
             for axes, network in zip(line, networks, strict=True):
+                saved = table.loc[table["network"] == network, "saved_bytes"] / 1e6
                 rows = table[(table["network"] == network) & (table[column] > 0)]
                 if rows.empty:
                     axes.set_axis_off()
                     continue
-                _panel(axes, rows, column)
+                _panel(axes, rows, column, (0.75 * saved.min(), 1.35 * saved.max()))
                 if column == "variance_ratio" and network in WITHOUT_BATCH:
                     axes.set_ylabel(WITHOUT_BATCH[network])
                 elif axes is line[0]:
@@ -59,14 +60,14 @@ def pareto_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, column: str) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, column: str, megabytes: tuple[float, float]) -> None:
     front = rows.sort_values(["saved_bytes", column])
     front = front[front[column] < front[column].cummin().shift(fill_value=float("inf"))]
     axes.step(front["saved_bytes"] / 1e6, front[column], where="post", color="0.8", zorder=0)
     for method, saved, value in zip(rows["method"], rows["saved_bytes"], rows[column], strict=True):
         colour, marker = METHODS.get(method, ("#777777", "."))
         axes.plot(saved / 1e6, value, marker, color=colour, label=method.replace("_", " "))
-    axes.set(xscale="log", yscale="log", xlabel="saved MB")
+    axes.set(xscale="log", yscale="log", xlabel="saved MB", xlim=megabytes)
     for axis in (axes.xaxis, axes.yaxis):
         log_ticks(axis)
     axes.grid(color="0.9", linewidth=0.5)
