@@ -1,4 +1,7 @@
-"""The networks that are benchmarked: the paper's, and the same ones 8 times as wide and as deep."""
+"""The networks that are benchmarked: the paper's, and the same ones 8 times as wide and as deep.
+
+The IRNN has one layer, and its depth is the steps': it is 8 times as wide only.
+"""
 
 from __future__ import annotations
 
@@ -41,4 +44,5 @@ NETWORKS = {
         (3, 32, 32),
         {"channels": _deeper((16, 32, 32, 32)), "pool_every": 2 * TIMES},
     ),
+    "irnn_wide": Network("irnn", (1, 28, 28), {"hidden": 100 * TIMES}),
 }

@@ -127,7 +127,7 @@ def programs(
     - `accumulation`: the full batch in parts of the reduced batch's size;
     - `compiled`: torch.compile, told to keep that fraction of the activations.
 
-    The last and `dense_reference` are left out for the IRNN: torch compiles no recurrent layer.
+    The last and `dense_reference` are left out for the IRNNs: torch compiles no recurrent layer.
     Raises UsageError for what is unknown.
     """
     for kind, given, known in (
@@ -139,7 +139,7 @@ def programs(
         if unknown:
             raise UsageError(f"unknown {kind} {unknown[0]!r}: choose among {', '.join(known)}")
     absent: set[str] = set()
-    if network == "irnn":
+    if NETWORKS[network].model == "irnn":
         absent |= {"dense_reference", "compiled"}
     if precision != "float32":
         absent |= {"dense_reference"}

@@ -106,8 +106,9 @@ def test_what_is_left_out() -> None:
     assert set(COMPARED) < set(PROGRAMS)
     found = programs("convnet", 0.5, 4, CPU, names=("torch", "dense_reference"), precision="bf16")
     assert list(found) == ["torch"]
-    irnn = programs("irnn", 0.5, 2, CPU, names=("torch", "compiled"), shape=(1, 2, 2))
-    assert list(irnn) == ["torch"]
+    for name in ("irnn", "irnn_wide"):
+        irnn = programs(name, 0.5, 2, CPU, names=("torch", "compiled"), shape=(1, 2, 2))
+        assert list(irnn) == ["torch"]
 
 
 @pytest.mark.parametrize(
