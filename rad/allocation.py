@@ -45,12 +45,13 @@ def keep_fraction(k: int, d: int) -> float:
 
 
 def allocate(
-    trial: Trial, make: MakeSketch, limit: int, variant: str
+    trial: Trial, make: MakeSketch, uniform: float, limit: int, variant: str
 ) -> tuple[dict[str, Sketch], dict[str, float]]:
-    """Sketches of the layers that minimise the predicted variance within `limit` bytes.
+    """Sketches of the layers that minimise the predicted variance and fit `limit`, as measured.
 
     `make` gives the variant's sketch at a keep fraction; statistics are those of the trial's
-    example. A layer that gets all of its numbers keeps its input exactly. Returns the
+    example. A layer that gets all of its numbers keeps its input exactly. `uniform` is a keep
+    fraction with which all layers fit, returned where nothing better does. Returns the
     sketches and the keep fractions, by layer.
     Raises UsageError where a layer's variance has no closed form.
     """
@@ -59,9 +60,15 @@ def allocate(
     fixed = trial.total_bytes(_sketches(layers, make, least), trial.full_batch) - sum(
         layer.rows * layer.itemsize for layer in layers
     )
-    kept = _with_exact_layers(layers, make, limit - fixed)
-    fractions = {layer.name: keep_fraction(kept[layer.name], layer.width) for layer in layers}
-    return _sketches(layers, make, kept), fractions
+    available = limit - fixed
+    while (kept := _with_exact_layers(layers, make, available)) is not None:
+        sketches = _sketches(layers, make, kept)
+        over = trial.total_bytes(sketches, trial.full_batch) - limit
+        if over <= 0:
+            return sketches, {c.name: keep_fraction(kept[c.name], c.width) for c in layers}
+        available = min(available, _nbytes(layers, kept)) - over
+    names = [layer.name for layer in layers]
+    return dict.fromkeys(names, make(uniform)), dict.fromkeys(names, uniform)
 
 
 def layer_costs(trial: Trial, make: MakeSketch, variant: str) -> list[LayerCost]:
@@ -69,9 +76,9 @@ def layer_costs(trial: Trial, make: MakeSketch, variant: str) -> list[LayerCost]
     probe, widths_of, calls_of = make(1e-9), trial.widths(), trial.inputs_and_gradients()
     costs = []
     for name, calls in calls_of.items():
-        if not calls:
-            continue
         layer, widths = trial.layers[name], widths_of[name]
+        if not calls or not widths:  # a frozen layer keeps nothing
+            continue
         if len(widths) != 1:
             raise UsageError(
                 f"layer {name!r} meets inputs of several sizes {sorted(widths)}, which cannot "
@@ -89,12 +96,14 @@ def layer_costs(trial: Trial, make: MakeSketch, variant: str) -> list[LayerCost]
         rows = sum(x.numel() // width for x, _ in calls)
         itemsize = max(g.element_size() for _, g in calls)
         costs.append(LayerCost(name, rows, width, itemsize, total / relative if relative else 0.0))
-    for name in set(trial.layers) - set(calls_of):
+    for name in {name for name, widths in widths_of.items() if widths} - set(calls_of):
         raise UsageError(f"allocation=optimal cannot predict layer {name!r}: use uniform")
     return costs
 
 
-def _with_exact_layers(layers: list[LayerCost], make: MakeSketch, limit: int) -> dict[str, int]:
+def _with_exact_layers(
+    layers: list[LayerCost], make: MakeSketch, limit: int
+) -> dict[str, int] | None:
     """`_greedy` from one number a row, or from the best uniform division where that ends lower.
 
     Layers are kept exactly whose removal from the sum pays for their bytes: with replacement the
@@ -104,7 +113,7 @@ def _with_exact_layers(layers: list[LayerCost], make: MakeSketch, limit: int) ->
     starts = [dict.fromkeys(widths, 1), *_uniform(layers, make, limit)]
     found = [kept for start in starts if (kept := _greedy(layers, make, limit, start))]
     if not found:
-        raise AssertionError("the uniform allocation fits, so does one number a row")
+        return None
     best = min(found, key=lambda kept: total(layers, make, kept))
     exact: dict[str, int] = {}
     while True:

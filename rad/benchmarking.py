@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from rad.training.graphed import capturing
+
 
 def alternate(
     programs: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
@@ -50,7 +52,7 @@ def captured(step: Callable[[], object], warmup: int = 3) -> Callable[[], object
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capturing(graph, side):
         step()
     return graph.replay
 

@@ -61,18 +61,22 @@ def choose(trial: Trial, limit: int) -> Choice | None:
     Raises UsageError where a layer's variance has no closed form.
     """
     options = layer_options(trial)
-    smallest = {name: min(found, key=lambda o: o.nbytes) for name, found in options.items()}
-    beside = _beside(trial, smallest)
-    if beside + _bytes(smallest) > limit:
-        return None
-    available = limit - beside
-    while True:
-        chosen = cheapest_variance(options, available) or smallest
-        sketches = {name: option.sketch for name, option in chosen.items()}
-        over = trial.total_bytes(sketches, trial.full_batch) - limit
+    available = limit - _beside(trial, _smallest(options))
+    while (chosen := cheapest_variance(options, available)) is not None:
+        over = _measured(trial, chosen) - limit
         if over <= 0:
-            return Choice(sketches, _reason(options, chosen))
-        available -= over
+            return Choice(_sketches_of(chosen), _reason(options, chosen))
+        available = min(available, _bytes(chosen)) - over
+    fitting = [c for c in _simple(options) if _measured(trial, c) <= limit]
+    if not fitting:
+        return None
+    chosen = min(fitting, key=_variance)
+    return Choice(_sketches_of(chosen), _reason(options, chosen))
+
+
+def fewest_bytes(trial: Trial) -> int:
+    """The smallest limit with which `choose` finds something."""
+    return min(_measured(trial, chosen) for chosen in _simple(layer_options(trial)))
 
 
 def layer_options(trial: Trial) -> dict[str, list[Option]]:
@@ -80,6 +84,8 @@ def layer_options(trial: Trial) -> dict[str, list[Option]]:
     shapes = trial.shapes()
     options: dict[str, list[Option]] = {}
     for name, calls in trial.inputs_and_gradients().items():
+        if not shapes[name]:  # a frozen layer keeps nothing
+            continue
         try:
             variance = _Variance(trial.layers[name], calls)
         except TypeError as error:
@@ -91,7 +97,7 @@ def layer_options(trial: Trial) -> dict[str, list[Option]]:
             if not isinstance(sketch, RotatedRounding) or variance.rows_alike
             for value in [variance(sketch)]
         ]
-    for name in set(trial.layers) - set(options):
+    for name in {name for name, found in shapes.items() if found} - set(options):
         raise _unpredictable(name, "no gradient reaches it as one tensor")
     return options
 
@@ -152,11 +158,15 @@ def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str,
     starts = [_along_hulls(options, limit), *_alike(options)]
     fitting = [start for start in starts if start is not None and _bytes(start) <= limit]
     finished = [_filled(options, start, limit - _bytes(start)) for start in fitting]
-    return min(finished, key=lambda chosen: sum(o.variance for o in chosen.values()), default=None)
+    return min(finished, key=_variance, default=None)
 
 
 def _bytes(chosen: dict[str, Option]) -> int:
     return sum(option.nbytes for option in chosen.values())
+
+
+def _variance(chosen: dict[str, Option]) -> float:
+    return sum(option.variance for option in chosen.values())
 
 
 def _alike(options: dict[str, list[Option]]) -> Iterator[dict[str, Option]]:
@@ -215,16 +225,29 @@ def _sketches() -> Iterator[Sketch]:
                 yield SampledRounding(fraction, bits, dithered)
 
 
-def least(trial: Trial) -> dict[str, Sketch]:
+def _smallest(options: dict[str, list[Option]]) -> dict[str, Option]:
     """The options that keep the fewest bytes."""
-    every = layer_options(trial).items()
-    return {name: min(found, key=lambda o: o.nbytes).sketch for name, found in every}
+    return {name: min(found, key=lambda o: o.nbytes) for name, found in options.items()}
+
+
+def _simple(options: dict[str, list[Option]]) -> list[dict[str, Option]]:
+    """The smallest options, and one sketch in all layers: where nothing else fits, one of these
+    may, since a sketch that keeps less may need more for a moment."""
+    return [_smallest(options), *_alike(options)]
+
+
+def _sketches_of(chosen: dict[str, Option]) -> dict[str, Sketch]:
+    return {name: option.sketch for name, option in chosen.items()}
+
+
+def _measured(trial: Trial, chosen: dict[str, Option]) -> int:
+    """All bytes with those options."""
+    return trial.total_bytes(_sketches_of(chosen), trial.full_batch)
 
 
 def _beside(trial: Trial, chosen: dict[str, Option]) -> int:
-    """The bytes that are taken beside what the sketches keep, with those of `chosen`."""
-    sketches = {name: option.sketch for name, option in chosen.items()}
-    return trial.total_bytes(sketches, trial.full_batch) - _bytes(chosen)
+    """The bytes that are taken beside what the sketches keep, with those options."""
+    return _measured(trial, chosen) - _bytes(chosen)
 
 
 def _lower_hull(options: list[Option]) -> list[Option]:
@@ -271,11 +294,11 @@ def _reason(options: dict[str, list[Option]], chosen: dict[str, Option]) -> str:
     """The predicted variance, and that of one kind of sketch in all layers at no more bytes."""
     total = _bytes(chosen)
     uniform = [
-        (sum(each.variance for each in alike.values()), repr(next(iter(alike.values())).sketch))
+        (_variance(alike), repr(next(iter(alike.values())).sketch))
         for alike in _alike(options)
         if _bytes(alike) <= total
     ]
-    variance = sum(option.variance for option in chosen.values())
+    variance = _variance(chosen)
     best = min(uniform, default=None)
     beside = f"; {best[1]} in every layer: {best[0]:.3g}" if best else ""
     return f"least predicted gradient variance, {variance:.3g}{beside}"

@@ -66,7 +66,7 @@ def largest_keep_fraction(
 def most_bits(
     trial: Trial, budget: Budget, variant: str, make: Callable[[int, int | None], BitSketch | None]
 ) -> BitSketch:
-    """The rounding with the most bits that fits, on the finest of BLOCKS that fits with them.
+    """The rounding with the most bits that fits, with the first of BLOCKS that fits with them.
 
     `make` gives the sketch of a number of bits and a block, None where there is none.
     """

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from rad.allocation import allocate
-from rad.choosing import choose, least
+from rad.choosing import choose, fewest_bytes
 from rad.convert import convert
 from rad.errors import UsageError
 from rad.memory.budget import Budget, parse_budget
@@ -207,7 +207,7 @@ def _spend(
         bytes_ = int(budget.value)
         if budget.kind != "bytes":
             bytes_ = trial.total_bytes(sketch, batch)
-        sketches, fractions = allocate(trial, make, bytes_, variant)
+        sketches, fractions = allocate(trial, make, fraction, bytes_, variant)
         return _Spent(sketches, batch, layers=fractions)
     return _Spent(sketch, batch, fraction, getattr(sketch, "bits", None))
 
@@ -230,8 +230,7 @@ def _automatic(trial: Trial, budget: Budget) -> _Spent:
         return _Spent(Identity(), trial.full_batch, reason="no budget: everything is kept")
     choice = choose(trial, bytes_)
     if choice is None:
-        smallest = trial.total_bytes(least(trial), trial.full_batch)
-        raise infeasible(trial, budget, bytes_, smallest, "auto with the least of each layer")
+        raise infeasible(trial, budget, bytes_, fewest_bytes(trial), "the least of auto")
     layers = {name: repr(sketch) for name, sketch in choice.sketches.items()}
     return _Spent(choice.sketches, trial.full_batch, layers=layers, reason=choice.reason)
 

@@ -45,11 +45,15 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     else:
         raise UsageError(f"{file} is missing; set measure=true to measure first")
     table = pd.concat([_joined(name, config, measured) for name in config.networks])
+    others = pd.DataFrame() if config.measure else pd.read_csv(file)
+    if not others.empty:
+        table = pd.concat([table, others[~others["network"].isin(list(config.networks))]])
+    figure = pareto_figure(table)
     text = io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n")
     write_atomic(file, text.getvalue().encode())
     print(table.to_string(index=False, float_format="{:.3g}".format))
-    print(f"wrote {file} and {save(pareto_figure(table), config.figure)[0]}")
+    print(f"wrote {file} and {save(figure, config.figure)[0]}")
 
 
 PDE = "pde"
@@ -91,6 +95,10 @@ def _programs(
 def _joined(network: str, config: DictConfig, measured: pd.DataFrame) -> pd.DataFrame:
     """The network's rows with variance and losses, where they are known."""
     table = measured[measured["network"] == network].reset_index(drop=True)
+    if table.empty:
+        raise UsageError(
+            f"{config.output} has no rows of {network}; set measure=true to measure it"
+        )
     settings = config.networks[network]
     ratios = dict(zip(table["method"], table["time_ratio"], strict=True))
     curves = _curves(settings, config)
@@ -121,9 +129,28 @@ def _curves(settings: DictConfig, config: DictConfig) -> dict[str, pd.Series]:
             continue
         runs = _at_budget(runs[runs["scale"] == settings.scale], settings)
         rows = metrics(config.results_root, experiment)
-        for variant, found in rows[rows["path"].isin(runs["path"])].groupby("variant"):
-            curves[str(variant)] = mean_curve(select_overrides(found), settings.loss)
+        for variant, of_variant in runs.groupby("variant"):
+            chosen = _with_options(of_variant, str(variant), settings)
+            if chosen.empty:
+                continue
+            try:
+                found = select_overrides(rows[rows["path"].isin(chosen["path"])])
+            except UsageError as error:
+                raise UsageError(
+                    f"{variant} in {experiment}: {error}; keep those of one"
+                ) from error
+            curves[str(variant)] = mean_curve(found, settings.loss)
     return curves
+
+
+def _with_options(table: pd.DataFrame, variant: str, settings: DictConfig) -> pd.DataFrame:
+    """The rows of a variant that have the options with which the network's settings compare it."""
+    table = table[table["variant"] == variant]
+    for entry in settings.get("variants", []):
+        for key, value in entry.items():
+            if entry.name == variant and key != "name" and key in table:
+                table = table[table[key] == value]
+    return table
 
 
 def _at_budget(table: pd.DataFrame, settings: DictConfig) -> pd.DataFrame:
@@ -144,12 +171,20 @@ def _noise(settings: DictConfig, config: DictConfig) -> dict[str, float]:
 
 def _pde_noise(settings: DictConfig, config: DictConfig) -> dict[str, float]:
     """Variance of the gradient over its square, by variant."""
+    if settings.noise is None:
+        return {}
     file = Path(config.results_root) / settings.noise / "cpu.csv"
     if not file.exists():
         return {}
-    table = _at_budget(pd.read_csv(file), settings).set_index("variant")
-    noise, norm = table[f"noise_{settings.point}"], table[f"norm_{settings.point}"]
-    return dict((noise / norm) ** 2)
+    table = _at_budget(pd.read_csv(file), settings)
+    found: dict[str, float] = {}
+    for variant in table["variant"].unique():
+        rows = _with_options(table, variant, settings)
+        if len(rows) > 1:
+            raise UsageError(f"{file} has several rows of {variant}: give its options in variants")
+        ratio = rows[f"noise_{settings.point}"] / rows[f"norm_{settings.point}"]
+        found |= {str(variant): value**2 for value in ratio}
+    return found
 
 
 def _provenance(file: Path, summary: dict[str, Any]) -> None:

@@ -138,3 +138,37 @@ def test_a_recurrent_layer_that_keeps_its_states_costs_nothing() -> None:
     trial = Trial(Net(), (torch.randn(4, 3, 1),), lambda out: out.square().sum())
     costs = layer_costs(trial, rad.DifferentSample, "different_sample")
     assert [cost.name for cost in costs] == ["output"]
+
+
+def test_an_exact_recurrent_layer_that_keeps_its_first_state_too_stays_in_the_limit() -> None:
+    """Kept exactly, a short sequence's states are one more than what is sketched of them."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.read = nn.RNN(1, 64, nonlinearity="relu"), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.read(self.rnn(x.transpose(0, 1))[1][-1])
+            return out
+
+    torch.manual_seed(0)
+    model, x = Last(), torch.randn(50, 8, 1)
+    of = lambda out: out.square().mean()  # noqa: E731
+    uniform = rad.fit(model, (x,), of, 0.99, "different_sample")
+    optimal = rad.fit(model, (x,), of, 0.99, "different_sample", allocation="optimal")
+    assert optimal.memory.saved_bytes <= uniform.memory.saved_bytes
+
+
+@pytest.mark.parametrize("width", [20, 90, 300])
+def test_peaks_stay_in_the_limit(width: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(90, width), nn.ReLU(), nn.Linear(width, 5))
+    x = torch.randn(60, 90)
+    of = lambda out: out.square().mean()  # noqa: E731
+    for budget in (0.1, 0.5):
+        uniform = rad.fit(model, (x,), of, budget, "different_sample", kind="peak")
+        optimal = rad.fit(
+            model, (x,), of, budget, "different_sample", kind="peak", allocation="optimal"
+        )
+        assert optimal.memory.peak_bytes <= uniform.memory.peak_bytes

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unbiased import check_mean_square
 
 import rad
-from rad.choosing import Option, _sketches, cheapest_variance, choose, layer_options, least
+from rad.choosing import Option, _sketches, cheapest_variance, choose, fewest_bytes, layer_options
 from rad.errors import UsageError
 from rad.memory import parameter_bytes, saved_bytes
 from rad.trial import Sketches, Trial
@@ -163,21 +163,53 @@ def test_what_a_recurrent_layer_adds_is_what_is_measured() -> None:
 def test_what_fits_is_found_where_bytes_depend_on_the_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As peaks may, everything but the smallest takes more than its bytes."""
+    """As peaks may, everything but one sketch takes more than its bytes, by a million."""
     model, x = networks()["linear"]
     trial = Trial(model, (x,), loss)
-    smallest = least(trial)
-    measure = Trial.total_bytes
+    cheap, measure, calls = rad.StochasticRounding(2), Trial.total_bytes, []
 
     def dearer(self: Trial, sketches: Sketches, batch: int) -> int:
-        return measure(self, sketches, batch) + (0 if sketches == smallest else 10**6)
+        calls.append(sketches)
+        alike = isinstance(sketches, dict) and set(sketches.values()) == {cheap}
+        return measure(self, sketches, batch) + (0 if alike else 10**6)
 
+    limit = measure(trial, cheap, BATCH)
     monkeypatch.setattr(Trial, "total_bytes", dearer)
-    limit = measure(trial, rad.StochasticRounding(2), BATCH)
     choice = choose(trial, limit)
     assert choice is not None
-    assert choice.sketches == smallest
-    assert choose(trial, measure(trial, smallest, BATCH) - 1) is None
+    assert set(choice.sketches.values()) == {cheap}
+    assert choose(trial, limit - 1) is None
+    assert fewest_bytes(trial) == limit
+    assert len(calls) < 1000
+
+
+@pytest.mark.parametrize("budget", ["exact", 0.3])
+def test_peak_budgets_are_met_wherever_an_option_meets_them(budget: str | float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(90, 60), nn.ReLU(), nn.Linear(60, 5))
+    x = torch.randn(BATCH, 90)
+    trial = Trial(model, (x,), loss, "peak")
+    exact = trial.total_bytes(rad.Identity(), BATCH)
+    of_auto = exact if budget == "exact" else budget
+    plan = fit(model, (x,), loss, of_auto, "auto", kind="peak")
+    limit = exact if budget == "exact" else trial.total_bytes(rad.DifferentSample(0.3), BATCH)
+    assert plan.memory.parameter_bytes + plan.memory.peak_bytes <= limit
+
+
+@pytest.mark.parametrize("frozen", [0, 2])
+@pytest.mark.parametrize("how", ["auto", "optimal"])
+def test_frozen_layers_keep_nothing_and_are_left_out(frozen: int, how: str) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3)]
+    model, x = nn.Sequential(*layers), torch.randn(BATCH, 30)
+    model[frozen].requires_grad_(False)
+    if how == "auto":
+        plan = fit(model, (x,), loss, 0.5, "auto")
+    else:
+        plan = fit(model, (x,), loss, 0.5, "different_sample", allocation="optimal")
+    assert plan.layers is not None
+    assert str(frozen) not in plan.layers
+    assert len(plan.layers) == 2
 
 
 def test_auto_with_everything_keeps_everything() -> None:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def use_kernels(*tensors: Tensor) -> bool:
@@ -27,7 +28,7 @@ def use_kernels(*tensors: Tensor) -> bool:
 
 def is_readable(x: Tensor) -> bool:
     """Whether a tensor has memory to read: not under torch.vmap or torch.compile, nor a fake."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or isinstance(x, FakeTensor):
         return False
     try:
         x.data_ptr()

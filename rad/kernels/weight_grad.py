@@ -153,4 +153,8 @@ def rounded(
 
 
 def _precision() -> str:
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    """Of products of float32, as torch is told to have them on CUDA, in whichever way."""
+    told = torch.backends.cuda.matmul.fp32_precision
+    if told == "none":
+        told = torch.backends.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if told == "tf32" else "ieee"

@@ -63,7 +63,8 @@ class RotatedRounding(Sketch):
     is what is random: x_hat = (x S H + e)(S H)^T with the errors e of `DitheredRounding` (default)
     or `StochasticRounding`. Unbiased: E[e] = 0. E |x_hat - x|^2 = E |e|^2, that of the rounding on
     the rotated rows; errors within a row of x are correlated, those of different rows are not.
-    Fields and bytes: `Rounding`, without `zero_code`.
+    Fields and bytes: `Rounding`, without `zero_code`, but grids are float32 at least: rotated rows
+    are never rounded to a shorter type, which would be a bias.
     """
 
     bits: int
@@ -80,7 +81,7 @@ class RotatedRounding(Sketch):
         return kind(self.bits, self.block)
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        return self.rounding.compress(self._rotated(x).to(x.dtype), key)
+        return self.rounding.compress(self._rotated(x), key)
 
     def decompress(
         self,
@@ -94,7 +95,7 @@ class RotatedRounding(Sketch):
         return unrotate(self.rounding.decompress(saved, shape, wide, key, rows)).to(dtype)
 
     def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
-        return self.rounding.nbytes(shape, dtype)
+        return self.rounding.nbytes(shape, accumulation_dtype(dtype))
 
     def variance(self, x: Tensor) -> Tensor:
         return self.rotated_variance(x).sum()

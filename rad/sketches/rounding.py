@@ -31,7 +31,7 @@ from rad.sketches.grid import (
 )
 
 BLOCKS = (None, 256, 1024, 4096)
-"""Blocks to choose among, finest grids first: rows, and where those cost too much."""
+"""Blocks to choose among: rows first, then what costs less than short rows do."""
 
 PIECE = 1 << 16
 """Numbers rounded at a time: few enough for the temporary tensors to stay in a core's cache."""

@@ -129,19 +129,10 @@ class CudaGraphs:
     def capture(self, update: Update, generator: torch.Generator) -> Update:
         """As in `Graphs`; replays run on the stream that is current then."""
         with torch.cuda.device(generator.device):
-            graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(generator)
-            stream = self._stream(generator.device)
-            try:
-                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                    loss = update()
-            except BaseException:
-                # A capture that CUDA has called off leaves its stream current, and generators
-                # that wait for its end.
-                torch.cuda.set_stream(current)
-                for each in (generator, torch.cuda.default_generators[current.device_index]):
-                    each.graphsafe_set_state(each.clone_state())
-                raise
+            with capturing(graph, self._stream(generator.device), generator):
+                loss = update()
 
         def replay() -> Tensor:
             graph.replay()
@@ -153,6 +144,26 @@ class CudaGraphs:
         if self._own_stream is None:
             self._own_stream = torch.cuda.Stream(device)
         return self._own_stream
+
+
+@contextmanager
+def capturing(
+    graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, *generators: torch.Generator
+) -> Iterator[None]:
+    """Captures what is launched within; if that fails, what follows runs as if nothing had been.
+
+    A capture that CUDA has called off leaves its stream current, and generators (those given, and
+    the default one) that wait for its end.
+    """
+    current = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            yield
+    except BaseException:
+        torch.cuda.set_stream(current)
+        for each in (*generators, torch.cuda.default_generators[current.device_index]):
+            each.graphsafe_set_state(each.clone_state())
+        raise
 
 
 @contextmanager

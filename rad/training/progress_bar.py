@@ -50,7 +50,8 @@ class ProgressBar:
 
     def tell(self, path: Path, text: str) -> None:
         """A line about the run in that folder, above the bar; where there is no bar, too."""
-        self.bar.write(f"{path}: {text}", file=sys.stderr)
+        write = print if self.bar is None else self.bar.write
+        write(f"{path}: {text}", file=sys.stderr)
 
     def close(self) -> None:
         """Leave the terminal in order."""

@@ -1,5 +1,7 @@
 """Rounding by kernels against torch's operators. Run by test_kernels.py."""
 
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -113,6 +115,19 @@ def test_weight_gradients_without_a_dense_buffer(
     assert (got.float() - want).norm() <= close * want.norm()
     if rows and sketch.dithered and sketch.bits < 8:  # the control
         assert (other.float() - want).norm() > 2 * close * want.norm()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told", "expected"),
+    [("cuda.matmul", "tf32", "tf32"), ("cuda.matmul", "ieee", "ieee"), ("", "tf32", "tf32")],
+)
+def test_products_are_as_exact_as_torch_is_told(setting: str, told: str, expected: str) -> None:
+    """In a process of its own: what torch is told stays."""
+    backend = "torch.backends" + ("." + setting if setting else "")
+    program = f"import torch; {backend}.fp32_precision = {told!r}; "
+    program += "from rad.kernels.weight_grad import _precision; print(_precision())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == f"{expected}\n", done.stderr
 
 
 def test_large_weight_gradients_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

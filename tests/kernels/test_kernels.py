@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from kernels.running import check, cuda
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rad import kernels
 from rad.functional import linear, relu
@@ -20,7 +21,12 @@ def test_kernels_equal_torchs_operators(name: str) -> None:
 
 def test_a_cpu_and_tensors_without_memory_take_none() -> None:
     assert not kernels.use_kernels(torch.ones(2))
-    assert not kernels.use_kernels(torch.empty(2, device="meta"))
+    assert kernels.is_readable(torch.ones(2))
+    with FakeTensorMode():
+        assert not kernels.is_readable(torch.ones(2))
+    seen: list[bool] = []
+    torch.vmap(lambda x: x * (seen.append(kernels.is_readable(x)) or 1))(torch.ones(3))
+    assert seen == [False]
 
 
 def test_importing_rad_does_not_import_triton() -> None:

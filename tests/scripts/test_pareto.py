@@ -112,6 +112,44 @@ def test_the_pde_at_one_budget(call: Call, tmp_path: Path) -> None:
     assert (tmp_path / "plots/pareto.png").exists()
 
 
+def noise_table(folder: Path, bits: list[int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = [0.1 * b for b in bits]
+    rows = {"variant": "sampled_rounding", "budget": 0.1, "bits": bits, "noise_start": noise}
+    pd.DataFrame(rows | {"norm_start": 1.0}).to_csv(folder / "cpu.csv", index=False)
+
+
+def test_the_noise_of_other_options_is_no_ones(call: Call, tmp_path: Path) -> None:
+    noise = tmp_path / "results/residual_pde_variance"
+    noise_table(noise, [1, 3])
+    assert call("pareto", *PDE).status == 0
+    file = tmp_path / "results/pareto/pareto.csv"
+    table = pd.read_csv(file).set_index("method")
+    assert table.loc["sampled_rounding", "variance_ratio"] == pytest.approx(0.09)
+    noise_table(noise, [1])
+    assert call("pareto", *PDE, "measure=false").status == 0
+    assert pd.read_csv(file)["variance_ratio"].isna().all()
+    noise_table(noise, [3, 3])
+    before = file.read_bytes()
+    done = call("pareto", *PDE, "measure=false")
+    assert done.status == 2
+    assert "several rows of sampled_rounding" in done.err
+    assert file.read_bytes() == before
+    assert call("pareto", *PDE, "measure=false", "networks.pde.noise=null").status == 0
+
+
+def test_looking_up_again_loses_no_network_and_invents_none(call: Call, tmp_path: Path) -> None:
+    assert call("pareto", *PDE).status == 0
+    file = tmp_path / "results/pareto/pareto.csv"
+    other = pd.read_csv(file).assign(network="other")
+    pd.concat([pd.read_csv(file), other]).to_csv(file, index=False)
+    assert call("pareto", *PDE, "measure=false").status == 0
+    assert list(pd.read_csv(file)["network"].unique()) == ["pde", "other"]
+    done = call("pareto", "measure=false")
+    assert done.status == 2
+    assert "no rows of feedforward" in done.err
+
+
 def test_nothing_to_look_up(call: Call) -> None:
     done = call("pareto", "measure=false")
     assert done.status == 2

@@ -68,3 +68,15 @@ def test_bar_on_a_terminal(
     shown = capsys.readouterr().err
     for part in ("10/10", "loss=0.2500", " MB", "it/s"):
         assert part in shown
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_line_about_a_run_is_told_with_tqdm_and_without(
+    installed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    bar = ProgressBar(10, 2, torch.device("cpu"))
+    bar.tell(Path("results/run"), "no graph")
+    bar.close()
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "results/run: no graph"
