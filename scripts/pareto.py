@@ -33,25 +33,29 @@ from rad.results import metrics, provenance, summaries, write_atomic
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    """Measure, look up, print, and write a table, its provenance and a figure."""
-    file = Path(config.output) / "pareto.csv"
+    """Look up, measure, print, and write a table, its provenance and a figure."""
+    file, networks = Path(config.output) / "pareto.csv", list(config.networks)
+    if not config.measure and not file.exists():
+        raise UsageError(f"{file} is missing; set measure=true to measure first")
+    _make(file.parent)
+    known = {name: _known(name, config) for name in networks}
+    summary = None
     if config.measure:
         device, origin = choose(config.device), provenance()
-        measured = pd.concat([_measured(name, config, device) for name in config.networks])
-        threads = torch.get_num_threads()
-        _provenance(file, {"device": name_of(device), "threads": threads, **origin})
-    elif file.exists():
-        measured = pd.read_csv(file)[["network", "method", *MEASURED]]
+        measured = pd.concat([_measured(name, config, device) for name in networks])
+        summary = {"device": name_of(device), "threads": torch.get_num_threads(), **origin}
     else:
-        raise UsageError(f"{file} is missing; set measure=true to measure first")
-    table = pd.concat([_joined(name, config, measured) for name in config.networks])
-    others = pd.DataFrame() if config.measure else pd.read_csv(file)
-    if not others.empty:
-        table = pd.concat([table, others[~others["network"].isin(list(config.networks))]])
+        measured = pd.read_csv(file)
+    tables = [_joined(name, measured, *known[name]) for name in networks]
+    if not config.measure:
+        tables.append(measured[~measured["network"].isin(networks)])
+    table = pd.concat(tables)
     figure = pareto_figure(table)
     text = io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n")
     write_atomic(file, text.getvalue().encode())
+    if summary is not None:
+        write_atomic(file.with_suffix(".json"), (json.dumps(summary, indent=2) + "\n").encode())
     print(table.to_string(index=False, float_format="{:.3g}".format))
     print(f"wrote {file} and {save(figure, config.figure)[0]}")
 
@@ -92,19 +96,24 @@ def _programs(
     return programs(*options, names=names, shape=tuple(settings.shape))
 
 
-def _joined(network: str, config: DictConfig, measured: pd.DataFrame) -> pd.DataFrame:
-    """The network's rows with variance and losses, where they are known."""
-    table = measured[measured["network"] == network].reset_index(drop=True)
-    if table.empty:
-        raise UsageError(
-            f"{config.output} has no rows of {network}; set measure=true to measure it"
-        )
+def _known(network: str, config: DictConfig) -> tuple[dict[str, pd.Series], dict[str, float]]:
+    """The losses and the gradient noise that there are, by variant."""
     settings = config.networks[network]
+    noise = _pde_noise if network == PDE else _noise
+    return _curves(settings, config), noise(settings, config)
+
+
+def _joined(
+    network: str, measured: pd.DataFrame, curves: dict[str, pd.Series], noise: dict[str, float]
+) -> pd.DataFrame:
+    """The network's rows with variance and losses, where they are known."""
+    table = measured.loc[measured["network"] == network, ["network", "method", *MEASURED]]
+    table = table.reset_index(drop=True)
+    if table.empty:
+        raise UsageError(f"the table has no rows of {network}; set measure=true to measure it")
     ratios = dict(zip(table["method"], table["time_ratio"], strict=True))
-    curves = _curves(settings, config)
     curves = {m: curves[v] for m in ratios if (v := _variant(m)) in curves}
     found = losses(curves, ratios) if curves else {}
-    noise = _pde_noise(settings, config) if network == PDE else _noise(settings, config)
     nothing = (float("nan"), float("nan"))
     table["variance_ratio"] = [noise.get(_variant(m), float("nan")) for m in table["method"]]
     table["loss"] = [found.get(m, nothing)[0] for m in table["method"]]
@@ -187,12 +196,11 @@ def _pde_noise(settings: DictConfig, config: DictConfig) -> dict[str, float]:
     return found
 
 
-def _provenance(file: Path, summary: dict[str, Any]) -> None:
+def _make(folder: Path) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make {file.parent} ({error.strerror}); choose output=") from error
-    write_atomic(file.with_suffix(".json"), (json.dumps(summary, indent=2) + "\n").encode())
+        raise UsageError(f"cannot make {folder} ({error.strerror}); choose output=") from error
 
 
 if __name__ == "__main__":
