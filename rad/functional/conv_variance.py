@@ -86,7 +86,7 @@ def _met(
 ) -> Tensor:
     """The output gradient (B, O, *out) laid where that tap reads the input: (B, O, *space)."""
     with torch.enable_grad():
-        x = grad_output.new_zeros(*grad_output.shape[:2], *space).requires_grad_()
+        x = grad_output.new_empty(*grad_output.shape[:2], *space).requires_grad_()
         padded = geometry.pad(x)
     sizes = [n + 2 * p for n, p in zip(padded.shape[2:], geometry.padding, strict=True)]
     read = grad_output.new_zeros(*grad_output.shape[:2], *sizes)
