@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from rad.errors import UsageError
 from rad.memory.graph import Holding, holdings, storage
 from rad.memory.measure import parameter_bytes, peak_bytes
-from rad.nn import LAYERS, Sketching
+from rad.nn import LAYERS, RAD_LAYERS, Sketching
 from rad.nn.prediction import predicted_bytes
 from rad.sketches import Identity
 
@@ -157,7 +157,7 @@ def _watching(
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         stack.pop()
-        if type(module) in LAYERS.values() and torch.is_grad_enabled():
+        if type(module) in RAD_LAYERS and torch.is_grad_enabled():
             tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
             if module.training and any(tensor.requires_grad for tensor in tensors):
                 predicted[names[module]] += predicted_bytes(module, args[0], output, exact)
@@ -177,7 +177,7 @@ def _kind(holding: Holding) -> str:
     module = holding.place
     if module is None:
         return "output"
-    if type(module) not in LAYERS.values():
+    if type(module) not in RAD_LAYERS:
         return "exact"
     packed = holding.dtype == torch.uint8 and len(holding.shape) == 1
     if packed or (not isinstance(module, Sketching) and holding.dtype == torch.int64):
@@ -203,7 +203,7 @@ def _unexpected(
             )
     for holding in held:
         module = holding.place
-        if module is None or type(module) in LAYERS.values():
+        if module is None or type(module) in RAD_LAYERS:
             continue
         where = f"`{names[module]}`" if names[module] else "the model"
         kept = f"{holding.nbytes:,} bytes"

@@ -10,7 +10,7 @@ from operator import getitem
 import torch
 from torch import fx, nn
 
-from rad.nn import LAYERS, Sketching
+from rad.nn import LAYERS, RAD_LAYERS, Sketching
 
 RESHAPES = (nn.Flatten, nn.Unflatten, nn.Identity)
 """Modules that keep nothing and pass the same numbers on."""
@@ -19,7 +19,7 @@ _RESHAPE_CALLS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 
 class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = type(m) in LAYERS.values()
+        known = type(m) in RAD_LAYERS
         return known or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -44,7 +44,7 @@ def read_graph(model: nn.Module) -> Readers:
     layers: dict[nn.Module, list[set[nn.Module]]] = {}
     sequence_read: dict[nn.Module, bool] = {}
     try:
-        if type(probe) in LAYERS or type(probe) in LAYERS.values():
+        if type(probe) in LAYERS or type(probe) in RAD_LAYERS:
             return Readers({}, set())
         nodes = [n for mode in (True, False) for n in Tracer().trace(probe.train(mode)).nodes]
     except Exception:  # whatever forward may raise on proxies

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rad.nn import LAYERS
+from rad.nn import LAYERS, RAD_LAYERS
 from rad.readers import RESHAPES
 
 
@@ -42,7 +42,7 @@ def report(model: nn.Module) -> Report:
     replaced, left = [], []
     for name, module in model.named_modules():
         kind = type(module).__name__
-        if type(module) in LAYERS.values():
+        if type(module) in RAD_LAYERS:
             replaced.append(Replacement(name, kind, str(module.keeps)))
         elif isinstance(module, RESHAPES):
             left.append(Replacement(name, kind, "nothing: it only reshapes"))

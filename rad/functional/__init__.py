@@ -8,6 +8,7 @@ from rad.functional.linear import linear, linear_noise_weights, linear_weight_gr
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.functional.relu import relu
+from rad.functional.relu_pool import relu_avg_pool2d
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -23,6 +24,7 @@ __all__ = [
     "linear_weight_grad_variance",
     "max_pool",
     "relu",
+    "relu_avg_pool2d",
     "rnn",
     "rnn_weight_grad_variance",
 ]

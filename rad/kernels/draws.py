@@ -9,13 +9,15 @@ kept times its selectors, times `decode`. Sampling with replacement selects one 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 
 from rad.sketches import DifferentProject, DifferentSample, Project, SameSample, Sketch
 from rad.sketches import random as reference
+from rad.sketches.base import accumulation_dtype
 
 _WORDS = 1 << 64
 ROW = tl.constexpr(reference.ROW % _WORDS)
@@ -43,6 +45,11 @@ def selection(sketch: Sketch, d: int) -> Selection | None:
             kept, scale = sketch.kept(d), sketch.kept(d) ** -0.5
             return Selection(kept, True, isinstance(sketch, DifferentProject), scale, scale)
     return None
+
+
+def wide_type(dtype: torch.dtype) -> Any:
+    """What a kernel computes in for numbers of that type."""
+    return tl.float64 if accumulation_dtype(dtype) == torch.float64 else tl.float32
 
 
 @triton.jit

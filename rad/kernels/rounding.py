@@ -17,8 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rad.kernels.draws import word
-from rad.sketches.base import accumulation_dtype
+from rad.kernels.draws import wide_type, word
 from rad.sketches.codes import PLANES
 from rad.sketches.grid import scale_dtype
 
@@ -202,8 +201,3 @@ def decompress(
                 zero_code=sketch.zero_code, wide=wide_type(dtype), tile=TILE, **EXACTLY,
             )  # fmt: skip
     return out
-
-
-def wide_type(dtype: torch.dtype) -> Any:
-    """What a kernel computes in for numbers of that type."""
-    return tl.float64 if accumulation_dtype(dtype) == torch.float64 else tl.float32

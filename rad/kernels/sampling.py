@@ -16,8 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rad.kernels.draws import integer, word
-from rad.sketches.base import accumulation_dtype
+from rad.kernels.draws import integer, wide_type, word
 
 WORDS, INTEGERS, SIGNS = range(3)
 TILE = 1024
@@ -144,7 +143,7 @@ def spread(
         rows = kept.numel() // slots
         across = min(32, triton.next_power_of_2(slots))
         sizes = _sizes(slots, PAIRS // across, most=across)
-        wide = tl.float64 if accumulation_dtype(dtype) == torch.float64 else tl.float32
+        wide = wide_type(dtype)
         with torch.cuda.device_of(kept):
             _spread[_grid(rows, slots, sizes)](
                 kept.contiguous(), key, out, rows, slots, first or 0, d,

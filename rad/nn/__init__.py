@@ -21,6 +21,7 @@ from rad.nn.pooling import (
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
+    ReLUAvgPool2d,
 )
 from rad.nn.recurrent import RNN
 
@@ -50,10 +51,14 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
 }
 """torch's layer type -> the RAD layer that takes its place."""
 
+RAD_LAYERS = frozenset({*LAYERS.values(), ReLUAvgPool2d})
+"""All of them."""
+
 __all__ = [
     "ELU",
     "GELU",
     "LAYERS",
+    "RAD_LAYERS",
     "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool1d",
@@ -70,6 +75,7 @@ __all__ = [
     "MaxPool3d",
     "Mish",
     "ReLU",
+    "ReLUAvgPool2d",
     "SiLU",
     "Sigmoid",
     "Sketching",

@@ -83,3 +83,14 @@ class MaxPool3d(_MaxPool, nn.MaxPool3d):
     """`torch.nn.MaxPool3d` that keeps window offsets (`rad.functional.max_pool`)."""
 
     axes = 3
+
+
+class ReLUAvgPool2d(nn.Module):
+    """ReLU and average pooling of 2 x 2 in one pass, for models of one's own
+    (`rad.functional.relu_avg_pool2d`). torch has no such layer, and `rad.convert` puts it
+    nowhere: hooks of a ReLU layer see its output."""
+
+    keeps = "4 bits per output"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu_avg_pool2d(x)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rad.functional.elementwise import derivative_rows
+from rad.functional.relu_pool import BITS
 from rad.nn.activation import ReLU
 from rad.nn.conv import Conv1d, Conv2d, Conv3d
 from rad.nn.dropout import Dropout
 from rad.nn.elementwise import _Elementwise
 from rad.nn.linear import Linear
-from rad.nn.pooling import _MaxPool, _ShapeOnly
+from rad.nn.pooling import ReLUAvgPool2d, _MaxPool, _ShapeOnly
 from rad.nn.recurrent import RNN
 from rad.sketches import Identity
 from rad.sketches.bits import packed_bytes
@@ -73,6 +74,11 @@ def _(layer: ReLU, x: Tensor, output: Tensor, exact: Exact) -> int:
 @predicted_bytes.register
 def _(layer: _ShapeOnly, x: Tensor, output: Tensor, exact: Exact) -> int:
     return 0
+
+
+@predicted_bytes.register
+def _(layer: ReLUAvgPool2d, x: Tensor, output: Tensor, exact: Exact) -> int:
+    return packed_bytes(output.numel() * BITS)
 
 
 @predicted_bytes.register

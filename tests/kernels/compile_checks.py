@@ -62,6 +62,9 @@ def pointwise() -> None:
         if different:
             elementwise(relu._forward, number, types, octets=relu.OCTETS)
             elementwise(relu._backward, number, types, octets=relu.OCTETS)
+            pooling = {"wide": wide, "tile": relu.OCTETS}
+            elementwise(relu._pool, number, types, **pooling)
+            elementwise(relu._pool_backward, number, types, **pooling)
 
 
 def products() -> None:

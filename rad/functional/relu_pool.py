@@ -1,0 +1,82 @@
+"""ReLU and 2 x 2 average pooling in one pass, without the ReLU's output.
+
+Kept between forward and backward: four bits for each output, which of its inputs are
+active. The ReLU's output, four times as large as what comes out, never stands in memory.
+Everything is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rad import kernels
+from rad.sketches.base import accumulation_dtype
+from rad.sketches.bits import pack_integers, unpack_integers
+
+BITS = 4
+"""Of one output."""
+
+
+class _ReLUAvgPool2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        output, packed = _pooled_and_bits(x)
+        ctx.shape = x.shape
+        ctx.save_for_backward(packed)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (packed,) = ctx.saved_tensors
+        grad_input = grad_output.new_zeros(ctx.shape)
+        if kernels.use_kernels(grad_output):
+            from rad.kernels.relu import relu_avg_pool2d_backward
+
+            relu_avg_pool2d_backward(packed, grad_output, grad_input)
+            return grad_input
+        told = unpack_integers(packed, BITS, grad_output.shape)
+        quarter = grad_output * 0.25
+        for place, corner in enumerate(_corners(grad_input)):
+            corner.copy_(quarter.where((told >> place & 1).bool(), 0))
+        return grad_input
+
+
+def _pooled_and_bits(x: Tensor) -> tuple[Tensor, Tensor]:
+    if kernels.use_kernels(x) and x.is_contiguous():
+        from rad.kernels import relu
+
+        return relu.relu_avg_pool2d(x)
+    shape = (*x.shape[:-2], x.shape[-2] // 2, x.shape[-1] // 2)
+    total = x.new_zeros(shape, dtype=accumulation_dtype(x.dtype))
+    told = x.new_zeros(shape, dtype=torch.uint8)
+    for place, corner in enumerate(_corners(x)):
+        active = corner.relu()
+        total += active
+        told |= active.bool().to(torch.uint8) << place  # not "> 0": NaN is active, as in torch
+    return total.mul_(0.25).to(x.dtype), pack_integers(told, BITS)
+
+
+def _corners(x: Tensor) -> Iterator[Tensor]:
+    """Views of x (..., H, W) with one input of each window: (..., H // 2, W // 2), row by row."""
+    height, width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
+    for row in range(2):
+        for column in range(2):
+            yield x[..., row:height:2, column:width:2]
+
+
+def relu_avg_pool2d(x: Tensor) -> Tensor:
+    """`avg_pool2d(relu(x), 2)` that keeps four bits an output.
+
+    Shapes: (B, C, H, W) or (C, H, W) -> the same with H // 2 and W // 2. NaN passes as in torch.
+    Raises ValueError for another number of axes, or less than 2 x 2.
+    """
+    if x.dim() not in (3, 4) or min(x.shape[-2:]) < 2:
+        raise ValueError(f"give (B, C, H, W) or (C, H, W) of at least 2 x 2, got {tuple(x.shape)}")
+    result: Tensor = _ReLUAvgPool2d.apply(x)
+    return result
