@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from rad import kernels
 from rad.sketches.base import accumulation_dtype
-from rad.sketches.bits import pack_integers, unpack_integers
+from rad.sketches.bits import pack_integers, unpack
 
 BITS = 4
 """Of one output."""
@@ -40,10 +40,10 @@ class _ReLUAvgPool2d(torch.autograd.Function):
 
             relu_avg_pool2d_backward(packed, grad_output, grad_input)
             return grad_input
-        told = unpack_integers(packed, BITS, grad_output.shape)
+        active = unpack(packed, torch.Size((*grad_output.shape, BITS)))
         quarter = grad_output * 0.25
         for place, corner in enumerate(_corners(grad_input)):
-            corner.copy_(quarter.where((told >> place & 1).bool(), 0))
+            corner.copy_(quarter.where(active[..., place], 0))
         return grad_input
 
 

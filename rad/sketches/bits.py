@@ -60,7 +60,7 @@ def pack_integers(integers: Tensor, width: int) -> Tensor:
     if missing:
         flat = torch.cat([flat, flat.new_zeros(missing)])
     columns = flat.view(-1, each).to(torch.uint8)
-    packed = columns[:, 0].clone()
+    packed = columns[:, 0].clone(memory_format=torch.contiguous_format)
     for i in range(1, each):
         packed |= columns[:, i] << (i * width)
     return packed
