@@ -36,6 +36,11 @@ def main(arguments: Sequence[str]) -> int:
     if not recorded.finished():
         raise UsageError(f"{options.run} holds no finished run; name a folder with summary.json")
     summary = json.loads(recorded.summary_file.read_text())
+    if summary["model"] == "reaction_diffusion":
+        raise UsageError(
+            f"{options.run} is no run of scripts/train.py; run its own command again: "
+            f"{summary['command']} results_root={options.output}"
+        )
     spec = _spec(recorded, options)
     changed = difference(recorded.config_file.read_text(), spec.text)
     if changed:

@@ -42,3 +42,11 @@ def test_the_rows_come_out_the_same(
 def test_a_folder_without_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no finished run"):
         repeat.main([str(tmp_path)])
+
+
+def test_a_run_of_the_pde_is_refused_with_its_command(call: Call, tmp_path: Path) -> None:
+    run = ("experiment_name=control", "scale=smoke", "optimizer.iterations=2", "budget=0.1")
+    assert call("train_pde", *run).status == 0
+    (summary,) = tmp_path.rglob("summary.json")
+    with pytest.raises(UsageError, match=r"python scripts/train_pde\.py .* results_root="):
+        repeat.main([str(summary.parent)])
