@@ -33,7 +33,31 @@ from rad.sketches.rounding import Rounding
 
 ROWS, SLOTS, COLUMNS, OUTPUTS = 16, 16, 32, 64
 MAX_WORK = 1 << 28
-MAX_READS = 1 << 24
+MAX_READS = 1 << 22
+
+
+@triton.jit
+def _tile(d, tile_outputs: tl.constexpr, tile_columns: tl.constexpr):
+    """The outputs and columns of a program's part of the result."""
+    across = (d + tile_columns - 1) // tile_columns
+    column = tl.program_id(0) % across * tile_columns + tl.arange(0, tile_columns)
+    output = tl.program_id(0) // across * tile_outputs + tl.arange(0, tile_outputs)
+    return output, column
+
+
+@triton.jit
+def _gradients(grad, output, row, outputs, rows, grad_column, grad_row):
+    """The gradients of those outputs in those rows: (outputs, rows), 0 beyond them."""
+    place = output[:, None].to(tl.int64) * grad_column + row[None, :].to(tl.int64) * grad_row
+    inside = (output < outputs)[:, None] & (row < rows)[None, :]
+    return tl.load(grad + place, mask=inside, other=0).to(tl.float32)
+
+
+@triton.jit
+def _store(out, total, output, column, outputs, d):
+    inside = (output < outputs)[:, None] & (column < d)[None, :]
+    place = output[:, None].to(tl.int64) * d + column[None, :]
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -42,9 +66,7 @@ def _sampled(
     tile_rows: tl.constexpr, tile_slots: tl.constexpr, tile_columns: tl.constexpr,
     tile_outputs: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
-    across = (d + tile_columns - 1) // tile_columns
-    column = tl.program_id(0) % across * tile_columns + tl.arange(0, tile_columns)
-    output = tl.program_id(0) // across * tile_outputs + tl.arange(0, tile_outputs)
+    output, column = _tile(d, tile_outputs, tile_columns)
     word = tl.load(key).to(tl.uint64)
     total = tl.zeros((tile_outputs, tile_columns), tl.float32)
     for first in range(0, rows, tile_rows):
@@ -58,14 +80,10 @@ def _sampled(
             drawn = integer(word, row[:, None], slot, d)
             same = drawn[:, :, None] == column[None, None, :]
             x_hat += tl.sum(tl.where(same, value[:, :, None], 0.0), 1)
-        place = output[:, None].to(tl.int64) * grad_column + row[None, :].to(tl.int64) * grad_row
-        inside = (output < outputs)[:, None] & (row < rows)[None, :]
-        part = tl.load(grad + place, mask=inside, other=0).to(tl.float32)
+        part = _gradients(grad, output, row, outputs, rows, grad_column, grad_row)
         total = tl.dot(part, x_hat, acc=total, input_precision=precision)
     scaled = total * (tl.cast(d, tl.float64) / tl.cast(k, tl.float64)).to(tl.float32)
-    inside = (output < outputs)[:, None] & (column < d)[None, :]
-    place = output[:, None].to(tl.int64) * d + column[None, :]
-    tl.store(out + place, scaled.to(out.dtype.element_ty), mask=inside)
+    _store(out, scaled, output, column, outputs, d)
 
 
 def pays(grad_output: Tensor, kept: Tensor, d: int) -> bool:
@@ -101,9 +119,7 @@ def _rounded(
     tile_rows: tl.constexpr, tile_columns: tl.constexpr, tile_outputs: tl.constexpr,
     precision: tl.constexpr,
 ):  # fmt: skip
-    across = (d + tile_columns - 1) // tile_columns
-    column = tl.program_id(0) % across * tile_columns + tl.arange(0, tile_columns)
-    output = tl.program_id(0) // across * tile_outputs + tl.arange(0, tile_outputs)
+    output, column = _tile(d, tile_outputs, tile_columns)
     word = tl.load(key).to(tl.uint64)
     total = tl.zeros((tile_outputs, tile_columns), tl.float32)
     for first in range(0, rows, tile_rows):
@@ -115,13 +131,9 @@ def _rounded(
             bits, dithered, zero_code, tl.float32,
         )  # fmt: skip
         x_hat = tl.where(inside, x_hat, 0.0)
-        place = output[:, None].to(tl.int64) * grad_column + row[None, :].to(tl.int64) * grad_row
-        inside = (output < outputs)[:, None] & (row < rows)[None, :]
-        part = tl.load(grad + place, mask=inside, other=0).to(tl.float32)
+        part = _gradients(grad, output, row, outputs, rows, grad_column, grad_row)
         total = tl.dot(part, x_hat, acc=total, input_precision=precision)
-    inside = (output < outputs)[:, None] & (column < d)[None, :]
-    place = output[:, None].to(tl.int64) * d + column[None, :]
-    tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
+    _store(out, total, output, column, outputs, d)
 
 
 def rounded_pays(grad_output: Tensor, d: int) -> bool:
