@@ -56,8 +56,9 @@ class Choice:
 
 
 def choose(trial: Trial, limit: int) -> Choice | None:
-    """The sketches of the layers that fit into `limit` bytes, as measured; None if none do.
+    """The sketches of the layers that fit into `limit` bytes, as measured.
 
+    None where neither the division found fits, nor the smallest options, nor one sketch in all.
     Raises UsageError where a layer's variance has no closed form.
     """
     options = layer_options(trial)
@@ -75,7 +76,7 @@ def choose(trial: Trial, limit: int) -> Choice | None:
 
 
 def fewest_bytes(trial: Trial) -> int:
-    """The smallest limit with which `choose` finds something."""
+    """A limit with which `choose` finds something: the least that one of `_simple` takes."""
     return min(_measured(trial, chosen) for chosen in _simple(layer_options(trial)))
 
 

@@ -7,8 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from _pde_programs import adjoints_by_variant
 from _programs import programs
 from calling import Call
+
+from rad.pde import ReactionDiffusion
+from rad.sketches import DifferentSample
 
 ONE = (
     "~networks.convnet",
@@ -110,6 +114,16 @@ def test_the_pde_at_one_budget(call: Call, tmp_path: Path) -> None:
     assert table.loc["sampled_rounding", "loss"] > 0
     assert np.isnan(table.loc["residual_rounding", "loss"])
     assert (tmp_path / "plots/pareto.png").exists()
+
+
+def test_on_a_gpu_what_does_not_run_there_is_left_out() -> None:
+    problem = ReactionDiffusion(points=9, steps=64, dt=0.001)
+    variants = [{"name": "checkpointing"}, {"name": "different_sample"}]
+    for device, expected in (("cpu", 3), ("cuda", 2)):
+        adjoints = adjoints_by_variant(problem, 0.3, variants, torch.device(device))
+        assert len(adjoints) == expected
+        assert list(adjoints)[0] == "exact"
+        assert adjoints["different_sample"] == DifferentSample(0.3)
 
 
 def noise_table(folder: Path, bits: list[int]) -> None:
