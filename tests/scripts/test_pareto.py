@@ -122,7 +122,7 @@ def test_on_a_gpu_what_does_not_run_there_is_left_out() -> None:
     for device, expected in (("cpu", 3), ("cuda", 2)):
         adjoints = adjoints_by_variant(problem, 0.3, variants, torch.device(device))
         assert len(adjoints) == expected
-        assert list(adjoints)[0] == "exact"
+        assert next(iter(adjoints)) == "exact"
         assert adjoints["different_sample"] == DifferentSample(0.3)
 
 
