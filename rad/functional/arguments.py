@@ -28,3 +28,11 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which operators on x's device compute in the precision they are given."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which torch multiplies x here: autocast's, where it applies."""
+    device = x.device.type
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype

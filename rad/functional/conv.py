@@ -14,16 +14,19 @@ fast on a CPU as products over gathered positions. Where each position is read o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import torch.nn.grad
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from rad.functional.arguments import Sizes, check_real, each, without_autocast
+from rad.functional.arguments import Sizes, check_real, each, product_dtype
+from rad.functional.keeping import keep
+from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
+from rad.operators import as_text, from_text, opaque
 from rad.sketches.base import Sketch, accumulation_dtype
 from rad.sketches.identity import Identity
 from rad.sketches.sampling import SameSample
@@ -35,7 +38,8 @@ PIECES = 5
 Mask = tuple[bool, bool, bool]
 
 
-class Geometry(NamedTuple):
+@dataclass(frozen=True)
+class Geometry:
     """What a convolution is, apart from its tensors: per-axis integers of length 1, 2 or 3."""
 
     stride: tuple[int, ...]
@@ -92,6 +96,20 @@ class Geometry(NamedTuple):
             grad_input = torch.autograd.grad(padded, x, grad_input)[0]
         return grad_input, grad_weight, grad_bias
 
+    def differentiable_backward(
+        self, grad_output: Tensor, x: Tensor, weight: Tensor, mask: Mask
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """`backward`, of which torch knows the derivative; at the price of a forward pass."""
+        dtype = grad_output.dtype
+        grad_bias = grad_output.flatten(2).sum((0, 2)) if mask[2] else None
+        wanted = [tensor for tensor, m in zip((x, weight), mask[:2], strict=True) if m]
+        if not wanted:
+            return None, None, grad_bias
+        output = self.forward(x.to(dtype), weight.to(dtype), None)
+        found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
+        grad_input, grad_weight = (next(found) if m else None for m in mask[:2])
+        return grad_input, grad_weight, grad_bias
+
 
 class _SketchedConvolution(torch.autograd.Function):
     @staticmethod
@@ -103,36 +121,29 @@ class _SketchedConvolution(torch.autograd.Function):
         geometry: Geometry,
         sketch: Sketch,
         key: Tensor,
+        *kept: Tensor,
     ) -> Tensor:
-        output = geometry.forward(x, weight, bias)
-        kept: tuple[Tensor, ...] = ()
-        if ctx.needs_input_grad[1]:
-            rows = x if isinstance(sketch, Identity) else x.flatten(2).flatten(0, 1)
-            with without_autocast(x):
-                kept = sketch.compress(rows.to(output.dtype), key)
         ctx.geometry, ctx.sketch = geometry, sketch
         ctx.input_shape, ctx.input_dtype = x.shape, x.dtype
         ctx.bias_dtype = bias.dtype if bias is not None else None
         ctx.save_for_backward(key, weight, *kept)
-        return output
+        return geometry.forward(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, weight, *kept = ctx.saved_tensors
-        grads = _gradients(
-            ctx.sketch,
-            grad_output,
-            tuple(kept),
-            weight,
-            ctx.input_shape,
-            ctx.geometry,
-            key,
-            ctx.needs_input_grad[:3],
-        )
+        needs = ctx.needs_input_grad[:3]
+        arguments = (ctx.sketch, grad_output, tuple(kept), weight, ctx.input_shape)
+        rest = (ctx.geometry, key, needs)
+        if torch.compiler.is_compiling():
+            grads = _gradients_as_operator(*arguments, *rest)
+        elif will_be_differentiated():
+            grads = _differentiable_gradients(*arguments, *rest)
+        else:
+            grads = _gradients(*arguments, *rest)
         dtypes = (ctx.input_dtype, weight.dtype, ctx.bias_dtype)
-        cast = (g if g is None else g.to(d) for g, d in zip(grads, dtypes, strict=True))
-        return *cast, None, None, None
+        cast = [g if g is None else g.to(d) for g, d in zip(grads, dtypes, strict=True)]
+        return *cast, None, None, None, *[None for _ in kept]
 
 
 def conv(
@@ -153,7 +164,7 @@ def conv(
     Which one follows from the weight. `padding_mode` is that of `torch.nn.Conv2d`:
     zeros, reflect, replicate or circular.
     Shapes: x (B, C_in, *space) or (C_in, *space), weight (C_out, C_in / groups,
-    *kernel), bias (C_out,). Differentiating twice raises RuntimeError. Raises
+    *kernel), bias (C_out,). Second derivatives: `rad.functional.second_order`. Raises
     ValueError if x has the wrong number of axes, TypeError for complex numbers.
     """
     check_real(x)
@@ -165,7 +176,11 @@ def conv(
     else:
         raise ValueError(f"{axes} spatial axes: cannot take an input of shape {tuple(x.shape)}")
     geometry = geometry_of(weight, stride, padding, dilation, groups, padding_mode)
-    output: Tensor = _SketchedConvolution.apply(x, weight, bias, geometry, sketch, key)
+    kept: tuple[Tensor, ...] = ()
+    if weight.requires_grad and torch.is_grad_enabled():
+        rows = x if isinstance(sketch, Identity) else x.flatten(2).flatten(0, 1)
+        kept = keep(sketch, rows, key, product_dtype(x))
+    output: Tensor = _SketchedConvolution.apply(x, weight, bias, geometry, sketch, key, *kept)
     return output if batched else output.squeeze(0)
 
 
@@ -196,6 +211,75 @@ def geometry_of(
     return Geometry(strides, tuple(left for left, _ in sides), dilations, groups)
 
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _differentiable_gradients(
+    sketch: Sketch,
+    grad_output: Tensor,
+    kept: tuple[Tensor, ...],
+    weight: Tensor,
+    shape: torch.Size,
+    geometry: Geometry,
+    key: Tensor,
+    needs: Mask,
+) -> Gradients:
+    """`_gradients` under `create_graph=True`."""
+    needs_input, needs_weight, needs_bias = needs
+    exact = isinstance(sketch, Identity)
+    zeros = grad_output.new_zeros(shape, requires_grad=True)
+    mask = (needs_input, False, needs_bias)
+    grad_input, _, grad_bias = geometry.differentiable_backward(grad_output, zeros, weight, mask)
+    if not needs_weight:
+        return grad_input, None, grad_bias
+    mask = (False, True, False)
+    if exact:
+        grad_weight = geometry.differentiable_backward(grad_output, kept[0], weight, mask)[1]
+        return grad_input, grad_weight, grad_bias
+    with torch.no_grad():
+        arguments = (kept, weight, shape, geometry, key, mask)
+        grad_weight = _gradients(sketch, grad_output, *arguments)[1]
+    assert grad_weight is not None
+    if grad_output.requires_grad or needs_input:
+        grad_weight = refuse(grad_weight, OF_WEIGHT)
+    return grad_input, grad_weight, grad_bias
+
+
+def _gradients_as_operator(
+    sketch: Sketch,
+    grad_output: Tensor,
+    kept: tuple[Tensor, ...],
+    weight: Tensor,
+    shape: torch.Size,
+    geometry: Geometry,
+    key: Tensor,
+    needs: Mask,
+) -> Gradients:
+    """`_gradients` in a program that is compiled."""
+    texts = (as_text(geometry), as_text(sketch))
+    found = _conv_gradients(grad_output, list(kept), weight, list(shape), key, list(needs), *texts)
+    grads = iter(found)
+    grad_input, grad_weight, grad_bias = [next(grads) if need else None for need in needs]
+    return grad_input, grad_weight, grad_bias
+
+
+@opaque()
+def _conv_gradients(
+    grad_output: Tensor,
+    kept: list[Tensor],
+    weight: Tensor,
+    shape: list[int],
+    key: Tensor,
+    needs: list[bool],
+    geometry: str,
+    sketch: str,
+) -> list[Tensor]:
+    mask: Mask = (needs[0], needs[1], needs[2])
+    rest = (weight, torch.Size(shape), from_text(geometry), key, mask)
+    grads = _gradients(from_text(sketch), grad_output, tuple(kept), *rest)
+    return [grad for grad in grads if grad is not None]
+
+
 def _gradients(
     sketch: Sketch,
     grad_output: Tensor,
@@ -205,7 +289,7 @@ def _gradients(
     geometry: Geometry,
     key: Tensor,
     needs: Mask,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> Gradients:
     """The gradients of input, weight and bias, a part of the batch at a time.
 
     So neither a dense copy of the input nor the convolution's own working copies stand

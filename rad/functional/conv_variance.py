@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -132,7 +133,7 @@ def conv_noise_weights(
     batch, channels = x.shape[:2]
     grad = grad_output.detach().to(accumulation_dtype(x.dtype))
     if geometry.padding_mode == "constant":  # a kernel's place meets a number once, or not at all
-        single = geometry._replace(groups=1)
+        single = replace(geometry, groups=1)
         energy = grad.square().unflatten(1, (geometry.groups, -1)).sum(2).flatten(0, 1)
         shape = energy.new_empty(()).expand(len(energy), 1, *x.shape[2:])
         ones = energy.new_ones(1, 1, *weight.shape[2:])

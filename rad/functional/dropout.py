@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rad.sketches.random import lanes
 
@@ -21,7 +20,6 @@ class _KeyedDropout(torch.autograd.Function):
         return _drop(x, kept_levels, key)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (key,) = ctx.saved_tensors
         return _drop(grad_output, ctx.kept_levels, key), None, None

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rad.functional.arguments import check_real, without_autocast
+from rad.functional.second_order import OF_ACTIVATION, refused
 from rad.sketches.base import Sketch, accumulation_dtype
 
 Function = Callable[[Tensor], Tensor]
@@ -33,7 +33,7 @@ class _SketchedDerivative(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
+    @refused(OF_ACTIVATION)
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, *kept = ctx.saved_tensors
         shape = derivative_rows(grad_output.expand(ctx.shape)).shape

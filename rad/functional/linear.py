@@ -14,9 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from rad.functional.arguments import check_real, without_autocast
+from rad.functional.arguments import check_real, product_dtype
+from rad.functional.keeping import keep
+from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
+from rad.operators import as_text, from_text, opaque
 from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
@@ -36,21 +38,21 @@ SMALL_BYTES = 1 << 18
 class _SketchedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, sketch: Sketch, key: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        sketch: Sketch,
+        key: Tensor,
+        *kept: Tensor,
     ) -> Tensor:
-        output = F.linear(x, weight, bias)
-        kept: tuple[Tensor, ...] = ()
-        if ctx.needs_input_grad[1]:
-            with without_autocast(x):
-                kept = sketch.compress(x.to(output.dtype), key)
         ctx.sketch = sketch
         ctx.input_shape, ctx.input_dtype = x.shape, x.dtype
         ctx.weight_dtype, ctx.bias_dtype = weight.dtype, bias.dtype if bias is not None else None
         ctx.save_for_backward(key, weight if ctx.needs_input_grad[0] else None, *kept)
-        return output
+        return F.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, weight, *kept = ctx.saved_tensors
         grad = grad_output
@@ -58,11 +60,32 @@ class _SketchedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_input = (grad @ weight.to(grad.dtype)).to(ctx.input_dtype)
         if ctx.needs_input_grad[1]:
-            d = ctx.input_shape[-1]
-            grad_weight = weight_grad(ctx.sketch, grad, tuple(kept), d, key).to(ctx.weight_dtype)
+            grad_weight = _weight_grad(ctx, grad, kept, key).to(ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0).to(ctx.bias_dtype)
-        return grad_input, grad_weight, grad_bias, None, None
+        return grad_input, grad_weight, grad_bias, None, None, *[None for _ in kept]
+
+
+def _weight_grad(ctx: Any, grad_output: Tensor, kept: list[Tensor], key: Tensor) -> Tensor:
+    """`weight_grad` as it can be compiled, and differentiated or not."""
+    sketch, d = ctx.sketch, ctx.input_shape[-1]
+    if isinstance(sketch, Identity):
+        return grad_output.t() @ kept[0].to(grad_output.dtype)
+    if torch.compiler.is_compiling():
+        return _linear_weight_grad(grad_output, kept, d, key, as_text(sketch))
+    with torch.no_grad():
+        gradient = weight_grad(sketch, grad_output, tuple(kept), d, key)
+    if not will_be_differentiated():
+        return gradient
+    is_constant = not (grad_output.requires_grad or ctx.needs_input_grad[0])
+    return gradient if is_constant else refuse(gradient, OF_WEIGHT)
+
+
+@opaque()
+def _linear_weight_grad(
+    grad_output: Tensor, kept: list[Tensor], d: int, key: Tensor, sketch: str
+) -> Tensor:
+    return weight_grad(from_text(sketch), grad_output, tuple(kept), d, key)
 
 
 def linear(
@@ -73,14 +96,16 @@ def linear(
     Shapes: x (..., in_features), weight (out_features, in_features), bias
     (out_features,) -> (..., out_features). The leading axes of x are the rows of
     the sketch. Under autocast the sketch is taken in the dtype of the product, as
-    torch keeps it. Differentiating twice raises RuntimeError. Raises TypeError for
+    torch keeps it. Second derivatives: `rad.functional.second_order`. Raises TypeError for
     complex numbers.
     """
     check_real(x)
     if x.shape[-1] == 0:
         return F.linear(x, weight, bias)
     rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
-    result: Tensor = _SketchedLinear.apply(rows, weight, bias, sketch, key)
+    needed = weight.requires_grad and torch.is_grad_enabled()
+    kept = keep(sketch, rows, key, product_dtype(x)) if needed else ()
+    result: Tensor = _SketchedLinear.apply(rows, weight, bias, sketch, key, *kept)
     return result.view(*x.shape[:-1], len(weight))
 
 

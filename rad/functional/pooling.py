@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rad.functional.arguments import Sizes, each
 from rad.sketches.bits import pack_integers, packed_width, unpack_integers
@@ -40,7 +39,6 @@ class _AveragePool(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         # Only the shape of the input is read.
         shape_of_input = grad_output.new_empty(()).expand(ctx.shape)
@@ -80,7 +78,6 @@ class _AdaptiveAveragePool2d(torch.autograd.Function):
         return F.adaptive_avg_pool2d(x, output_size)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         # Only the shape of the input is read.
         shape_of_input = grad_output.new_empty(()).expand(ctx.shape)
@@ -110,7 +107,6 @@ class _MaxPool(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         (packed,) = ctx.saved_tensors
         window: _Window = ctx.window

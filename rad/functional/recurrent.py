@@ -23,10 +23,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from rad.functional.arguments import product_dtype
 from rad.functional.linear import linear_weight_grad_variance
 from rad.functional.recurrent_fused import FusedRNN, can_fuse
+from rad.functional.second_order import OF_RNN, refused
 from rad.functional.steps import compress_steps, step_keys, weight_grad_steps
 from rad.sketches.base import Sketch, accumulation_dtype
 from rad.sketches.bits import pack, packed_bytes, unpack
@@ -91,7 +92,7 @@ class _SketchedRNN(torch.autograd.Function):
             batch=x.shape[1],
             features=x.shape[2],
             hidden=len(weight_hh),
-            dtype=_product_dtype(x),
+            dtype=product_dtype(x),
             nonlinearity=nonlinearity,
             states_sketch=None if keeps_states else sketch,
             input_sketch=None if exact or x.shape[2] == 1 else sketch,
@@ -148,7 +149,7 @@ class _SketchedRNN(torch.autograd.Function):
         return sequence if return_sequence else None, buffer[0].clone()
 
     @staticmethod
-    @once_differentiable
+    @refused(OF_RNN)
     def backward(
         ctx: Any, grad_output: Tensor | None, grad_h_n: Tensor | None
     ) -> tuple[Tensor | None, ...]:
@@ -247,14 +248,6 @@ def _states_before(sequence: Tensor, h0: Tensor, steps: range) -> Tensor:
     return torch.cat([h0[None], sequence[: steps.stop - 1]])
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which torch multiplies x here: autocast's, where it applies."""
-    device = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype
-
-
 def rnn(
     x: Tensor,
     h0: Tensor,
@@ -295,7 +288,7 @@ def rnn(
             f"got {tuple(h0.shape)} and {tuple(weight_hh.shape)}"
         )
     leaves = (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
-    dtype = _product_dtype(x)
+    dtype = product_dtype(x)
     result: tuple[Tensor | None, Tensor]
     if can_fuse(x, hidden, nonlinearity, sketch, dtype):
         result = FusedRNN.apply(*leaves, sketch, key, return_sequence, dtype)

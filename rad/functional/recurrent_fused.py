@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rad import kernels
+from rad.functional.second_order import OF_RNN, refused
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 
@@ -96,7 +96,7 @@ class FusedRNN(torch.autograd.Function):
         return sequence if return_sequence else None, last
 
     @staticmethod
-    @once_differentiable
+    @refused(OF_RNN)
     def backward(
         ctx: Any, grad_output: Tensor | None, grad_h_n: Tensor | None
     ) -> tuple[Tensor | None, ...]:

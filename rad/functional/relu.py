@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rad import kernels
+from rad.functional.second_order import will_be_differentiated
+from rad.operators import opaque
 from rad.sketches.bits import pack, unpack
 
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
@@ -25,23 +26,34 @@ class _PackedReLU(torch.autograd.Function):
         output, packed = _relu_and_bits(x, inplace)
         if inplace:
             ctx.mark_dirty(x)
-        ctx.shape = x.shape
         ctx.save_for_backward(packed)
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         (packed,) = ctx.saved_tensors
-        if kernels.use_kernels(grad_output):
-            from rad.kernels.relu import relu_backward
+        if will_be_differentiated():
+            active = unpack(packed, grad_output.shape)
+            return grad_output.where(active, 0), None
+        return _relu_backward(packed, grad_output), None
 
-            return relu_backward(packed, grad_output), None
-        # By far the fastest way on a CPU, and no third buffer: bytes, not bool, to numbers;
-        # torch's own kernel; in place.
-        told = unpack(packed, ctx.shape).view(torch.uint8).to(grad_output.dtype)
-        _threshold_backward(grad_output, told, 0, grad_input=told)
-        return told, None
+
+@opaque()
+def _relu_backward(packed: Tensor, grad_output: Tensor) -> Tensor:
+    if kernels.use_kernels(grad_output):
+        from rad.kernels.relu import relu_backward
+
+        return relu_backward(packed, grad_output)
+    # By far the fastest way on a CPU, and no third buffer: bytes, not bool, to numbers;
+    # torch's own kernel; in place.
+    active = unpack(packed, grad_output.shape).view(torch.uint8).to(grad_output.dtype)
+    _threshold_backward(grad_output, active, 0, grad_input=active)
+    return active
+
+
+@opaque()
+def _active_bits(output: Tensor) -> Tensor:
+    return pack(output.bool())  # not "> 0": NaN is active, as in torch
 
 
 def _relu_and_bits(x: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
@@ -50,7 +62,7 @@ def _relu_and_bits(x: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
 
         return relu.relu(x, inplace)
     output = x.relu_() if inplace else x.relu()
-    return output, pack(output.bool())  # not "> 0": NaN is active, as in torch
+    return output, _active_bits(output)
 
 
 def relu(

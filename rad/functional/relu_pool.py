@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rad import kernels
+from rad.functional.second_order import will_be_differentiated
+from rad.operators import opaque
 from rad.sketches.base import accumulation_dtype
 from rad.sketches.bits import pack_integers, unpack
 
@@ -31,22 +32,36 @@ class _ReLUAvgPool2d(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         (packed,) = ctx.saved_tensors
-        grad_input = grad_output.new_zeros(ctx.shape)
-        if kernels.use_kernels(grad_output):
-            from rad.kernels.relu import relu_avg_pool2d_backward
+        shape = list(ctx.shape)
+        if will_be_differentiated():
+            return _spread(packed, grad_output, shape)
+        return _relu_avg_pool2d_backward(packed, grad_output, shape)
 
-            relu_avg_pool2d_backward(packed, grad_output, grad_input)
-            return grad_input
-        active = unpack(packed, torch.Size((*grad_output.shape, BITS)))
-        quarter = grad_output * 0.25
-        for place, corner in enumerate(_corners(grad_input)):
-            corner.copy_(quarter.where(active[..., place], 0))
+
+@opaque()
+def _relu_avg_pool2d_backward(packed: Tensor, grad_output: Tensor, shape: list[int]) -> Tensor:
+    if kernels.use_kernels(grad_output):
+        from rad.kernels.relu import relu_avg_pool2d_backward
+
+        grad_input = grad_output.new_zeros(shape)
+        relu_avg_pool2d_backward(packed, grad_output, grad_input)
         return grad_input
+    return _spread(packed, grad_output, shape)
 
 
+def _spread(packed: Tensor, grad_output: Tensor, shape: list[int]) -> Tensor:
+    """A quarter of each window's gradient to each of its active inputs, with torch's operators."""
+    grad_input = grad_output.new_zeros(shape)
+    active = unpack(packed, torch.Size((*grad_output.shape, BITS)))
+    quarter = grad_output * 0.25
+    for place, corner in enumerate(_corners(grad_input)):
+        corner.copy_(quarter.where(active[..., place], 0))
+    return grad_input
+
+
+@opaque()
 def _pooled_and_bits(x: Tensor) -> tuple[Tensor, Tensor]:
     if kernels.use_kernels(x) and x.is_contiguous():
         from rad.kernels import relu

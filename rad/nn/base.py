@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rad.operators import opaque
 from rad.sketches import Identity, Sketch, fold_in, make_key
+
+
+@opaque()
+def _fold_in_and_count(key: Tensor, calls: Tensor) -> tuple[Tensor, Tensor]:
+    """The key of this call, and the next count.
+
+    One operator, since a compiled program may leave to its backward pass whatever its forward pass
+    does not need for its results: there a key of its own would be folded from the next count.
+    """
+    return fold_in(key, calls), calls + 1
 
 
 class Sketching(nn.Module):
@@ -29,8 +40,8 @@ class Sketching(nn.Module):
 
     def next_key(self) -> Tensor:
         """The key of this call; advances the counter."""
-        key = fold_in(self.key, self.calls)
-        self.calls += 1
+        key, calls = _fold_in_and_count(self.key, self.calls)
+        self.calls.copy_(calls)
         return key
 
     @property

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rad import kernels
 from rad.errors import UsageError
+from rad.functional.second_order import OF_SIMULATION, refused
 from rad.pde import host
 from rad.pde.checkpointing import Adjoint
 from rad.pde.problem import ReactionDiffusion
@@ -35,7 +35,7 @@ class _ControlLoss(torch.autograd.Function):
         return losses
 
     @staticmethod
-    @once_differentiable
+    @refused(OF_SIMULATION)
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         coefficients, keys, *parts = ctx.saved_tensors
         rest = iter(parts)

@@ -20,8 +20,12 @@ class Identity(Sketch):
     """
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        part = x.untyped_storage().nbytes() > x.numel() * x.element_size()
-        return (x.detach().clone() if part else x.detach(),)
+        return (x.detach() if self.owns(x) else x.detach().clone(),)
+
+    @staticmethod
+    def owns(x: Tensor) -> bool:
+        """Whether x is all of its storage."""
+        return x.untyped_storage().nbytes() <= x.numel() * x.element_size()
 
     def decompress(
         self,

@@ -1,0 +1,50 @@
+"""What an operator keeps of a tensor: its sketch, or the tensor itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rad.functional.arguments import without_autocast
+from rad.operators import as_text, from_text, opaque
+from rad.sketches.base import Shape, Sketch
+from rad.sketches.identity import Identity
+
+
+def keep(sketch: Sketch, x: Tensor, key: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """`sketch.compress` of x in that dtype.
+
+    `Identity` keeps x itself where it can, a part of its graph: so a gradient that is read from
+    it can be differentiated.
+    """
+    if isinstance(sketch, Identity):
+        if torch.compiler.is_compiling():
+            return (x.detach().to(dtype),)
+        return (x,) if x.dtype == dtype and sketch.owns(x) else sketch.compress(x.to(dtype), key)
+    with without_autocast(x):
+        x = x.detach().to(dtype)
+        if torch.compiler.is_compiling():
+            return tuple(_compress(x, key, as_text(sketch)))
+        return sketch.compress(x, key)
+
+
+def read(
+    sketch: Sketch, kept: tuple[Tensor, ...], shape: Shape, dtype: torch.dtype, key: Tensor
+) -> Tensor:
+    """`sketch.decompress`."""
+    if torch.compiler.is_compiling():
+        return _decompress(list(kept), list(shape), dtype, key, as_text(sketch))
+    return sketch.decompress(kept, shape, dtype, key)
+
+
+@opaque()
+def _compress(x: Tensor, key: Tensor, sketch: str) -> list[Tensor]:
+    return list(from_text(sketch).compress(x, key))
+
+
+@opaque()
+def _decompress(
+    kept: list[Tensor], shape: list[int], dtype: torch.dtype, key: Tensor, sketch: str
+) -> Tensor:
+    x_hat: Tensor = from_text(sketch).decompress(tuple(kept), tuple(shape), dtype, key)
+    return x_hat

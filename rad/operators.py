@@ -1,0 +1,73 @@
+"""What `torch.compile` does not look into: functions that its graphs call as one operator.
+
+While torch traces a program for compilation, a function decorated with `opaque` enters the graph
+as the operator `rad::<name>` (`torch.library`) and runs as itself when the graph runs. So draws,
+codes and packed bits are those of the eager program to the bit, whatever the compiler does around
+them. Elsewhere the function is called directly.
+
+Operators take tensors, numbers and text; sketches travel as text (`as_text`, `from_text`).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
+
+import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def opaque(*tags: torch.Tag) -> Callable[[Function], Function]:
+    """Makes a function of tensors, numbers and text an operator while torch traces.
+
+    It must be annotated as `torch.library.custom_op` demands, return tensors that are no views of
+    its arguments, and run on fake tensors, which give the graph its shapes.
+    """
+
+    def decorate(function: Function) -> Function:
+        name = f"rad::{function.__name__.strip('_')}"
+        operator = torch.library.custom_op(name, function, mutates_args=(), tags=tags)
+        operator.register_fake(function)
+
+        @wraps(function)
+        def call(*arguments: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return operator(*arguments)
+            return function(*arguments)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def as_text(value: Any) -> str:
+    """A dataclass of plain values as the call that makes it: `module:Class(field=1)`.
+
+    Raises TypeError for a class that cannot be found under its name, such as one that a function
+    defines.
+    """
+    kind = type(value)
+    if not is_dataclass(kind) or "<locals>" in kind.__qualname__:
+        raise TypeError(
+            f"torch.compile cannot take {kind.__qualname__}: make it a dataclass at the top level "
+            "of a module, or leave the model uncompiled"
+        )
+    values = [f"{field.name}={getattr(value, field.name)!r}" for field in fields(value)]
+    return f"{kind.__module__}:{kind.__qualname__}({', '.join(values)})"
+
+
+@lru_cache(maxsize=1024)
+def from_text(text: str) -> Any:
+    """What `as_text` wrote."""
+    module, _, call = text.partition(":")
+    expression = ast.parse(call, mode="eval").body
+    assert isinstance(expression, ast.Call)
+    kind: Any = importlib.import_module(module)
+    for name in ast.unparse(expression.func).split("."):
+        kind = getattr(kind, name)
+    return kind(**{str(k.arg): ast.literal_eval(k.value) for k in expression.keywords})
