@@ -31,8 +31,10 @@ class Trial:
 
     `example` holds the model's inputs at the full batch size (leading axis); `loss` maps the
     output to a scalar. Bytes are those of the parameters plus, by `kind`, everything saved for
-    backward, or the peak of a forward and backward pass, gradients included.
-    Raises UsageError for another `kind`, and for inputs without a batch.
+    backward, or the peak of a forward and backward pass, gradients included. Every module is in
+    the mode that it has in the model.
+    Raises UsageError for another `kind`, for inputs without a batch, and for a model that is in
+    evaluation mode as a whole.
     """
 
     def __init__(
@@ -44,11 +46,26 @@ class Trial:
             raise UsageError("give the model's inputs as a tuple of tensors with one batch axis")
         if len(example[0]) == 0:
             raise UsageError("the example batch is empty: give at least one example")
+        if not any(module.training for module in model.modules()):
+            raise UsageError(
+                "the model is in evaluation mode, where nothing is sketched: call model.train() "
+                "first (of what is then left in eval() the plan counts what torch keeps)"
+            )
         self.example, self.loss, self.kind = example, loss, kind
         self.full_batch = len(example[0])
         self.parameter_bytes = parameter_bytes(model)
-        self._conversion = Conversion(copy.deepcopy(model).train())
+        self._conversion = Conversion(copy.deepcopy(model))
         self._devices = {t.device for t in example if t.is_cuda}
+
+    @property
+    def sketches(self) -> bool:
+        """Whether any layer would sketch: one in training mode whose weight is trained."""
+        return any(
+            layer.training and parameter.requires_grad
+            for layer in self.layers.values()
+            for name, parameter in layer.named_parameters()
+            if "weight" in name
+        )
 
     @property
     def layers(self) -> dict[str, Sketching]:

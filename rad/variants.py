@@ -143,12 +143,15 @@ def fit(
     variants, `block` and `zero_code` of rounding, `block` and `dithered` of rotated, `bits` and
     `dithered` of sampled rounding.
 
+    Modules are planned in the mode that they have: what is in `eval()`, such as frozen batch
+    normalisation, keeps what torch keeps, and is to be so in training, too.
+
     Saved bytes grow with the keep fraction, and the search for the largest that fits is exact.
     Peak bytes may not, everywhere: what is found fits, as measured.
 
     Raises UsageError for an unknown variant, option, kind or allocation, a model without a
-    layer that sketches, a budget that cannot be read, and one too small for the variant
-    (naming the smallest that is not).
+    layer that sketches, or in evaluation mode as a whole (call `model.train()` first), a budget
+    that cannot be read, and one too small for the variant (naming the smallest that is not).
     """
     _check(variant, allocation, options)
     wanted = parse_budget("full" if variant == "baseline" else budget)
@@ -157,6 +160,11 @@ def fit(
         raise UsageError(
             f"{variant} has nothing to sketch: the model has no linear, convolution or recurrent "
             "layer of torch.nn (subclasses are left alone)"
+        )
+    if not trial.sketches and variant in SKETCHING:
+        raise UsageError(
+            f"{variant} has nothing to sketch: each linear, convolution and recurrent layer is "
+            "frozen or in evaluation mode; call train() and requires_grad_() on those to be trained"
         )
     spent = _spend(trial, wanted, variant, allocation, options)
     return Plan(

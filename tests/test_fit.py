@@ -132,3 +132,58 @@ def test_bad_arguments(change: dict[str, object], words: str) -> None:
     given = {"example": (example("feedforward"),), "loss": loss, "budget": 0.1} | change
     with pytest.raises(UsageError, match=words):
         rad.fit(MODELS["feedforward"], **given)  # type: ignore[arg-type]
+
+
+def partly_evaluated() -> nn.Sequential:
+    """Of a network for (B, 3, 12, 12), the normalisation and the head are in evaluation mode."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.Dropout(),
+        nn.Flatten(),
+        nn.Linear(800, 10),
+    )
+    for place in (1, 2, 4, 6):
+        model[place].eval()
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"variant": "auto"},
+        {"variant": "different_sample"},
+        {"variant": "different_sample", "allocation": "optimal"},
+        {"variant": "stochastic_rounding"},
+        {"variant": "reduced_batch"},
+    ],
+    ids=str,
+)
+def test_what_is_in_evaluation_mode_is_planned_so(change: dict[str, object]) -> None:
+    model, x = partly_evaluated(), torch.rand(BATCH, 3, 12, 12)
+    modes = [module.training for module in model.modules()]
+    full = rad.fit(model, (x,), loss, variant="baseline").memory
+    budget = full.parameter_bytes + int(0.8 * full.saved_bytes)
+    plan = rad.fit(model, (x,), loss, budget, **change)  # type: ignore[arg-type]
+    converted = rad.convert(model, plan.sketch)
+    inputs = x[: plan.batch_size].clone()
+    used = parameter_bytes(model) + saved_bytes(lambda: loss(converted(inputs)))
+    assert used == plan.memory.parameter_bytes + plan.memory.saved_bytes <= budget
+    assert [module.training for module in model.modules()] == modes
+    if plan.layers is not None:
+        assert set(plan.layers) == {"0", "3"}
+
+
+def test_a_model_that_sketches_nothing_as_it_is_is_refused_with_the_way_out() -> None:
+    model, x = partly_evaluated(), torch.rand(BATCH, 3, 12, 12)
+    for variant in ("different_sample", "auto", "reduced_batch"):
+        with pytest.raises(UsageError, match=r"evaluation mode.*model\.train\(\)"):
+            rad.fit(partly_evaluated().eval(), (x,), loss, 0.5, variant)
+    model[0].requires_grad_(False)
+    model[3].eval()
+    for variant in ("different_sample", "auto", "stochastic_rounding"):
+        with pytest.raises(UsageError, match="frozen or in evaluation mode"):
+            rad.fit(model, (x,), loss, 0.5, variant)

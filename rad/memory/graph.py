@@ -33,12 +33,17 @@ class Holding:
 
 
 class _Box:
-    """A saved tensor in a box that dies with the graph node holding it."""
+    """A saved tensor in a box that dies with the graph node holding it.
 
-    __slots__ = ("__weakref__", "place", "tensor")
+    Detached: an operator's own output leads back to its node, which holds the box, in a circle
+    that no garbage collector sees. Autograd joins what is unpacked to its graph again.
+    """
+
+    __slots__ = ("__weakref__", "is_parameter", "place", "tensor")
 
     def __init__(self, tensor: Tensor, place: Any) -> None:
-        self.tensor, self.place = tensor, place
+        self.is_parameter = _is_parameter(tensor)
+        self.tensor, self.place = tensor.detach(), place
 
 
 def holdings(forward: Callable[[], Any], where: Callable[[], Any]) -> tuple[Holding, ...]:
@@ -82,9 +87,11 @@ def kept_storages(
     nodes = sorted(_nodes(output), key=lambda node: node._sequence_nr())
     living = [box for reference in boxes if (box := reference()) is not None]
     saved = [(box.tensor, box.place) for box in living]
-    saved += [(tensor, None) for node in nodes for tensor in _attributes(node)]
+    attributes = [tensor for node in nodes for tensor in _attributes(node)]
+    saved += [(tensor, None) for tensor in attributes]
     leaves = [node.variable for node in nodes if hasattr(node, "variable")]
-    parameters = {storage(t) for t in [*leaves, *(t for t, _ in saved)] if _is_parameter(t)}
+    parameters = {storage(t) for t in [*leaves, *attributes] if _is_parameter(t)}
+    parameters |= {storage(box.tensor) for box in living if box.is_parameter}
     kept: dict[int, tuple[Tensor, Any]] = {}
     for tensor, place in saved:
         if storage(tensor) not in parameters:

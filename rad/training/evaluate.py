@@ -26,7 +26,7 @@ def evaluate(
     batch_size: int,
     weights: Tensor | None = None,
 ) -> Evaluation:
-    """Evaluate `model` under `eval()` on all of `split`; its mode is then restored.
+    """Evaluate `model` under `eval()` on all of `split`; each module's mode is then restored.
 
     `weights` (N,) weigh the examples in `weighted_loss`. Sums run in float64 on the device, which
     is waited for once.
@@ -35,7 +35,7 @@ def evaluate(
     labels_of_split = dataset.train_labels if split == "train" else dataset.test_labels
     count = len(labels_of_split)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         for start in range(0, count, batch_size):
@@ -48,7 +48,8 @@ def evaluate(
             if weights is not None:
                 sums[2] += losses @ weights[indices].double()
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
     loss, correct, weighted = sums.tolist()
     if weights is None:
         return Evaluation(loss / count, correct / count)

@@ -72,6 +72,8 @@ def train(
 ) -> TrainResult:
     """Train `model` in place on cross entropy, resuming from the folder's checkpoint if any.
 
+    What is in `eval()` in a model that is itself in training mode stays so.
+
     The caller holds `folder.open(...)`, writes the summary, and finishes the logger. `seed` alone
     decides the order of the data; the initial weights are the caller's. Row n of metrics.csv
     describes the model after n updates: `batch_loss` and `learning_rate` are those of update n,
@@ -116,7 +118,8 @@ def strides(
     progress = checkpoint.restore(folder, model, optimizer, sampler.generator)
     columns = [*COLUMNS, *(["bootstrap_loss"] if settings.bootstrap else [])]
     weights = sampler.multiplicities()
-    model.train()
+    if not model.training:
+        model.train()
 
     def record(batch_loss: float | None) -> None:
         row = _row(model, dataset, settings, progress, batch_loss, weights)

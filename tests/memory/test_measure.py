@@ -1,8 +1,17 @@
+import gc
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import rad
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
 
 
@@ -95,3 +104,118 @@ def test_peak_sees_the_working_memory_within_operators() -> None:
     x = torch.randn(1000, 500)
     assert peak_bytes(lambda: torch.nn.functional.gelu(x).sum()) >= x.nbytes
     assert peak_bytes(lambda: x.add_(1)) < 1000
+
+
+def living_tensors() -> int:
+    return sum(issubclass(type(each), Tensor) for each in gc.get_objects())
+
+
+def measurings() -> dict[str, Callable[[], object]]:
+    x, y = torch.randn(6, 20), torch.randint(3, (6,))
+    layers = [nn.Linear(20, 9), nn.Tanh(), nn.Linear(9, 9), nn.Sigmoid(), nn.Linear(9, 3)]
+    model = nn.Sequential(*layers)
+    converted = rad.convert(model, rad.SameSample(0.5))
+
+    def loss(out: Tensor) -> Tensor:
+        return F.cross_entropy(out.softmax(1), y[: len(out)])
+
+    def differentiated() -> Tensor:
+        out = loss(model(x))
+        (grad,) = torch.autograd.grad(out, model[0].weight, create_graph=True)
+        return out + grad.square().sum()
+
+    return {
+        "saved": lambda: saved_bytes(lambda: loss(model(x).relu())),
+        "differentiated": lambda: saved_bytes(differentiated),
+        "fit": lambda: rad.fit(model, (x,), loss, 0.5),
+        "auto": lambda: rad.fit(model, (x,), loss, 0.5, "auto"),
+        "peak": lambda: rad.fit(model, (x,), loss, 0.5, kind="peak"),
+        "audit": lambda: rad.audit(converted, lambda: loss(converted(x))),
+    }
+
+
+@pytest.mark.parametrize("name", measurings())
+def test_what_was_measured_is_let_go(name: str) -> None:
+    """Operators that save their own output would otherwise keep it in a circle for good."""
+    measuring = measurings()[name]
+    measuring()
+    gc.collect()
+    before = living_tensors()
+    for _ in range(3):
+        measuring()
+    gc.collect()
+    assert living_tensors() == before
+
+
+def test_what_saved_bytes_measured_needs_no_garbage_collector() -> None:
+    outputs: list[weakref.ref[Tensor]] = []
+
+    def forward() -> Tensor:
+        hidden = torch.randn(6, 20, requires_grad=True).mul(2).tanh()
+        outputs.append(weakref.ref(hidden))
+        return hidden.softmax(1).relu().sum()
+
+    gc.disable()
+    try:
+        saved_bytes(forward)
+        assert [output() for output in outputs] == [None]
+    finally:
+        gc.enable()
+
+
+RESIDENT = """
+import torch
+from torch import nn
+from rad.memory import saved_bytes
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+x = torch.randn(250, 1000, requires_grad=True)
+for call in range(205):
+    saved_bytes(lambda: (x * 2).tanh())
+    before = resident() if call == 4 else before if call else 0
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is Linux's")
+def test_resident_memory_stays_as_it_is() -> None:
+    """200 calls, each with 1 MB of output."""
+    run = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, check=True)
+    assert int(run.stdout) < 20e6
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "exp", "cos", "sqrt"])
+def test_measuring_twice_differentiated_programs_gives_their_gradients(name: str) -> None:
+    """What is unpacked in the measurement leads on to the graph that it was part of."""
+    x = torch.rand(5, dtype=torch.float64, requires_grad=True)
+    measured: list[Tensor] = []
+
+    def second() -> Tensor:
+        out: Tensor = getattr(x, name)()
+        (first,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        measured.append(torch.autograd.grad(first.sum(), x, create_graph=True)[0])
+        return measured[-1]
+
+    saved_bytes(second)
+    assert torch.equal(measured[0], second())
+
+
+def test_parameters_are_known_through_views_and_subclasses() -> None:
+    class Marked(nn.Parameter):
+        pass
+
+    class Named(Tensor):
+        pass
+
+    x, weight = torch.randn(6, 20), Marked(torch.randn(20, 3))
+    assert saved_bytes(lambda: x @ weight.t().t()) == x.nbytes
+    assert saved_bytes(lambda: x.as_subclass(Named) @ weight[:, 1:]) == x.nbytes
+    with FakeTensorMode():
+        layer = nn.Linear(20, 3)
+        assert saved_bytes(lambda: layer(torch.randn(6, 20)).tanh()) == x.nbytes + 6 * 3 * 4
+    assert saved_bytes(lambda: torch.vmap(lambda row: (row @ weight).tanh())(x)) == (
+        x.nbytes + 6 * 3 * 4
+    )

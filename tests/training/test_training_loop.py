@@ -206,6 +206,17 @@ def test_batch_loss_is_the_update_s_own(tmp_path: Path) -> None:
     assert recorder.rows[1]["batch_loss"] == expected
 
 
+def test_what_is_in_evaluation_mode_stays_so(tmp_path: Path) -> None:
+    model = network()
+    model.append(nn.BatchNorm1d(10))
+    model[4].eval()
+    go(tmp_path / "partly", settings(evaluate_every=1), model)
+    assert [module.training for module in model] == [True] * 4 + [False]
+    assert torch.equal(model.get_buffer("4.running_mean"), torch.zeros(10))
+    go(tmp_path / "wholly", settings(evaluate_every=1), model.eval())
+    assert all(module.training for module in model.modules())
+
+
 def test_bootstrap(tmp_path: Path) -> None:
     dataset, model, recorder = Watched(load("digits")), network(), Recorder()
     result = go(tmp_path, settings(bootstrap=True), model, dataset, logger=recorder)
