@@ -10,13 +10,16 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra import compose
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -97,11 +100,51 @@ def run(task: Task, config_name: str, folder: Path = CONFIGS) -> None:
     _share_modules_with_workers()
     main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(task)
     try:
+        check_overrides(get_args_parser().parse_args().overrides, folder)
         main()
     except BAD_INPUT as error:
         refuse(error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def check_overrides(overrides: Sequence[str], folder: Path) -> None:
+    """Raises UsageError where Hydra would drop a part of the command line, or merge choices.
+
+    A setting has one value, and a group (a folder of choices below `folder`) one name; several are
+    a sweep. Hydra's own settings are left to it.
+    """
+    given: dict[str, str] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element().lstrip("+")
+        if override.is_delete() or re.match(r"hydra\b", key):
+            continue
+        line = str(override.input_line)
+        if key in given:
+            raise UsageError(
+                f"{key} is given twice, as {given[key]!r} and {line!r}; give it once, or sweep "
+                f"over several values: -m {override.get_key_element()}=<a>,<b>"
+            )
+        given[key] = line
+        group = folder / override.key_or_group
+        if group.is_dir():
+            _check_choice_of(override, key, sorted(file.stem for file in group.glob("*.yaml")))
+
+
+def _check_choice_of(override: Override, key: str, choices: Sequence[str]) -> None:
+    """Raises UsageError where the override gives a group anything but names, or settings of it."""
+    value = override.value()
+    for one in value.list if isinstance(value, ChoiceSweep) else [value]:
+        if isinstance(one, list):
+            names = ",".join(map(str, one)) if len(one) > 1 else "<a>,<b>"
+            raise UsageError(
+                f"{override.input_line!r} gives a list, where {key} takes one name; a sweep over "
+                f"several is -m {override.get_key_element()}={names}"
+            )
+        if one is None or isinstance(one, bool | int | float):
+            raise UsageError(
+                f"{override.input_line!r} names no {key}: choose one of {', '.join(choices)}"
+            )
 
 
 def _share_modules_with_workers() -> None:
@@ -128,6 +171,12 @@ def one_line(error: Exception) -> str:
         return words
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r} ({words}); write key=value, quoted where need be"
+    ambiguous = re.match(
+        r"Ambiguous value for argument '([^']+)'|Sweep parameters '([^']+)'", words
+    )
+    if ambiguous:
+        override = ambiguous[1] or ambiguous[2]
+        return f"{override!r} is a sweep: write -m {override} (--multirun); a list stands in []"
     unknown = re.match(r"Could not override '([^']+)'", words)
     if unknown:
         return f"unknown setting {unknown[1]!r}: --cfg job in place of all settings shows the known"

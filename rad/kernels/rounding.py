@@ -19,11 +19,12 @@ from torch import Tensor
 
 from rad.kernels.draws import wide_type, word
 from rad.sketches.codes import PLANES
-from rad.sketches.grid import scale_dtype
+from rad.sketches.grid import PART_MASK, near, scale_dtype
 
 if TYPE_CHECKING:
     from rad.sketches.rounding import Rounding
 
+PART = tl.constexpr(PART_MASK)
 TILE = 1024
 OCTETS = 128
 EXACTLY: dict[str, Any] = {"enable_fp_fusion": False}
@@ -90,9 +91,17 @@ def uniform(key, block, at, size, fraction_bits: tl.constexpr):
 
 
 @triton.jit
+def part(key, block, size, wide: tl.constexpr):
+    """`rad.sketches.grid.part` of those rows of `size`: of the type `wide`."""
+    shared = word(key, block, (size + 3) // 4)
+    return (shared & PART).to(tl.int64).to(wide) * (1.0 / (PART + 1))
+
+
+@triton.jit
 def _encode(
     x, scales, key, low_plane, high_plane, count, size, steps,
-    bits: tl.constexpr, zero_code: tl.constexpr, wide: tl.constexpr, octets: tl.constexpr,
+    bits: tl.constexpr, zero_code: tl.constexpr, near: tl.constexpr, wide: tl.constexpr,
+    octets: tl.constexpr,
 ):  # fmt: skip
     fraction_bits: tl.constexpr = 31 - bits
     octet = tl.program_id(0).to(tl.int64) * octets + tl.arange(0, octets)
@@ -104,8 +113,12 @@ def _encode(
     half_low = tl.load(scales + 2 * block, mask=inside, other=0).to(wide) * 0.5
     half = tl.load(scales + 2 * block + 1, mask=inside, other=1).to(wide)
     position = _divided(value * 0.5 - half_low, tl.where(half == 0, 1.0, half).to(wide))
-    fixed = (position * (1 << fraction_bits)).to(tl.int32)
-    drawn = uniform(tl.load(key).to(tl.uint64), block, place % size, size, fraction_bits)
+    word_of_key = tl.load(key).to(tl.uint64)
+    at = position * (1 << fraction_bits)
+    if near > 0:
+        at += tl.where(at < near, part(word_of_key, block, size, wide), 0.0).to(wide)
+    fixed = at.to(tl.int32)
+    drawn = uniform(word_of_key, block, place % size, size, fraction_bits)
     code = tl.minimum(((fixed + drawn) >> fraction_bits) & 255, steps)
     if zero_code:
         code = tl.where(value != 0, code + 1, 0)
@@ -136,7 +149,10 @@ def read(
     if dithered:
         drawn = uniform(word_of_key, block, place % size, size, fraction_bits)
         fixed = (level << fraction_bits) - drawn + (1 << (fraction_bits - 1))
-        at = fixed.to(wide) * (1.0 / (1 << fraction_bits))
+        at = fixed.to(wide)
+        if wide == tl.float64:
+            at -= 0.5
+        at = at * (1.0 / (1 << fraction_bits))
     else:
         at = level.to(wide)
     value = (at * half + half_low) * 2
@@ -177,7 +193,9 @@ def compress(sketch: Rounding, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
             )  # fmt: skip
             _encode[(triton.cdiv(groups, OCTETS),)](
                 x, scales, key, planes[0], planes[-1], count, size, sketch.steps,
-                bits=sketch.bits, zero_code=sketch.zero_code, wide=wide, octets=OCTETS, **EXACTLY,
+                bits=sketch.bits, zero_code=sketch.zero_code,
+                near=near(x.dtype, dithered=sketch.dithered) or 0.0, wide=wide, octets=OCTETS,
+                **EXACTLY,
             )  # fmt: skip
     return *planes, scales
 

@@ -81,6 +81,8 @@ def train(control: Control, settings: Settings, folder: RunFolder, logger: Logge
             folder.write_metrics(progress.rows, COLUMNS)
             logger.log(progress.rows[-1])
 
+    for row in progress.rows:
+        logger.log(row)
     try:
         expired = False
         while progress.iteration < settings.iterations and not expired:

@@ -20,8 +20,14 @@ from torch import Tensor
 from rad.sketches.base import accumulation_dtype
 from rad.sketches.codes import reinterpret
 from rad.sketches.draws import in_loops, words
+from rad.sketches.random import SLOT, signed
 
 LANE_BITS = 16
+
+NEAR = 1 << 12
+"""float32 positions below so many of the smallest parts of a step are rounded at random."""
+
+PART_MASK = (1 << 24) - 1
 
 LOOP_DTYPES = (torch.float32, torch.float64)
 """What the compiled loops know."""
@@ -97,9 +103,31 @@ def uniform(key: Tensor, rows: range, slots: int, bits: int) -> Tensor:
     the low bits are shared by the row, from the word after. So each draw is uniform to
     its last bit at a quarter of a word, and two of a row are independent but for the
     low bits: events that split the range at any point have a covariance below 2**-34.
-    `key` may also hold one key a row.
+    `key` may also hold one key a row. The 24 lowest bits of the shared word are `part`.
     """
     drawn = reinterpret(words(key, rows, -(-slots // 4) + 1), torch.int16)
     low = bits - LANE_BITS
     shared = drawn[:, -1:].to(torch.int32) & ((1 << low) - 1)
     return torch.add(shared + (1 << bits - 1), drawn[:, :slots], alpha=1 << low)
+
+
+def part(key: Tensor, rows: range, slots: int, dtype: torch.dtype) -> Tensor:
+    """A uniform draw from [0, 1) for each row, independent of `uniform`'s: (len(rows), 1).
+
+    It rounds at random what is smaller than the smallest part of a step. Numbers of a row share
+    it: two codes depend on it at once with a chance of 2**-46 at most.
+    """
+    shared = words(key + signed(SLOT * (-(-slots // 4))), rows, 1)
+    return (shared & PART_MASK).to(dtype).mul_(1 / (PART_MASK + 1))
+
+
+def near(dtype: torch.dtype, *, dithered: bool) -> float | None:
+    """Positions below it, in smallest parts of a step, are rounded at random, others cut off.
+
+    float64 is rounded so everywhere; float32 where cutting off would be a bias of more than
+    1 / NEAR of the number's distance from its block's lowest. None: nowhere; what float32 keeps
+    of dithered numbers is coarser than a part.
+    """
+    if dtype == torch.float64:
+        return math.inf
+    return None if dithered else float(NEAR)

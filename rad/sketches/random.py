@@ -25,15 +25,17 @@ import torch
 from torch import Tensor
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
+    """A word of 64 bits as a signed integer, as tensors hold it."""
+    word %= 1 << 64
     return word - (1 << 64) if word >= 1 << 63 else word
 
 
-ROW = _signed(0xD1B54A32D192ED03)
-SLOT = _signed(0xABC98388FB8FAC03)
-FOLD = _signed(0x8CB92BA72F3D8DD7)
+ROW = signed(0xD1B54A32D192ED03)
+SLOT = signed(0xABC98388FB8FAC03)
+FOLD = signed(0x8CB92BA72F3D8DD7)
 WORD_BITS = 64
-_MULTIPLIERS = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
+_MULTIPLIERS = (signed(0xBF58476D1CE4E5B9), signed(0x94D049BB133111EB))
 _LOW_HALF = 0xFFFFFFFF
 
 
@@ -49,7 +51,7 @@ def _mix_(z: Tensor) -> Tensor:
 
 def make_key(seed: int, device: torch.device | str | None = None) -> Tensor:
     """The key of an integer seed: int64, shape ()."""
-    seed = _signed(seed % (1 << 64))
+    seed = signed(seed)
     return fold_in(torch.full((), seed, dtype=torch.int64, device=device), 0)
 
 
@@ -59,7 +61,7 @@ def fold_in(key: Tensor, i: int | Tensor) -> Tensor:
 
 
 def _signed_step(i: int) -> int:
-    return _signed((i + 1) * FOLD % (1 << 64))
+    return signed((i + 1) * FOLD)
 
 
 def words(key: Tensor, rows: range, slots: int) -> Tensor:

@@ -23,6 +23,8 @@ from rad.sketches.draws import Keys, host_keys, in_loops
 from rad.sketches.grid import (
     LOOP_DTYPES,
     fit,
+    near,
+    part,
     place,
     positions,
     scale_dtype,
@@ -95,7 +97,11 @@ class Rounding(Sketch):
         keys = host_keys(key)
         if keys is not None and x.dtype in LOOP_DTYPES and in_loops(x):
             return self._round_in_loops(x, scales, keys, rows.start)
-        fixed = positions(x, scales).mul_(1 << self.fraction_bits).to(torch.int32)
+        at = positions(x, scales).mul_(1 << self.fraction_bits)
+        limit = near(x.dtype, dithered=self.dithered)
+        if limit is not None:
+            at = at + torch.where(at < limit, part(key, rows, x.shape[1], at.dtype), 0)
+        fixed = at.to(torch.int32)
         fixed = uniform(key, rows, x.shape[1], self.fraction_bits).add_(fixed)
         codes = (fixed >> self.fraction_bits).to(torch.uint8).clamp_(max=self.steps)
         return codes.add_(1).mul_(x != 0) if self.zero_code else codes
@@ -115,6 +121,7 @@ class Rounding(Sketch):
         from rad.sketches.rounding_loops import round_blocks
 
         codes = torch.empty(x.shape, dtype=torch.uint8)
+        limit = near(x.dtype, dithered=self.dithered)
         values, grids = x.contiguous().numpy(), scales.to(x.dtype).numpy()
         round_blocks(
             values,
@@ -124,6 +131,7 @@ class Rounding(Sketch):
             self.fraction_bits,
             self.steps,
             self.zero_code,
+            None if limit is None else values.dtype.type(limit),
             codes.numpy(),
         )
         return codes
@@ -284,8 +292,12 @@ class StochasticRounding(Rounding):
     """Rounding up or down at random.
 
     x = low + (i + f) step lies between the levels i and i + 1 of its block; x_hat is
-    level i + 1 with probability f, else level i. Unbiased: E[x_hat] = x, with f resolved
-    to 2**-(31 - bits), a 2**-30 of the block's range. E (x_hat - x)^2 = step^2 f (1 - f),
+    level i + 1 with probability f, else level i. Unbiased: E[x_hat] = x, to the precision of
+    the type at the block's largest number: beside 1e10 a float32 is good to some 1e3, as in
+    any sum. Of a number near its block's lowest (a ReLU's output beside an outlier) nothing
+    is lost; of others f is cut off at parts of 2**-(31 - bits), in float32, which takes at
+    most 2**-12 of x - low. Where outliers are so large, the error of all others is, too:
+    clip them, give a `block`, or `RotatedRounding`. E (x_hat - x)^2 = step^2 f (1 - f),
     at most step^2 / 4, and errors of different numbers are uncorrelated (their draws
     share low bits: a covariance below 2**-34 step^2). Numbers on a level, such as the
     smallest of a block (the zeros of a ReLU's output), are kept exactly.
@@ -310,7 +322,8 @@ class DitheredRounding(Rounding):
     the position p = (x - low) / step, and x_hat = low + (i - u + 1/2) step. Then
     x_hat - x is uniform on a step whatever x is: unbiased, E (x_hat - x)^2 = step^2 / 12,
     half of what stochastic rounding has on average, but for numbers on a level too
-    (`zero_code` keeps zeros exact). p + u never leaves the grid: nothing is clipped.
+    (`zero_code` keeps zeros exact); in float32 the mean is off by 2**-(32 - bits) of a step at
+    most. p + u never leaves the grid: nothing is clipped.
     Reading costs the draws again.
     Fields and bytes: `Rounding`. Nothing but codes and grids is kept.
     """
@@ -321,7 +334,10 @@ class DitheredRounding(Rounding):
         one = 1 << self.fraction_bits
         drawn = uniform(key, rows, level.shape[1], self.fraction_bits)
         fixed = (level.to(torch.int32) << self.fraction_bits).sub_(drawn)
-        return fixed.add_(one >> 1).to(dtype).mul_(1 / one)
+        at = fixed.add_(one >> 1).to(dtype)
+        if dtype == torch.float64:
+            at -= 0.5
+        return at.mul_(1 / one)
 
     def _noise(self, x: Tensor, scales: Tensor) -> Tensor:
         return x.new_full(x.shape, 1 / 12, dtype=accumulation_dtype(x.dtype))

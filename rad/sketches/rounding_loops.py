@@ -13,8 +13,9 @@ import numpy as np
 from numba import njit
 
 from rad.sketches.compiled import row_key, word
+from rad.sketches.grid import PART_MASK
 
-_TOP = np.uint64(48)
+_TOP, _PART = np.uint64(48), np.uint64(PART_MASK)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -61,6 +62,12 @@ def _fill(words: np.ndarray, key: np.uint64, row: int, n: int, low_bits: np.int3
     return np.int32(np.int64(word(key, row, count) >> _TOP) & ((1 << low_bits) - 1))
 
 
+@njit(inline="always")
+def _part(key: np.uint64, row: int, n: int) -> float:
+    """`grid.part` of a row of n draws."""
+    return np.int64(word(key, row, (n + 3) // 4) & _PART) * (1 / (PART_MASK + 1))
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def round_blocks(
     x: np.ndarray,
@@ -70,12 +77,14 @@ def round_blocks(
     fraction_bits: int,
     steps: int,
     zero_code: bool,
+    near: float | None,
     codes: np.ndarray,
 ) -> None:
-    """The codes of x, into codes (m, n) uint8."""
+    """The codes of x, into codes (m, n) uint8. `near` is of x's type."""
     n = x.shape[1]
     low_bits, top = np.int32(fraction_bits - 16), np.int32(steps)
     bits = np.int32(fraction_bits)
+    nothing = x.dtype.type(0)
     one, half = x.dtype.type(1 << fraction_bits), x.dtype.type(0.5)
     words = np.empty((n + 3) // 4, np.uint64)
     lanes = words.view(np.int16)
@@ -84,9 +93,13 @@ def round_blocks(
         half_step = scales[block, 1] if scales[block, 1] != 0 else x.dtype.type(1)
         shared = _fill(words, row_key(keys, block), first + block, n, low_bits)
         shared = np.int32(shared + (1 << (fraction_bits - 1)))
+        part = x.dtype.type(_part(row_key(keys, block), first + block, n))
         for i in range(n):
             value = x[block, i]
-            fixed = np.int32((value * half - half_low) / half_step * one)
+            at = (value * half - half_low) / half_step * one
+            if near is not None:  # known when this is compiled
+                at += part if at < near else nothing
+            fixed = np.int32(at)
             draw = (np.int32(lanes[i]) << low_bits) + shared
             code = min(np.int32((fixed + draw) >> bits) & np.int32(255), top)
             if zero_code:
@@ -112,6 +125,7 @@ def read_blocks(
     unit = out.dtype.type(1 / (1 << fraction_bits))
     lowest = np.int32(1 if zero_code else 0)
     half, two = out.dtype.type(0.5), out.dtype.type(2)
+    below = half if out.itemsize == 8 else out.dtype.type(0)
     words = np.empty((n + 3) // 4, np.uint64)
     lanes = words.view(np.int16)
     for block in range(codes.shape[0]):
@@ -122,7 +136,7 @@ def read_blocks(
             for i in range(n):
                 level = np.int32(codes[block, i]) - lowest
                 draw = (np.int32(lanes[i]) << low_bits) + shared
-                at = out.dtype.type((level << bits) - draw + middle) * unit
+                at = (out.dtype.type((level << bits) - draw + middle) - below) * unit
                 out[block, i] = (at * half_step + half_low) * two
         else:
             for i in range(n):

@@ -11,7 +11,10 @@ MODES = ("online", "offline", "disabled")
 
 
 class Logger(Protocol):
-    """Takes the rows of metrics.csv as they come; None stands for a value not evaluated."""
+    """Takes the rows of metrics.csv as they come; None stands for a value not evaluated.
+
+    A run that resumes gives again all rows from the first on, then goes on.
+    """
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Record one row; its `iteration` counts the updates done."""
@@ -34,8 +37,13 @@ class WandbLogger:
     """Weights & Biases.
 
     `name` is the run's path below the results root. Its hash is the run's id, so that a resumed
-    run continues its record. `mode` is online, offline (records lie in `<directory>/wandb`, for
-    `wandb sync`) or disabled (wandb is not even imported).
+    run goes on with the run on the server. `mode` is online, offline (records lie in
+    `<directory>/wandb`; `wandb sync <directory>/wandb` uploads them) or disabled (wandb is not
+    even imported).
+
+    Each offline record holds its run from the first row on, as wandb can join no two records: of
+    several with one id it uploads the later over the earlier. With the first row of a record the
+    earlier ones of its run are marked as synced, so that `wandb sync` passes them over.
 
     Raises:
         UsageError: unknown mode, wandb not installed, or no access to the server.
@@ -53,6 +61,7 @@ class WandbLogger:
         if mode not in MODES:
             raise UsageError(f"unknown logger mode {mode!r}; choose one of {', '.join(MODES)}")
         self._run: Any = None
+        self._supersedes = mode == "offline"
         if mode == "disabled":
             return
         remedy = "set logger.mode to offline or disabled"
@@ -68,7 +77,7 @@ class WandbLogger:
                 group=group,
                 config=dict(config or {}),
                 id=hashlib.sha256(f"{project}/{name}".encode()).hexdigest()[:16],
-                resume="allow",
+                resume="allow" if mode == "online" else None,
                 mode="online" if mode == "online" else "offline",
                 dir=str(Path(directory).resolve()),
                 reinit="create_new",
@@ -81,10 +90,21 @@ class WandbLogger:
             ) from error
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Record what was evaluated, at step `iteration`."""
-        if self._run is not None:
-            values = {key: value for key, value in row.items() if value is not None}
-            self._run.log(values, step=row["iteration"])
+        """Record what was evaluated, at step `iteration`, unless the server has that step."""
+        if self._run is None or row["iteration"] < self._run.starting_step:
+            return
+        values = {key: value for key, value in row.items() if value is not None}
+        self._run.log(values, step=row["iteration"])
+        if self._supersedes:
+            self._pass_over_earlier()
+            self._supersedes = False
+
+    def _pass_over_earlier(self) -> None:
+        """Mark the earlier records of this run as synced."""
+        own = Path(self._run.settings.sync_file)
+        for record in own.parents[1].glob(f"offline-run-*/{own.name}"):
+            if not record.samefile(own):
+                record.with_suffix(".wandb.synced").touch()
 
     def finish(self) -> None:
         """Close the record. A second call does nothing."""

@@ -127,6 +127,8 @@ def strides(
         folder.write_metrics(progress.rows, columns)
         logger.log(row)
 
+    for row in progress.rows:
+        logger.log(row)
     if not progress.rows:
         record(None)
     bar = ProgressBar(settings.iterations, progress.iteration, device)

@@ -88,7 +88,8 @@ def roundings() -> None:
             made["wide"] = triton.language.float64
         fitted = {"skip_zeros": bits == 8, "wide": made["wide"], "tile": rounding.TILE}
         elementwise(rounding._fit, number, types, **fitted)
-        elementwise(rounding._encode, number, types, **made, bits=bits, octets=rounding.OCTETS)
+        encoded = made | {"near": (float("inf"), 4096.0, 0.0)[bits % 3], "octets": rounding.OCTETS}
+        elementwise(rounding._encode, number, types, **encoded, bits=bits)
         made |= {"bits": bits, "dithered": bits in (3, 4)}
         elementwise(rounding._decode, number, types, **made, tile=rounding.TILE)
         if number != "fp64":

@@ -19,7 +19,7 @@ from rad.sketches import (
     rounding,
     sampled_rounding,
 )
-from rad.sketches.grid import uniform
+from rad.sketches.grid import NEAR, uniform
 from rad.sketches.random import words
 from rad.sketches.rounding import Rounding
 
@@ -80,6 +80,37 @@ def test_the_mean_square_over_all_noise_is_the_stated_variance(sketch: Rounding)
     expected = sketch.element_variance(x[:1])[0]
     assert ((mean_square - expected).abs() <= 1e-3 * step_of(sketch, x[:1]) ** 2).all()
     torch.testing.assert_close(sketch.variance(x[:1]), expected.sum())
+
+
+@pytest.mark.parametrize("outlier", [1e8, 1e10, 1e13])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "sketch", [StochasticRounding(3), StochasticRounding(8), ZEROS[0]], ids=str
+)
+def test_a_number_beside_an_outlier_is_unbiased(
+    sketch: Rounding, dtype: torch.dtype, outlier: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies y parts of a step above the lowest: its upper level has a chance of y parts."""
+    x = torch.tensor([[0.0, 1.0, 2.0, outlier]], dtype=dtype).expand(PARTS, -1)
+    scales, unit = sketch.fit(x), 1 << sketch.fraction_bits
+    low, step = scales[0, 0].double(), 2 * scales[0, 1].double()
+    y = ((x[0, 2].double() - low) / step * unit).item()
+    whole = math.floor(y)
+    drawn = ((torch.arange(PARTS) * 2 + 1) / (2 * PARTS))[:, None]
+    monkeypatch.setattr(rounding, "part", lambda key, rows, slots, kind: drawn.to(kind))
+    monkeypatch.setattr(rounding, "in_loops", lambda x: False)
+
+    def raised(by: int) -> float:
+        """How often a draw raises it that raises whole numbers of more than `by` parts."""
+        draw = torch.full((PARTS, 4), unit - 1 - by, dtype=torch.int32)
+        monkeypatch.setattr(rounding, "uniform", lambda *_: draw)
+        codes = sketch.round(x, scales, make_key(0), range(PARTS))[:, 2]
+        return (codes - int(sketch.zero_code)).double().mean().item()
+
+    assert raised(whole + 1) == 0
+    assert whole == 0 or raised(whole - 1) == 1
+    if dtype == torch.float64 or y < NEAR:
+        assert abs(raised(whole) - (y - whole)) <= 1 / PARTS + 1e-6 * y
 
 
 def test_a_constant_is_exact_and_so_are_values_on_levels() -> None:

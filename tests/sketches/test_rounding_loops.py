@@ -34,8 +34,16 @@ def inputs(dtype: torch.dtype) -> dict[str, Tensor]:
     special[2] = -0.25
     special[3, 3], special[3, 4] = -0.0, 0.0
     special[4, 0], special[5, 20] = 3e38, -1e-42
+    outlier = normal.abs()
+    outlier[:, 3] = 1e7
+    outlier[3:, 3] = 1e10
     tiny = {f"{scale}": normal * scale for scale in (1e-39, 1e30)}
-    return tiny | {"normal": normal, "special": special, "strided": normal.t()[:, :6]}
+    return tiny | {
+        "normal": normal,
+        "special": special,
+        "outlier": outlier,
+        "strided": normal.t()[:, :6],
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

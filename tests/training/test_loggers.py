@@ -1,14 +1,25 @@
 """Loggers and the progress bar."""
 
+import struct
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import wandb
+from training import tiny_run
+from wandb.cli.beta_sync import _find_wandb_files
+from wandb.proto.wandb_internal_pb2 import Record
 
+from rad import data
 from rad.errors import UsageError
-from rad.training import WandbLogger
+from rad.results import RunFolder
+from rad.training import WandbLogger, train
 from rad.training.progress_bar import ProgressBar, memory_in_use
 
 
@@ -26,22 +37,84 @@ def test_unknown_mode() -> None:
         WandbLogger("p", "n", mode="loud")
 
 
-def test_offline_records_locally_under_a_lasting_id(tmp_path: Path) -> None:
-    folders = []
-    for _ in range(2):
-        logger = WandbLogger(
-            "rad", "fig5b/project/budget=0.1/seed=0", "fig5b", {"seed": 0}, "offline", tmp_path
-        )
-        logger.log({"iteration": 0, "train_loss": 2.3, "batch_loss": None})
+def record(directory: Path, name: str, iterations: Iterable[int]) -> None:
+    logger = WandbLogger("rad", name, "fig5b", {"seed": 0}, "offline", directory)
+    for iteration in iterations:
+        logger.log({"iteration": iteration, "train_loss": iteration / 2, "batch_loss": None})
+    logger.finish()
+    logger.finish()
+
+
+def test_a_later_offline_record_takes_the_place_of_the_earlier(tmp_path: Path) -> None:
+    name = "fig5b/project/budget=0.1/seed=0"
+    record(tmp_path, name, range(3))
+    record(tmp_path, f"{name}0", range(2))
+    record(tmp_path, name, range(5))
+    record(tmp_path, name, ())  # stopped before its first row: takes no place
+    assert sorted(map(steps, to_sync(tmp_path))) == [[], [0, 1], [0, 1, 2, 3, 4]]
+    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 4
+
+
+def test_a_run_that_resumes_offline_leaves_one_whole_curve_to_sync(tmp_path: Path) -> None:
+    """Evaluated after its last checkpoint, when it was interrupted: neither lost nor doubled."""
+    folder, digits = RunFolder(tmp_path / "run"), data.load("digits")
+    settings = replace(tiny_run.SETTINGS, iterations=40)
+    interrupted = replace(settings, iterations=20)  # rows up to 20, the last checkpoint at 15
+    for part in (interrupted, settings):
+        logger = WandbLogger("rad", "run", None, {}, "offline", tmp_path)
+        with folder.open(tiny_run.CONFIG):
+            train(tiny_run.network(), digits, part, 5, folder, logger)
         logger.finish()
-        logger.finish()
-        folders = sorted(tmp_path.glob("wandb/offline-run-*"))
-        assert folders
-        assert list(folders[-1].glob("*.wandb"))
-    identifiers = {
-        folder.name.split("-")[3] for folder in folders
-    }  # a second one in the same second ends in -1
-    assert len(identifiers) == 1
+    (left,) = to_sync(tmp_path)
+    assert steps(left) == [0, 10, 20, 30, 40]
+    (run,) = (part.run for part in records(left) if part.HasField("run"))
+    assert run.starting_step == 0
+    assert not run.resume  # `wandb sync` would move its steps behind those of the server
+
+
+def test_rows_that_the_server_has_are_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    options: dict[str, Any] = {}
+
+    def init(**given: Any) -> SimpleNamespace:
+        options.update(given)
+        return SimpleNamespace(starting_step=3, log=lambda row, step: sent.append(step))
+
+    monkeypatch.setattr("wandb.init", init)
+    logger = WandbLogger("rad", "run", mode="online", directory=".")
+    for iteration in range(5):
+        logger.log({"iteration": iteration})
+    assert (sent, options["resume"]) == ([3, 4], "allow")
+
+
+def to_sync(directory: Path) -> list[Path]:
+    """The records that `wandb sync` does not pass over, all written to their ends."""
+    wandb.teardown()
+    found = _find_wandb_files(
+        [directory / "wandb"], skip_synced=True, skip_online=True, verbose=False
+    )
+    return sorted(found)
+
+
+def steps(file: Path) -> list[int]:
+    return [part.history.step.num for part in records(file) if part.HasField("history")]
+
+
+def records(file: Path) -> Iterator[Record]:
+    """Of a .wandb file: LevelDB's log format after a header of seven bytes."""
+    data, block, start, part = file.read_bytes(), 1 << 15, 7, b""
+    while start + 7 <= len(data):
+        if block - start % block < 7:
+            start += block - start % block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, start)
+        part += data[start + 7 : start + 7 + length]
+        start += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            whole = Record()
+            whole.ParseFromString(part)
+            part = b""
+            yield whole
 
 
 def test_memory_in_use_sees_an_allocation() -> None:
