@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,12 @@ from torch import Tensor
 from rad.sketches.random import lanes
 
 _LEVELS = 1 << 16
+
+PIECE = 1 << 16
+"""Numbers whose mask is drawn at a time: its words stay in a core's cache."""
+
+DEVICE_PIECE = 1 << 20
+"""The same on a GPU, where few large operators are faster."""
 
 
 class _KeyedDropout(torch.autograd.Function):
@@ -26,8 +33,29 @@ class _KeyedDropout(torch.autograd.Function):
 
 
 def _drop(x: Tensor, kept_levels: int, key: Tensor) -> Tensor:
-    kept = (lanes(key, x.numel()) < kept_levels).view(x.shape)
-    return torch.where(kept, x * (_LEVELS / max(kept_levels, 1)), 0)
+    scaled = x * (_LEVELS / max(kept_levels, 1))
+    if torch.compiler.is_compiling():  # which draws number by number, without a mask in memory
+        return torch.where((lanes(key, x.numel()) < kept_levels).view(x.shape), scaled, 0)
+    for first, part in _parts(scaled, PIECE if x.is_cpu else DEVICE_PIECE):
+        dropped = lanes(key, part.numel(), first) >= kept_levels
+        part.masked_fill_(dropped.view(part.shape), 0)
+    return scaled
+
+
+def _parts(x: Tensor, size: int, first: int = 0) -> Iterator[tuple[int, Tensor]]:
+    """Views of at most `size` numbers that make up x, and the place of the first in each.
+
+    Places count as in a contiguous tensor, whatever the strides of x.
+    """
+    if x.numel() <= size:
+        yield first, x
+        return
+    x = x.view(-1) if x.is_contiguous() else x
+    each = x[0].numel()
+    step = max(1, size // each)
+    for start in range(0, len(x), step):
+        part = x[start] if each > size else x[start : start + step]
+        yield from _parts(part, size, first + start * each)
 
 
 def dropout(x: Tensor, p: float = 0.5, *, key: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ Everything is exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor
 
 from rad.functional.arguments import Sizes, each
 from rad.sketches.bits import pack_integers, packed_width, unpack_integers
+
+PIECE = 1 << 14
+"""Offsets that are calculated at a time: a handful of integers for each stay in a core's cache."""
 
 _AVERAGE = {
     1: (torch.ops.aten.avg_pool2d, torch.ops.aten.avg_pool2d_backward),
@@ -101,21 +104,15 @@ class _MaxPool(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, axes: int, window: _Window, ceil_mode: bool) -> Tensor:
         output, places = _MAXIMUM[axes](x, *window, ceil_mode=ceil_mode, return_indices=True)
         ctx.axes, ctx.window = axes, window
-        ctx.input_shape, ctx.output_shape = x.shape, output.shape
-        offsets = _offsets(places, x.shape[-axes:], window)
-        ctx.save_for_backward(pack_integers(offsets, window.bits()))
+        ctx.input_shape = x.shape
+        ctx.save_for_backward(_packed_offsets(places, x.shape[-axes:], window))
         return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         (packed,) = ctx.saved_tensors
-        window: _Window = ctx.window
-        space = ctx.input_shape[-ctx.axes :]
-        offsets = unpack_integers(packed, window.bits(), ctx.output_shape)
-        places = _places(offsets, space, window)
-        grad_input = grad_output.new_zeros(*ctx.input_shape[: -ctx.axes], space.numel())
-        grad_input.scatter_add_(-1, places.flatten(-ctx.axes), grad_output.flatten(-ctx.axes))
-        return grad_input.view(ctx.input_shape), None, None, None
+        grad_input = _scatter(grad_output, packed, ctx.input_shape, ctx.axes, ctx.window)
+        return grad_input, None, None, None
 
 
 class _Window(tuple[tuple[int, ...], ...]):
@@ -146,36 +143,95 @@ def max_pool(
     return result
 
 
-def _offsets(places: Tensor, space: torch.Size, window: _Window) -> Tensor:
-    """Which element of its window each place (a flat index into `space`) is."""
+def _packed_offsets(places: Tensor, space: torch.Size, window: _Window) -> Tensor:
+    """Which element of its window each place (a flat index into `space`) is, packed."""
+    rows = places.reshape(-1, *places.shape[places.dim() - len(space) + 1 :])
+    outputs = places.shape[-len(space)]
+    packed = [
+        pack_integers(_offsets(rows[piece.start : piece.stop], piece, outputs, space, window), bits)
+        for bits in [window.bits()]
+        for piece in _pieces(rows)
+    ]
+    return packed[0] if len(packed) == 1 else torch.cat(packed)
+
+
+def _scatter(
+    grad_output: Tensor, packed: Tensor, shape: torch.Size, axes: int, window: _Window
+) -> Tensor:
+    """The gradient of an input of that shape: grad_output at the kept places, zero elsewhere."""
+    grad_input = grad_output.new_zeros(shape)
+    flat, space, bits = grad_input.view(-1), shape[-axes:], window.bits()
+    rows = grad_output.reshape(-1, *grad_output.shape[grad_output.dim() - axes + 1 :])
+    outputs = grad_output.shape[-axes]
+    for piece in _pieces(rows):
+        grad = rows[piece.start : piece.stop]
+        each = rows[0].numel() * bits // packed.element_size()
+        part = packed[piece.start * each // 8 : -(-piece.stop * each // 8)]
+        places = _places(unpack_integers(part, bits, grad.shape), piece, outputs, space, window)
+        flat.scatter_add_(0, places.flatten(), grad.flatten())
+    return grad_input
+
+
+def _pieces(rows: Tensor) -> Iterator[range]:
+    """Rows of outputs, a multiple of eight at a time (whole bytes of offsets), some PIECE numbers.
+
+    A row holds the outputs of one index along the first of the pooled axes.
+    """
+    each = rows.shape[1:].numel()
+    step = max(1, PIECE // max(1, 8 * each)) * 8
+    if torch.compiler.is_compiling():
+        step = max(1, len(rows))
+    for start in range(0, max(1, len(rows)), step):
+        yield range(start, min(start + step, len(rows)))
+
+
+def _offsets(
+    places: Tensor, piece: range, outputs: int, space: torch.Size, window: _Window
+) -> Tensor:
+    """Which element of its window each place of those rows is; `outputs` rows an image."""
+    places = _narrow(places, space)
     offset = torch.zeros_like(places)
     for axis, coordinate in enumerate(_unravel(places, space)):
         kernel, stride, padding, dilation = (part[axis] for part in window)
-        start = _starts(places, axis, len(space), stride, padding)
+        start = _indices(places, piece, outputs, axis) * stride - padding
         offset.mul_(kernel).add_((coordinate - start) // dilation)
     return offset
 
 
-def _places(offsets: Tensor, space: torch.Size, window: _Window) -> Tensor:
-    """The inverse of `_offsets`."""
+def _places(
+    offsets: Tensor, piece: range, outputs: int, space: torch.Size, window: _Window
+) -> Tensor:
+    """The inverse of `_offsets`: flat indices into all images of shape `space`."""
+    offsets = _narrow(offsets, space)
     place = torch.zeros_like(offsets)
     for axis, within in enumerate(_unravel(offsets, torch.Size(window[0]))):
         _, stride, padding, dilation = (part[axis] for part in window)
-        start = _starts(offsets, axis, len(space), stride, padding)
-        place.mul_(space[axis]).add_(within * dilation + start)
-    return place
+        start = _indices(offsets, piece, outputs, axis) * stride - padding
+        place.mul_(space[axis]).add_(within * dilation).add_(start)
+    image = torch.arange(piece.start, piece.stop, device=offsets.device) // outputs
+    return _along(image * space.numel(), offsets, 0) + place
+
+
+def _narrow(flat: Tensor, space: torch.Size) -> Tensor:
+    """Flat indices into `space` as integers of 32 bits, where they fit: divided twice as fast."""
+    return flat.to(torch.int32) if space.numel() < 1 << 31 else flat
 
 
 def _unravel(flat: Tensor, shape: torch.Size) -> list[Tensor]:
     coordinates = []
-    for size in reversed(shape):
+    for size in reversed(shape[1:]):
         coordinates.append(flat % size)
         flat = flat // size
-    return coordinates[::-1]
+    return [flat, *coordinates[::-1]]
 
 
-def _starts(like: Tensor, axis: int, axes: int, stride: int, padding: int) -> Tensor:
-    """Where the windows start along an axis, broadcastable to the output."""
-    size = like.shape[axis - axes]
-    start = torch.arange(size, device=like.device) * stride - padding
-    return start.view(-1, *(1,) * (axes - axis - 1))
+def _indices(like: Tensor, piece: range, outputs: int, axis: int) -> Tensor:
+    """The outputs' indices along a pooled axis, broadcastable to those rows."""
+    if axis == 0:
+        return _along(torch.arange(piece.start, piece.stop, device=like.device) % outputs, like, 0)
+    return _along(torch.arange(like.shape[axis], device=like.device), like, axis)
+
+
+def _along(index: Tensor, like: Tensor, axis: int) -> Tensor:
+    """A vector as what varies along one axis of `like`, broadcastable to it."""
+    return index.view(-1, *(1,) * (like.dim() - 1 - axis))

@@ -44,16 +44,15 @@ def _relu_backward(packed: Tensor, grad_output: Tensor) -> Tensor:
         from rad.kernels.relu import relu_backward
 
         return relu_backward(packed, grad_output)
-    # By far the fastest way on a CPU, and no third buffer: bytes, not bool, to numbers;
-    # torch's own kernel; in place.
-    active = unpack(packed, grad_output.shape).view(torch.uint8).to(grad_output.dtype)
+    # By far the fastest way on a CPU, and no third buffer: torch's own kernel; in place.
+    active = unpack(packed, grad_output.shape, grad_output.dtype)
     _threshold_backward(grad_output, active, 0, grad_input=active)
     return active
 
 
 @opaque()
 def _active_bits(output: Tensor) -> Tensor:
-    return pack(output.bool())  # not "> 0": NaN is active, as in torch
+    return pack(output)  # not "> 0": NaN is active, as in torch
 
 
 def _relu_and_bits(x: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:

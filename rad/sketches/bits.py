@@ -7,6 +7,8 @@ is element 8 i + j (little-endian machines, which all supported ones are).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,9 @@ _SPREAD = 0x0101010101010101
 _ONE_BIT_EACH = 0x8040201008040201 - (1 << 64)
 _CARRY = 0x7F7F7F7F7F7F7F7F
 
+PIECE = 1 << 17
+"""Numbers packed or unpacked at a time, a multiple of 8: no tensor of bytes stands whole."""
+
 
 def packed_bytes(count: int) -> int:
     """Bytes that `pack` keeps of `count` booleans."""
@@ -22,19 +27,48 @@ def packed_bytes(count: int) -> int:
 
 
 def pack(mask: Tensor) -> Tensor:
-    """A bool tensor of any shape as uint8 of shape (ceil(numel / 8),)."""
-    flat = mask.reshape(-1)
+    """A bool tensor of any shape as uint8 of shape (ceil(numel / 8),); of numbers, if not zero."""
+    flat = (mask if mask.is_contiguous() else mask.bool()).reshape(-1)
+    if flat.numel() <= PIECE or torch.compiler.is_compiling():
+        return _pack(flat.bool())
+    packed = flat.new_empty(packed_bytes(flat.numel()), dtype=torch.uint8)
+    for numbers, octets in _pieces(flat.numel()):
+        packed[octets] = _pack(flat[numbers].bool())
+    return packed
+
+
+def unpack(packed: Tensor, shape: torch.Size, dtype: torch.dtype = torch.bool) -> Tensor:
+    """The bool tensor of that shape which `pack` packed, or the same as 0 and 1 of that dtype."""
+    count = shape.numel()
+    if count <= PIECE or torch.compiler.is_compiling():
+        bits = _unpack(packed)[:count].view(shape)
+        # Bytes are converted faster than booleans.
+        return bits if dtype == torch.bool else bits.view(torch.uint8).to(dtype)
+    mask = packed.new_empty(count, dtype=dtype)
+    for numbers, octets in _pieces(count):
+        part = mask[numbers]
+        part.copy_(_unpack(packed[octets])[: len(part)].view(torch.uint8))
+    return mask.view(shape)
+
+
+def _pieces(count: int) -> Iterator[tuple[slice, slice]]:
+    """Numbers, and the bytes that hold their bits, a piece at a time."""
+    for start in range(0, count, PIECE):
+        stop = min(start + PIECE, count)
+        yield slice(start, stop), slice(start // 8, packed_bytes(stop))
+
+
+def _pack(flat: Tensor) -> Tensor:
     missing = -flat.numel() % 8
     if missing:
         flat = torch.cat([flat, flat.new_zeros(missing)])
     return ((flat.view(torch.int64) * _GATHER) >> 56).to(torch.uint8)
 
 
-def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
-    """The bool tensor of that shape which `pack` packed."""
+def _unpack(packed: Tensor) -> Tensor:
     spread = packed.to(torch.int64).mul_(_SPREAD).bitwise_and_(_ONE_BIT_EACH)
     spread.add_(_CARRY).bitwise_right_shift_(7).bitwise_and_(_SPREAD)
-    return spread.view(torch.bool)[: shape.numel()].view(shape)
+    return spread.view(torch.bool)
 
 
 def packed_width(values: int) -> int:

@@ -160,8 +160,14 @@ def signs(key: Tensor, rows: range, slots: int, dtype: torch.dtype) -> Tensor:
     return table[octets].flatten(1)[:, :slots]
 
 
-def lanes(key: Tensor, count: int) -> Tensor:
-    """Independent draws from 0..2**16-1: int32, (count,). Draw i is lane i % 4 of word i // 4."""
-    drawn = words(key, range(1), -(-count // 4))[0]
+def lanes(key: Tensor, count: int, first: int = 0) -> Tensor:
+    """Independent draws from 0..2**16-1, from the `first` on: int32, (count,).
+
+    Draw i is lane i % 4 of word i // 4.
+    """
+    skipped = first % 4
+    start = _signed(first // 4 * SLOT % (1 << 64))
+    drawn = words(key + start, range(1), -(-(skipped + count) // 4))[0]
     shifts = torch.arange(0, WORD_BITS, 16, device=key.device)
-    return ((drawn[:, None] >> shifts) & 0xFFFF).to(torch.int32).flatten()[:count]
+    lane = ((drawn[:, None] >> shifts) & 0xFFFF).to(torch.int32).flatten()
+    return lane[skipped : skipped + count]

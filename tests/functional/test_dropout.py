@@ -1,11 +1,13 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rad
 from rad.functional import dropout
+from rad.functional.dropout import PIECE
 from rad.memory import saved_bytes
 from rad.sketches import make_key
+from rad.sketches.random import lanes
 
 
 def test_the_backward_mask_is_the_forward_one() -> None:
@@ -48,3 +50,21 @@ def test_layer_keeps_its_key_and_draws_from_torchs_generator() -> None:
         torch.manual_seed(3)
         outputs.append(layer(x))
     assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(2 * PIECE + 7),
+        torch.randn(3, 5, 70, 130).to(memory_format=torch.channels_last),
+        torch.randn(PIECE + 5, 2).t(),
+        torch.randn(1).expand(PIECE + 1),
+    ],
+    ids=["flat", "channels_last", "transposed", "expanded"],
+)
+def test_drawn_in_pieces_the_mask_is_the_whole_one(x: Tensor) -> None:
+    key, p = make_key(3), 0.3
+    kept = lanes(key, x.numel()).view(x.shape) < round((1 - p) * 2**16)
+    output = dropout(x, p, key=key)
+    assert torch.equal(output != 0, kept & (x != 0))
+    assert output.stride() == nn.functional.dropout(x, p).stride()

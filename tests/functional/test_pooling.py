@@ -30,6 +30,9 @@ MAXIMUM = [
     (nn.MaxPool1d(5, 2, 2), (3, 11), 4),
     (nn.MaxPool3d((2, 3, 2), padding=1), (2, 3, 5, 7, 6), 4),
     (nn.MaxPool2d(20), (2, 3, 40, 41), 16),
+    (nn.MaxPool2d(3, 1, 1), (4, 7, 40, 41), 4),
+    (nn.MaxPool1d(2), (5, 8001), 1),
+    (nn.MaxPool3d(2, 1), (2, 2, 9, 40, 41), 4),
 ]
 
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rad.sketches.bits import (
+    PIECE,
     pack,
     pack_integers,
     packed_bytes,
@@ -27,6 +28,16 @@ def test_bit_j_of_byte_i_is_element_8i_plus_j(values: list[bool]) -> None:
 def test_shapes_and_strides() -> None:
     mask = (torch.rand(5, 3, 7) > 0.5).transpose(0, 2)
     assert torch.equal(unpack(pack(mask), mask.shape), mask)
+
+
+@pytest.mark.parametrize("count", [PIECE, 2 * PIECE + 13])
+def test_in_pieces_and_of_numbers(count: int) -> None:
+    numbers = torch.randn(count).relu_()
+    packed = pack(numbers)
+    assert packed.numel() == packed_bytes(count)
+    assert torch.equal(packed[-9:], pack(numbers[(packed.numel() - 9) * 8 :]))
+    assert torch.equal(unpack(packed, numbers.shape), numbers != 0)
+    assert torch.equal(unpack(packed, numbers.shape, torch.float16), (numbers != 0).half())
 
 
 @given(st.sampled_from([1, 2, 4, 8, 16]), st.data())
