@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rad.operators import opaque
 from rad.sketches.random import lanes
 
 _LEVELS = 1 << 16
@@ -32,10 +33,9 @@ class _KeyedDropout(torch.autograd.Function):
         return _drop(grad_output, ctx.kept_levels, key), None, None
 
 
+@opaque()
 def _drop(x: Tensor, kept_levels: int, key: Tensor) -> Tensor:
     scaled = x * (_LEVELS / max(kept_levels, 1))
-    if torch.compiler.is_compiling():  # which draws number by number, without a mask in memory
-        return torch.where((lanes(key, x.numel()) < kept_levels).view(x.shape), scaled, 0)
     for first, part in _parts(scaled, PIECE if x.is_cpu else DEVICE_PIECE):
         dropped = lanes(key, part.numel(), first) >= kept_levels
         part.masked_fill_(dropped.view(part.shape), 0)
@@ -56,6 +56,12 @@ def _parts(x: Tensor, size: int, first: int = 0) -> Iterator[tuple[int, Tensor]]
     for start in range(0, len(x), step):
         part = x[start] if each > size else x[start : start + step]
         yield from _parts(part, size, first + start * each)
+
+
+@opaque(torch.Tag.nondeterministic_seeded)
+def random_key(x: Tensor) -> Tensor:
+    """A key on x's device, one draw from torch's global generator: int64, ()."""
+    return torch.empty((), dtype=torch.int64, device=x.device).random_()
 
 
 def dropout(x: Tensor, p: float = 0.5, *, key: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rad.functional.arguments import Sizes, each
+from rad.operators import opaque
 from rad.sketches.bits import pack_integers, packed_width, unpack_integers
 
 PIECE = 1 << 14
@@ -105,14 +106,14 @@ class _MaxPool(torch.autograd.Function):
         output, places = _MAXIMUM[axes](x, *window, ceil_mode=ceil_mode, return_indices=True)
         ctx.axes, ctx.window = axes, window
         ctx.input_shape = x.shape
-        ctx.save_for_backward(_packed_offsets(places, x.shape[-axes:], window))
+        ctx.save_for_backward(_max_pool_offsets(places, list(x.shape[-axes:]), window.flat()))
         return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         (packed,) = ctx.saved_tensors
-        grad_input = _scatter(grad_output, packed, ctx.input_shape, ctx.axes, ctx.window)
-        return grad_input, None, None, None
+        arguments = (grad_output, packed, list(ctx.input_shape), ctx.axes, ctx.window.flat())
+        return _max_pool_backward(*arguments), None, None, None
 
 
 class _Window(tuple[tuple[int, ...], ...]):
@@ -121,6 +122,16 @@ class _Window(tuple[tuple[int, ...], ...]):
     def bits(self) -> int:
         """Bits for one offset into the window."""
         return packed_width(math.prod(self[0]))
+
+    def flat(self) -> list[int]:
+        """All of its integers in one list."""
+        return [each for part in self for each in part]
+
+    @classmethod
+    def of(cls, flat: list[int]) -> _Window:
+        """The window of such a list."""
+        axes = len(flat) // 4
+        return cls(tuple(flat[i : i + axes]) for i in range(0, len(flat), axes))
 
 
 def max_pool(
@@ -143,24 +154,31 @@ def max_pool(
     return result
 
 
-def _packed_offsets(places: Tensor, space: torch.Size, window: _Window) -> Tensor:
+@opaque()
+def _max_pool_offsets(places: Tensor, space: list[int], flat_window: list[int]) -> Tensor:
     """Which element of its window each place (a flat index into `space`) is, packed."""
+    window, size = _Window.of(flat_window), torch.Size(space)
     rows = places.reshape(-1, *places.shape[places.dim() - len(space) + 1 :])
     outputs = places.shape[-len(space)]
     packed = [
-        pack_integers(_offsets(rows[piece.start : piece.stop], piece, outputs, space, window), bits)
+        pack_integers(
+            _offsets(rows[piece.start : piece.stop], piece, outputs, size, window),
+            bits,
+        )
         for bits in [window.bits()]
         for piece in _pieces(rows)
     ]
     return packed[0] if len(packed) == 1 else torch.cat(packed)
 
 
-def _scatter(
-    grad_output: Tensor, packed: Tensor, shape: torch.Size, axes: int, window: _Window
+@opaque()
+def _max_pool_backward(
+    grad_output: Tensor, packed: Tensor, shape: list[int], axes: int, flat_window: list[int]
 ) -> Tensor:
     """The gradient of an input of that shape: grad_output at the kept places, zero elsewhere."""
+    window = _Window.of(flat_window)
     grad_input = grad_output.new_zeros(shape)
-    flat, space, bits = grad_input.view(-1), shape[-axes:], window.bits()
+    flat, space, bits = grad_input.view(-1), torch.Size(shape[-axes:]), window.bits()
     rows = grad_output.reshape(-1, *grad_output.shape[grad_output.dim() - axes + 1 :])
     outputs = grad_output.shape[-axes]
     for piece in _pieces(rows):
@@ -179,8 +197,6 @@ def _pieces(rows: Tensor) -> Iterator[range]:
     """
     each = rows.shape[1:].numel()
     step = max(1, PIECE // max(1, 8 * each)) * 8
-    if torch.compiler.is_compiling():
-        step = max(1, len(rows))
     for start in range(0, max(1, len(rows)), step):
         yield range(start, min(start + step, len(rows)))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from rad import functional
+from rad.functional.dropout import random_key
 
 
 class Dropout(nn.Dropout):
@@ -21,5 +21,4 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        key = torch.empty((), dtype=torch.int64, device=x.device).random_()
-        return functional.dropout(x, self.p, key=key)
+        return functional.dropout(x, self.p, key=random_key(x))

@@ -29,7 +29,7 @@ def packed_bytes(count: int) -> int:
 def pack(mask: Tensor) -> Tensor:
     """A bool tensor of any shape as uint8 of shape (ceil(numel / 8),); of numbers, if not zero."""
     flat = (mask if mask.is_contiguous() else mask.bool()).reshape(-1)
-    if flat.numel() <= PIECE or torch.compiler.is_compiling():
+    if flat.numel() <= PIECE:
         return _pack(flat.bool())
     packed = flat.new_empty(packed_bytes(flat.numel()), dtype=torch.uint8)
     for numbers, octets in _pieces(flat.numel()):
@@ -40,7 +40,7 @@ def pack(mask: Tensor) -> Tensor:
 def unpack(packed: Tensor, shape: torch.Size, dtype: torch.dtype = torch.bool) -> Tensor:
     """The bool tensor of that shape which `pack` packed, or the same as 0 and 1 of that dtype."""
     count = shape.numel()
-    if count <= PIECE or torch.compiler.is_compiling():
+    if count <= PIECE:
         bits = _unpack(packed)[:count].view(shape)
         # Bytes are converted faster than booleans.
         return bits if dtype == torch.bool else bits.view(torch.uint8).to(dtype)

@@ -166,7 +166,7 @@ def lanes(key: Tensor, count: int, first: int = 0) -> Tensor:
     Draw i is lane i % 4 of word i // 4.
     """
     skipped = first % 4
-    start = _signed(first // 4 * SLOT % (1 << 64))
+    start = signed(first // 4 * SLOT)
     drawn = words(key + start, range(1), -(-(skipped + count) // 4))[0]
     shifts = torch.arange(0, WORD_BITS, 16, device=key.device)
     lane = ((drawn[:, None] >> shifts) & 0xFFFF).to(torch.int32).flatten()
