@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rad import kernels
+from rad.functional.in_place import check_overwritable
 from rad.sketches.bits import pack, unpack
 
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
@@ -67,5 +68,7 @@ def relu(
         return F.relu(x, inplace=inplace)
     if mask != "packed":
         raise ValueError(f"mask must be 'packed' or 'output', got {mask!r}")
+    if inplace:
+        check_overwritable(x)
     result: Tensor = _PackedReLU.apply(x, inplace)
     return result

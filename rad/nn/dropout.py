@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rad import functional
+from rad.functional.in_place import overwrite
 
 
 class Dropout(nn.Dropout):
@@ -13,13 +14,14 @@ class Dropout(nn.Dropout):
 
     Same distribution as torch's, other masks. The key is one draw from torch's global
     generator, so that seeds, checkpoints of its state and activation checkpointing
-    do what they do for torch's dropout.
+    do what they do for torch's dropout. Training mode draws so under `torch.no_grad()`, too.
     """
 
     keeps = "its key"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training:
-            return x
-        key = torch.empty((), dtype=torch.int64, device=x.device).random_()
-        return functional.dropout(x, self.p, key=key)
+            return super().forward(input)
+        key = torch.empty((), dtype=torch.int64, device=input.device).random_()
+        output = functional.dropout(input, self.p, key=key)
+        return overwrite(input, output) if self.inplace else output
