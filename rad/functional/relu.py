@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rad import kernels
+from rad.functional.in_place import check_overwritable
 from rad.functional.second_order import will_be_differentiated
 from rad.operators import opaque
 from rad.sketches.bits import pack, unpack
@@ -78,5 +79,7 @@ def relu(
         return F.relu(x, inplace=inplace)
     if mask != "packed":
         raise ValueError(f"mask must be 'packed' or 'output', got {mask!r}")
+    if inplace:
+        check_overwritable(x)
     result: Tensor = _PackedReLU.apply(x, inplace)
     return result

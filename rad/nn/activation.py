@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from rad import functional
+from rad.nn.base import keeps_now
 
 
 class ReLU(nn.ReLU):
@@ -23,10 +23,10 @@ class ReLU(nn.ReLU):
         packed = self.mask == "packed"
         return "1 bit per unit" if packed else "nothing: the next layer keeps the output"
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return super().forward(x)
-        return functional.relu(x, self.mask, inplace=self.inplace)
+    def forward(self, input: Tensor) -> Tensor:
+        if not keeps_now(self):
+            return super().forward(input)
+        return functional.relu(input, self.mask, inplace=self.inplace)
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, [super().extra_repr(), f"mask={self.mask}"]))

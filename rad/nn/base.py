@@ -19,6 +19,11 @@ def _fold_in_and_count(key: Tensor, calls: Tensor) -> tuple[Tensor, Tensor]:
     return fold_in(key, calls), calls + 1
 
 
+def keeps_now(module: nn.Module) -> bool:
+    """Whether a call keeps something for backward: in training mode, with gradients enabled."""
+    return module.training and torch.is_grad_enabled()
+
+
 class Sketching(nn.Module):
     """Mixin of the layers that keep a sketch of their input, with a fresh key for every call.
 
@@ -71,7 +76,7 @@ class Sketching(nn.Module):
 
     def sketches_now(self) -> bool:
         """Whether a call would sketch: in training mode, with gradients enabled."""
-        return self.training and torch.is_grad_enabled()
+        return keeps_now(self)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sketch={self.sketch}"

@@ -26,11 +26,11 @@ class _Conv(Sketching, _ConvNd):
         super().__init__(*arguments, **options)
         self.set_sketch(sketch or Identity(), seed)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not self.sketches_now():
-            return super().forward(x)
+            return super().forward(input)
         return functional.conv(
-            x,
+            input,
             self.weight,
             self.bias,
             self.stride,

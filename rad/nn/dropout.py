@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from rad import functional
 from rad.functional.dropout import random_key
+from rad.functional.in_place import overwrite
 
 
 class Dropout(nn.Dropout):
@@ -13,12 +14,13 @@ class Dropout(nn.Dropout):
 
     Same distribution as torch's, other masks. The key is one draw from torch's global
     generator, so that seeds, checkpoints of its state and activation checkpointing
-    do what they do for torch's dropout.
+    do what they do for torch's dropout. Training mode draws so under `torch.no_grad()`, too.
     """
 
     keeps = "its key"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training:
-            return x
-        return functional.dropout(x, self.p, key=random_key(x))
+            return super().forward(input)
+        output = functional.dropout(input, self.p, key=random_key(input))
+        return overwrite(input, output) if self.inplace else output

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rad import functional
+from rad.functional.in_place import overwrite
 from rad.nn.base import Sketching
 from rad.sketches import Identity, Sketch, fold_in, make_key
 from rad.sketches.rounding import Rounding
@@ -16,7 +17,7 @@ class _Elementwise(Sketching):
 
     With any other sketch it is torch's layer: sampled derivatives would multiply up
     along a path, with a variance that grows exponentially in depth (paper, section
-    3.3), where rounding adds little at each layer. Any shape. Never in place.
+    3.3), where rounding adds little at each layer. Any shape.
     """
 
     def __init__(
@@ -37,14 +38,15 @@ class _Elementwise(Sketching):
         rounded = isinstance(self.sketch, Rounding)
         return f"{self.sketch} of its derivative" if rounded else "what torch keeps"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not (self.sketches_now() and isinstance(self.sketch, Rounding)):
-            exact: Tensor = super().forward(x)
+            exact: Tensor = super().forward(input)
             return exact
-        if self.key.device != x.device:
-            self.key, self.calls = self.key.to(x.device), self.calls.to(x.device)
+        if self.key.device != input.device:
+            self.key, self.calls = self.key.to(input.device), self.calls.to(input.device)
         key = self.draw_key()
-        return functional.elementwise(x, self._function, sketch=self.sketch, key=key)
+        output = functional.elementwise(input, self._function, sketch=self.sketch, key=key)
+        return overwrite(input, output) if getattr(self, "inplace", False) else output
 
     def extra_repr(self) -> str:
         return super().extra_repr().removeprefix(", ")

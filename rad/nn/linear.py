@@ -30,11 +30,11 @@ class Linear(Sketching, nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self.set_sketch(sketch or Identity(), seed)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not self.sketches_now():
-            return super().forward(x)
+            return super().forward(input)
         key = self.draw_key()
-        return functional.linear(x, self.weight, self.bias, sketch=self.sketch, key=key)
+        return functional.linear(input, self.weight, self.bias, sketch=self.sketch, key=key)
 
     def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
         return functional.linear_weight_grad_variance(x, grad_output, sketch)

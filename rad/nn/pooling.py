@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rad import functional
 from rad.functional.arguments import each
+from rad.nn.base import keeps_now
 from rad.sketches.bits import packed_width
 
 
@@ -17,32 +19,44 @@ class _ShapeOnly(nn.Module):
 class AvgPool1d(_ShapeOnly, nn.AvgPool1d):
     """`torch.nn.AvgPool1d` that keeps the shape of its input only."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        if not keeps_now(self):
+            return super().forward(input)
         options = (self.kernel_size, self.stride, self.padding)
-        return functional.avg_pool(x, 1, *options, self.ceil_mode, self.count_include_pad)
+        return functional.avg_pool(input, 1, *options, self.ceil_mode, self.count_include_pad)
 
 
 class AvgPool2d(_ShapeOnly, nn.AvgPool2d):
     """`torch.nn.AvgPool2d` that keeps the shape of its input only."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        if not keeps_now(self):
+            return super().forward(input)
         options = (self.kernel_size, self.stride, self.padding, self.ceil_mode)
-        return functional.avg_pool(x, 2, *options, self.count_include_pad, self.divisor_override)
+        return functional.avg_pool(
+            input, 2, *options, self.count_include_pad, self.divisor_override
+        )
 
 
 class AvgPool3d(_ShapeOnly, nn.AvgPool3d):
     """`torch.nn.AvgPool3d` that keeps the shape of its input only."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        if not keeps_now(self):
+            return super().forward(input)
         options = (self.kernel_size, self.stride, self.padding, self.ceil_mode)
-        return functional.avg_pool(x, 3, *options, self.count_include_pad, self.divisor_override)
+        return functional.avg_pool(
+            input, 3, *options, self.count_include_pad, self.divisor_override
+        )
 
 
 class AdaptiveAvgPool2d(_ShapeOnly, nn.AdaptiveAvgPool2d):
     """`torch.nn.AdaptiveAvgPool2d` that keeps the shape of its input only."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.adaptive_avg_pool2d(x, self.output_size)  # type: ignore[arg-type]
+    def forward(self, input: Tensor) -> Tensor:
+        if not keeps_now(self):
+            return super().forward(input)
+        return functional.adaptive_avg_pool2d(input, self.output_size)  # type: ignore[arg-type]
 
 
 class _MaxPool(nn.Module):
@@ -59,12 +73,12 @@ class _MaxPool(nn.Module):
         """What is kept for backward, in words."""
         return f"{self.bits} bits per output"
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.return_indices:
-            indexed: Tensor = super().forward(x)
-            return indexed
+    def forward(self, input: Tensor) -> Tensor:
+        if self.return_indices or not keeps_now(self):
+            exact: Tensor = super().forward(input)
+            return exact
         options = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
-        return functional.max_pool(x, self.axes, *options)  # type: ignore[arg-type]
+        return functional.max_pool(input, self.axes, *options)  # type: ignore[arg-type]
 
 
 class MaxPool1d(_MaxPool, nn.MaxPool1d):
@@ -92,5 +106,7 @@ class ReLUAvgPool2d(nn.Module):
 
     keeps = "4 bits per output"
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.relu_avg_pool2d(x)
+    def forward(self, input: Tensor) -> Tensor:
+        if not keeps_now(self):
+            return F.avg_pool2d(F.relu(input), 2)
+        return functional.relu_avg_pool2d(input)

@@ -49,7 +49,7 @@ def test_forward_is_torchs_and_the_gradient_reads_the_sketch(
 ) -> None:
     converted = rad.convert(layer, sketch, seed=3)
     x = torch.randn(shape, dtype=dtype, requires_grad=True)
-    output = converted(x)
+    output = converted(x * 1)
     assert torch.equal(output, layer(x * 1))
     grad_output = torch.randn_like(output)
     (got,) = torch.autograd.grad(output, x, grad_output)
