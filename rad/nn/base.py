@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from typing import Any, Self
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from rad.operators import opaque
 from rad.sketches import Identity, Sketch, fold_in, make_key
 
 
 @opaque()
-def _fold_in_and_count(key: Tensor, calls: Tensor) -> tuple[Tensor, Tensor]:
-    """The key of this call, and the next count.
+def _key_and_next_count(key: Tensor, calls: Tensor, replica: int | None) -> tuple[Tensor, Tensor]:
+    """The key of a call, and the count of the next.
 
     One operator, since a compiled program may leave to its backward pass whatever its forward pass
-    does not need for its results: there a key of its own would be folded from the next count.
+    does not need for its results: a key alone would be folded there, from the next count.
     """
-    return fold_in(key, calls), calls + 1
+    return fold_in(key if replica is None else fold_in(key, replica), calls), calls + 1
 
 
 def keeps_now(module: nn.Module) -> bool:
@@ -24,30 +28,81 @@ def keeps_now(module: nn.Module) -> bool:
     return module.training and torch.is_grad_enabled()
 
 
+def _rank() -> int | None:
+    """This process's rank among several, None where it is alone."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    return distributed.get_rank() if distributed.get_world_size() > 1 else None
+
+
 class Sketching(nn.Module):
     """Mixin of the layers that keep a sketch of their input, with a fresh key for every call.
 
     The t-th call draws with `fold_in(key, t)`, `key` being derived from the seed and
     the layer's place. Key and counter are non-persistent buffers, advanced in place
-    on the device.
+    on the device. Where they have no numbers (the meta device), they start from (seed, place)
+    as soon as the layer has memory.
+    Among several processes of torch.distributed, each draws for itself, with
+    `fold_in(fold_in(key, replica), t)`, so that averaged gradients have independent errors.
     """
 
     sketch: Sketch
     key: Tensor
     calls: Tensor
+    seed: int = 0
+    place: int = 0
+
+    replica: int | None = None
+    """Whose draws these are among several processes: None stands for the process's rank.
+    Processes that hold the same weights and see the same input, without averaging their
+    gradients, must draw alike: give them one number (with tensor parallelism, the rank among
+    the data-parallel processes)."""
 
     def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
-        """Sketch with `sketch` and the draws of (seed, place) from now on, from the start."""
-        device = next(self.parameters()).device
-        self.sketch = sketch
-        self.register_buffer("key", fold_in(make_key(seed, device), place), persistent=False)
-        self.register_buffer("calls", torch.zeros_like(self.key), persistent=False)
+        """Sketch with `sketch` and the draws of (seed, place) from now on, from the start.
+
+        Key and counter lie where the layer's parameters do, or else where its input does.
+        """
+        self.sketch, self.seed, self.place = sketch, operator.index(seed), place
+        self._start_draws(next((p.device for p in self.parameters()), None))
 
     def next_key(self) -> Tensor:
         """The key of this call; advances the counter."""
-        key, calls = _fold_in_and_count(self.key, self.calls)
+        if self.key.is_meta:
+            self.place_draws(next((p.device for p in self.parameters()), self.key.device))
+        replica = _rank() if self.replica is None else self.replica
+        key, calls = _key_and_next_count(self.key, self.calls, replica)
         self.calls.copy_(calls)
         return key
+
+    def place_draws(self, device: torch.device) -> None:
+        """Move key and counter there; where they have no numbers, start them."""
+        if self.key.device == device:
+            return
+        if self.key.is_meta:
+            self._start_draws(device)
+        else:
+            self.key, self.calls = self.key.to(device), self.calls.to(device)
+
+    def _start_draws(self, device: torch.device | None) -> None:
+        key = fold_in(make_key(self.seed, device), self.place)
+        self.register_buffer("key", key, persistent=False)
+        self.register_buffer("calls", torch.zeros_like(key), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As in torch, but that key and counter keep their numbers whatever `fn` makes of them."""
+        key, calls = self.key, self.calls
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.key is not key:
+            device = self.key.device
+            self.key, self.calls = key, calls
+            self.place_draws(device)
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*arguments, **options)  # type: ignore[no-untyped-call]
+        if self.key.is_meta:  # parameters may have been assigned
+            self.place_draws(next((p.device for p in self.parameters()), self.key.device))
 
     @property
     def keeps(self) -> str:

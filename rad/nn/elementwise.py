@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from rad import functional
 from rad.functional.in_place import overwrite
 from rad.nn.base import Sketching
-from rad.sketches import Identity, Sketch, fold_in, make_key
+from rad.sketches import Identity, Sketch
 from rad.sketches.rounding import Rounding
 
 
@@ -26,12 +25,6 @@ class _Elementwise(Sketching):
         super().__init__(*arguments, **options)
         self.set_sketch(sketch or Identity(), seed)
 
-    def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
-        """As in `Sketching`; without parameters, the key goes where the first input is."""
-        self.sketch = sketch
-        self.register_buffer("key", fold_in(make_key(seed), place), persistent=False)
-        self.register_buffer("calls", torch.zeros_like(self.key), persistent=False)
-
     @property
     def keeps(self) -> str:
         """What is kept for backward, in words."""
@@ -42,8 +35,7 @@ class _Elementwise(Sketching):
         if not (self.sketches_now() and isinstance(self.sketch, Rounding)):
             exact: Tensor = super().forward(input)
             return exact
-        if self.key.device != input.device:
-            self.key, self.calls = self.key.to(input.device), self.calls.to(input.device)
+        self.place_draws(input.device)
         key = self.draw_key()
         output = functional.elementwise(input, self._function, sketch=self.sketch, key=key)
         return overwrite(input, output) if getattr(self, "inplace", False) else output
