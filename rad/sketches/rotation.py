@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rad.sketches.base import Shape, Sketch, accumulation_dtype
+from rad.sketches.casting import READ, cast
 from rad.sketches.draws import signs
 from rad.sketches.random import make_key
 from rad.sketches.rounding import DitheredRounding, Rounding, StochasticRounding
@@ -92,7 +93,8 @@ class RotatedRounding(Sketch):
         rows: range | None = None,
     ) -> Tensor:
         wide = accumulation_dtype(dtype)
-        return unrotate(self.rounding.decompress(saved, shape, wide, key, rows)).to(dtype)
+        x_hat = unrotate(self.rounding.decompress(saved, shape, wide, key, rows))
+        return cast(x_hat, dtype, key, READ, rows)
 
     def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
         return self.rounding.nbytes(shape, accumulation_dtype(dtype))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, rows_of, squared_norm
+from rad.sketches.casting import READ, cast
 from rad.sketches.codes import code_bytes, pack_codes, unpack_codes
 from rad.sketches.grid import scale_dtype
 from rad.sketches.random import fold_in
@@ -93,7 +94,8 @@ class SampledRounding(ReducingSketch):
         scales = scales[None, wanted.start : wanted.stop]
         kept, wide = (*parts, scales), accumulation_dtype(dtype)
         x_hat = self.decode(kept, first % 8, d, wide, self.keys(key), wanted)
-        return x_hat.to(dtype).view(shape if rows is None else (len(rows), d))
+        read = cast(x_hat, dtype, key, READ, wanted)
+        return read.view(shape if rows is None else (len(rows), d))
 
     def keys(self, key: Tensor) -> Keys:
         """The keys of sampling and of rounding. `key` may also hold several keys."""

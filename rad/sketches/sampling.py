@@ -15,6 +15,7 @@ from rad.sketches.base import (
     kept_rows,
     rows_of,
 )
+from rad.sketches.casting import READ, cast
 from rad.sketches.draws import distinct_integers, integers
 
 MAX_SLOTS = 1024
@@ -75,16 +76,15 @@ class SameSample(_Sampling):
     ) -> Tensor:
         (kept,) = saved
         d = shape[-1]
-        kept = kept_rows(kept, rows)
+        kept, wide = kept_rows(kept, rows), accumulation_dtype(dtype)
         if self.spreads_in_kernels(kept, key):
             from rad.kernels.sampling import spread
 
-            return spread(kept, key, d, dtype)
-        wide = accumulation_dtype(dtype)
+            return cast(spread(kept, key, d, wide), dtype, key, READ, rows)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
         scaled = kept.to(wide) * (d / kept.shape[-1])
         x_hat.index_add_(-1, self.indices(shape, key), scaled)
-        return x_hat.to(dtype)
+        return cast(x_hat, dtype, key, READ, rows)
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ class DifferentSample(_Sampling):
     ) -> Tensor:
         (kept,) = saved
         d = shape[-1]
-        kept = kept_rows(kept, rows)
+        kept, wide = kept_rows(kept, rows), accumulation_dtype(dtype)
         if self.spreads_in_kernels(kept, key):
             from rad.kernels.sampling import spread
 
-            return spread(kept, key, d, dtype, first=rows.start if rows else 0)
-        wide = accumulation_dtype(dtype)
+            x_hat = spread(kept, key, d, wide, first=rows.start if rows else 0)
+            return cast(x_hat, dtype, key, READ, rows)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
         x_hat.scatter_add_(-1, self.indices(shape, key, rows), kept.to(wide))
-        return x_hat.mul_(d / kept.shape[-1]).to(dtype)
+        return cast(x_hat.mul_(d / kept.shape[-1]), dtype, key, READ, rows)
