@@ -28,7 +28,7 @@ class ImportanceSampling(ReducingSketch):
     it holds one of the points u, u + 1, ..., u + k - 1, u uniform on [0, 1) (Madow,
     1949). Unbiased, exactly so: u and the sums of the pi_n are multiples of 2**-32.
     E|x_hat - x|^2 = sum_n (1/pi_n - 1) |x_n|^2. Rows that hold NaN or an infinity are
-    kept before others.
+    kept before others, and no other of their numbers turns.
 
     Unlike the other sketches this one mixes rows' fates: a weight gradient's variance
     also has covariances (`weight_covariance`). Backward arithmetic falls to k rows.

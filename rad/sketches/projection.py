@@ -34,7 +34,7 @@ class Project(_Projection):
 
     Keeps x R, R (d, k) with independent entries +-1/sqrt(k), k = int(d *
     keep_fraction + 0.999); x_hat = x R R^T. Unbiased: E[R R^T] = I.
-    E|x_hat - x|^2 = (d - 1)/k |x|^2.
+    E|x_hat - x|^2 = (d - 1)/k |x|^2. A NaN or an infinity makes its whole row NaN or infinite.
     Shapes: x (..., d) -> kept (..., k). The key is kept, not R.
     """
 

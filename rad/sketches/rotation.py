@@ -64,6 +64,7 @@ class RotatedRounding(Sketch):
     is what is random: x_hat = (x S H + e)(S H)^T with the errors e of `DitheredRounding` (default)
     or `StochasticRounding`. Unbiased: E[e] = 0. E |x_hat - x|^2 = E |e|^2, that of the rounding on
     the rotated rows; errors within a row of x are correlated, those of different rows are not.
+    A NaN or an infinity makes its row NaN, and what shares a `block` with it.
     Fields and bytes: `Rounding`, without `zero_code`, but grids are float32 at least: rotated rows
     are never rounded to a shorter type, which would be a bias.
     """

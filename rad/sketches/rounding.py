@@ -53,6 +53,9 @@ class Rounding(Sketch):
     exact zeros and the others span the block's other values: zeros stay exact, and
     `active` tells them apart, at one level fewer.
 
+    A NaN or an infinity makes all numbers of its block NaN or infinite, neighbours in other
+    rows too where a block spans them; zeros with `zero_code` stay. Other blocks do not see it.
+
     Kept: `bits` bytes for each eight numbers begun, and two numbers a block, in the type
     of x (float32 for float16). Raises UsageError for other bits, an empty block, and
     `zero_code` with 1 bit.

@@ -27,7 +27,8 @@ class SampledRounding(ReducingSketch):
     columns are drawn; x_hat adds d/k times what is read to the drawn columns. Dithered
     (`DitheredRounding`) or not (`StochasticRounding`). Unbiased, as both draws are and
     are independent. With s_j = E (rounding error of x_j)^2, by the law of total
-    variance E|x_hat - x|^2 = (d - k)/k |x|^2 + d/k sum_j s_j.
+    variance E|x_hat - x|^2 = (d - k)/k |x|^2 + d/k sum_j s_j. A NaN or an infinity shows in
+    all drawn numbers of its row.
 
     Kept of x (..., d): `bits` bytes for each eight of the k numbers of all rows begun,
     and a grid of two numbers a row, in the type of x (float32 for float16). Raises

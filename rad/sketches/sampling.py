@@ -50,7 +50,8 @@ class SameSample(_Sampling):
 
     Keeps x[:, J], |J| = k = int(d * keep_fraction + 0.999); x_hat adds
     (d/k) x[:, j] to column j for each j in J. J is drawn with replacement, or
-    without. Unbiased: each column is expected k/d times in J.
+    without. Unbiased: each column is expected k/d times in J. A NaN or an infinity shows
+    where its column is drawn, in no other number; else it goes unseen.
     E|x_hat - x|^2 = (d - 1)/k |x|^2 with replacement, (d - k)/k |x|^2 without.
     Shapes: x (..., d) -> kept (..., k). The key is kept, not the indices.
     """
@@ -94,7 +95,7 @@ class DifferentSample(_Sampling):
     Keeps x[n, J_n], |J_n| = k = int(d * keep_fraction + 0.999); x_hat adds
     (d/k) x[n, j] to entry (n, j) for each j in J_n. The J_n are independent, each
     drawn with replacement, or without. Unbiased, with the variance of `SameSample`
-    for x_hat; a weight gradient, which sums over rows, has less.
+    for x_hat, and with NaN showing as there; a weight gradient, which sums over rows, has less.
     Shapes: x (..., d) -> kept (..., k). The key is kept, not the indices.
     """
 
