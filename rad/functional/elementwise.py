@@ -18,6 +18,8 @@ from torch import Tensor
 from rad.functional.arguments import check_real, without_autocast
 from rad.functional.second_order import OF_ACTIVATION, refused
 from rad.sketches.base import Sketch, accumulation_dtype
+from rad.sketches.casting import READ, cast
+from rad.sketches.identity import Identity
 
 Function = Callable[[Tensor], Tensor]
 
@@ -36,9 +38,8 @@ class _SketchedDerivative(torch.autograd.Function):
     @refused(OF_ACTIVATION)
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, *kept = ctx.saved_tensors
-        shape = derivative_rows(grad_output.expand(ctx.shape)).shape
-        derivative = ctx.sketch.decompress(tuple(kept), shape, grad_output.dtype, key)
-        return grad_output * derivative.view(ctx.shape), None, None, None
+        grad_input = times_derivative(ctx.sketch, grad_output.expand(ctx.shape), tuple(kept), key)
+        return grad_input, None, None, None
 
 
 def elementwise(x: Tensor, function: Function, *, sketch: Sketch, key: Tensor) -> Tensor:
@@ -78,6 +79,23 @@ def _value_and_derivative(function: Function, x: Tensor) -> tuple[Tensor, Tensor
         output = function(x)
         (derivative,) = torch.autograd.grad(output.sum(), x)
     return output.detach(), derivative
+
+
+def times_derivative(
+    sketch: Sketch, grad_output: Tensor, kept: tuple[Tensor, ...], key: Tensor
+) -> Tensor:
+    """grad_output * d_hat for the d_hat that `kept` is a sketch of: grad_output's shape and type.
+
+    The product is of float32 at least, and its cast to a shorter type is right on average: the
+    nearest short number would be a bias.
+    """
+    shape, dtype = derivative_rows(grad_output).shape, grad_output.dtype
+    wide = accumulation_dtype(dtype)
+    derivative = sketch.decompress(kept, shape, wide, key)
+    product = grad_output.to(wide) * derivative.view(grad_output.shape)
+    if dtype == wide or isinstance(sketch, Identity):
+        return product.to(dtype)
+    return cast(derivative_rows(product), dtype, key, READ).reshape(grad_output.shape)
 
 
 def derivative_rows(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rad.functional.linear import weight_grad
 from rad.sketches.base import Sketch, accumulation_dtype
+from rad.sketches.casting import KEPT, cast_at_random
 from rad.sketches.identity import Identity
 from rad.sketches.projection import DifferentProject, Project
 from rad.sketches.random import ROW, fold_in
@@ -49,7 +50,11 @@ def _(sketch: DifferentSample, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
 @compress_steps.register
 def _(sketch: Project, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
     wide = accumulation_dtype(x.dtype)
-    return (torch.bmm(x.detach().to(wide), _matrices(sketch, x.shape[2], wide, keys)).to(x.dtype),)
+    kept = torch.bmm(x.detach().to(wide), _matrices(sketch, x.shape[2], wide, keys))
+    if kept.dtype == x.dtype:
+        return (kept,)
+    of_rows = row_keys(fold_in(keys, KEPT), x.shape[1])
+    return (cast_at_random(kept, x.dtype, of_rows),)
 
 
 @compress_steps.register

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from rad.sketches import DifferentProject, DifferentSample, Project, SameSample, Sketch
+from rad.sketches import DifferentProject, DifferentSample, Project, SameSample, Sketch, casting
 from rad.sketches import random as reference
 from rad.sketches.base import accumulation_dtype
 
@@ -23,6 +23,8 @@ _WORDS = 1 << 64
 ROW = tl.constexpr(reference.ROW % _WORDS)
 SLOT = tl.constexpr(reference.SLOT % _WORDS)
 FOLD = tl.constexpr(reference.FOLD % _WORDS)
+KEPT = tl.constexpr(casting.KEPT)
+LARGEST = tl.constexpr(torch.finfo(torch.bfloat16).max)
 
 
 class Selection(NamedTuple):
@@ -74,6 +76,14 @@ def integer(key, row, slot, high):
     """`rad.sketches.random.integers` at rows and slots that broadcast: int32."""
     half = word(key, row, slot // 2) >> tl.cast(slot % 2 * 32, tl.uint64)
     return (((half & 0xFFFFFFFF) * tl.cast(high, tl.uint64)) >> 32).to(tl.int32)
+
+
+@triton.jit
+def short(value, key, row, slot):
+    """`rad.sketches.casting.cast_at_random` of float32 to bfloat16, left as float32."""
+    lane = (word(key, row, slot // 4) >> tl.cast(slot % 4 * 16, tl.uint64)) & 0xFFFF
+    bits = (value.to(tl.int32, bitcast=True) + lane.to(tl.int32)) & -0x10000
+    return tl.where(tl.abs(value) < LARGEST, bits.to(tl.float32, bitcast=True), value)
 
 
 @triton.jit

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rad.kernels.draws import Selection, fold_in, selector
+from rad.kernels.draws import KEPT, Selection, fold_in, selector, short
 
 ROWS = 16
 MAX_HIDDEN = 128
@@ -56,6 +56,8 @@ def _forward(
             for slot in range(kept):
                 selected = selector(step_key, drawn_row, unit, slot, hidden, signs)
                 value = tl.sum(h * selected, 1) * encode
+                if signs and sketch.dtype.element_ty == tl.bfloat16:
+                    value = short(value, fold_in(step_key, KEPT), row, slot)
                 tl.store(sketch + (step * batch + row) * kept + slot, value, mask=in_batch)
         x_t = tl.load(x + step * x_step + row * x_row, mask=in_batch, other=0).to(tl.float32)
         a = tl.dot(h, w_hh, acc=x_t[:, None] * w_ih[None, :] + b[None, :], input_precision="ieee")

@@ -6,7 +6,8 @@ largest value and nothing is clipped. Half a step is kept, and differences of ha
 taken, because the difference of two finite numbers may overflow; only the top level may
 lie beyond the type's largest number, where a block reaches 0.98 of it. A block of one value
 has half = 0 and reads back exactly. One that holds NaN or an infinity has levels that
-are not finite: it reads back as NaN and infinities, which nobody overlooks.
+are not finite: all of it reads back as NaN and infinities (but zeros that have a code of
+their own), which nobody overlooks. A block that spans rows takes their numbers along.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, rows_of
+from rad.sketches.casting import KEPT, READ, cast
 from rad.sketches.draws import words
 
 UNIT = 1 << 32
@@ -27,7 +28,7 @@ class ImportanceSampling(ReducingSketch):
     it holds one of the points u, u + 1, ..., u + k - 1, u uniform on [0, 1) (Madow,
     1949). Unbiased, exactly so: u and the sums of the pi_n are multiples of 2**-32.
     E|x_hat - x|^2 = sum_n (1/pi_n - 1) |x_n|^2. Rows that hold NaN or an infinity are
-    kept before others.
+    kept before others, and no other of their numbers turns.
 
     Unlike the other sketches this one mixes rows' fates: a weight gradient's variance
     also has covariances (`weight_covariance`). Backward arithmetic falls to k rows.
@@ -96,7 +97,8 @@ class ImportanceSampling(ReducingSketch):
         drawn = torch.searchsorted(sums, points, right=True)
         wide = accumulation_dtype(x.dtype)
         factor = (UNIT / share.double())[drawn].to(wide)
-        return (rows[drawn].to(wide) * factor[:, None]).to(x.dtype), drawn.to(torch.int32)
+        scaled = rows[drawn].to(wide) * factor[:, None]
+        return cast(scaled, x.dtype, key, KEPT), drawn.to(torch.int32)
 
     def decompress(
         self,
@@ -113,7 +115,8 @@ class ImportanceSampling(ReducingSketch):
         x_hat = kept.new_zeros(len(wanted) + 1, shape[-1], dtype=accumulation_dtype(dtype))
         place = place.masked_fill(outside, len(wanted))[:, None].expand_as(kept)
         x_hat.scatter_add_(0, place, kept.to(x_hat.dtype))
-        return x_hat[:-1].to(dtype).reshape(shape if rows is None else (len(rows), shape[-1]))
+        read = cast(x_hat[:-1], dtype, key, READ, rows)
+        return read.reshape(shape if rows is None else (len(rows), shape[-1]))
 
 
 def _scale(weights: Tensor, k: int) -> Tensor:

@@ -14,6 +14,7 @@ from rad.sketches.base import (
     kept_rows,
     rows_of,
 )
+from rad.sketches.casting import KEPT, READ, cast
 from rad.sketches.draws import signs
 
 
@@ -33,7 +34,7 @@ class Project(_Projection):
 
     Keeps x R, R (d, k) with independent entries +-1/sqrt(k), k = int(d *
     keep_fraction + 0.999); x_hat = x R R^T. Unbiased: E[R R^T] = I.
-    E|x_hat - x|^2 = (d - 1)/k |x|^2.
+    E|x_hat - x|^2 = (d - 1)/k |x|^2. A NaN or an infinity makes its whole row NaN or infinite.
     Shapes: x (..., d) -> kept (..., k). The key is kept, not R.
     """
 
@@ -44,7 +45,8 @@ class Project(_Projection):
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         x = x.detach()
         wide = accumulation_dtype(x.dtype)
-        return ((x.to(wide) @ self.matrix(x.shape[-1], wide, key)).to(x.dtype),)
+        kept = x.to(wide) @ self.matrix(x.shape[-1], wide, key)
+        return (cast(kept, x.dtype, key, KEPT),)
 
     def decompress(
         self,
@@ -57,7 +59,8 @@ class Project(_Projection):
         (kept,) = saved
         kept = kept_rows(kept, rows)
         wide = accumulation_dtype(dtype)
-        return (kept.to(wide) @ self.matrix(shape[-1], wide, key).t()).to(dtype)
+        x_hat = kept.to(wide) @ self.matrix(shape[-1], wide, key).t()
+        return cast(x_hat, dtype, key, READ, rows)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class DifferentProject(_Projection):
             flat[piece.start : piece.stop].to(wide) @ self.matrices(d, wide, key, piece)
             for piece in self._pieces(d, range(len(flat)))
         ]
-        return (torch.cat(kept).to(x.dtype).view(*x.shape[:-1], self.kept(d)),)
+        rows = torch.cat(kept).view(-1, self.kept(d))
+        return (cast(rows, x.dtype, key, KEPT).view(*x.shape[:-1], self.kept(d)),)
 
     def decompress(
         self,
@@ -108,4 +112,5 @@ class DifferentProject(_Projection):
             flat[piece.start : piece.stop].to(wide) @ self.matrices(d, wide, key, piece).mT
             for piece in self._pieces(d, wanted)
         ]
-        return torch.cat(x_hat).to(dtype).view(shape if rows is None else (len(rows), d))
+        read = torch.cat(x_hat).view(shape if rows is None else (len(rows), d))
+        return cast(read, dtype, key, READ, rows)

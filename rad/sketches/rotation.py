@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rad.sketches.base import Shape, Sketch, accumulation_dtype
+from rad.sketches.casting import READ, cast
 from rad.sketches.draws import signs
 from rad.sketches.random import make_key
 from rad.sketches.rounding import DitheredRounding, Rounding, StochasticRounding
@@ -63,6 +64,7 @@ class RotatedRounding(Sketch):
     is what is random: x_hat = (x S H + e)(S H)^T with the errors e of `DitheredRounding` (default)
     or `StochasticRounding`. Unbiased: E[e] = 0. E |x_hat - x|^2 = E |e|^2, that of the rounding on
     the rotated rows; errors within a row of x are correlated, those of different rows are not.
+    A NaN or an infinity makes its row NaN, and what shares a `block` with it.
     Fields and bytes: `Rounding`, without `zero_code`, but grids are float32 at least: rotated rows
     are never rounded to a shorter type, which would be a bias.
     """
@@ -92,7 +94,8 @@ class RotatedRounding(Sketch):
         rows: range | None = None,
     ) -> Tensor:
         wide = accumulation_dtype(dtype)
-        return unrotate(self.rounding.decompress(saved, shape, wide, key, rows)).to(dtype)
+        x_hat = unrotate(self.rounding.decompress(saved, shape, wide, key, rows))
+        return cast(x_hat, dtype, key, READ, rows)
 
     def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
         return self.rounding.nbytes(shape, accumulation_dtype(dtype))

@@ -18,6 +18,7 @@ from torch import Tensor
 from rad import kernels
 from rad.errors import UsageError
 from rad.sketches.base import Shape, Sketch, accumulation_dtype
+from rad.sketches.casting import READ, cast
 from rad.sketches.codes import PLANES, code_bytes, pack_codes, unpack_codes
 from rad.sketches.draws import Keys, host_keys, in_loops
 from rad.sketches.grid import (
@@ -51,6 +52,9 @@ class Rounding(Sketch):
     its largest value (`rad.sketches.grid`). With `zero_code` one code is reserved for
     exact zeros and the others span the block's other values: zeros stay exact, and
     `active` tells them apart, at one level fewer.
+
+    A NaN or an infinity makes all numbers of its block NaN or infinite, neighbours in other
+    rows too where a block spans them; zeros with `zero_code` stay. Other blocks do not see it.
 
     Kept: `bits` bytes for each eight numbers begun, and two numbers a block, in the type
     of x (float32 for float16). Raises UsageError for other bits, an empty block, and
@@ -219,10 +223,12 @@ class Rounding(Sketch):
         size = self.block_size(d)
         start, stop = (0, count) if rows is None else (rows.start * d, rows.stop * d)
         wanted = shape if rows is None else (len(rows), d)
+        wide = accumulation_dtype(dtype)
         if self.in_kernels(scales, key):
             from rad.kernels.rounding import decompress
 
-            return decompress(self, saved, range(start, stop), d, dtype, key).view(wanted)
+            x_hat = decompress(self, saved, range(start, stop), d, wide, key)
+            return cast(x_hat.view(wanted), dtype, key, READ, rows)
         blocks = range(start // size, -(-stop // size))
         first, last = blocks.start * size, min(blocks.stop * size, count)
         parts = [plane[None, first // 8 : -(-last // 8)] for plane in planes]
@@ -230,11 +236,12 @@ class Rounding(Sketch):
             (*parts, scales[None, blocks.start : blocks.stop]),
             range(first % 8, first % 8 + last - first),
             size,
-            dtype,
+            wide,
             key,
             blocks,
         )
-        return x_hat[0, start - first : stop - first].view(wanted)
+        x_hat = x_hat[0, start - first : stop - first].view(wanted)
+        return cast(x_hat, dtype, key, READ, rows)
 
     def active(self, saved: tuple[Tensor, ...], shape: Shape) -> Tensor:
         """Which numbers are not exactly zero, from the codes alone: bool, of that shape.
@@ -270,13 +277,15 @@ class Rounding(Sketch):
         key: Tensor,
         blocks: range,
     ) -> Tensor:
-        """The estimate (g, len(wanted)) of what `encode` kept, from those of its codes."""
+        """The estimate (g, len(wanted)) of what `encode` kept, from those of its codes.
+
+        `dtype` is float32 at least.
+        """
         *planes, scales = saved
-        wide = accumulation_dtype(dtype)
         codes = unpack_codes(tuple(planes), self.bits)[:, wanted.start : wanted.stop]
         cut = self._blocks(codes, size).flatten(0, 1)
-        x_hat = self.read(cut, scales.flatten(0, 1), wide, key, blocks)
-        return x_hat.view(len(codes), -1)[:, : len(wanted)].to(dtype)
+        x_hat = self.read(cut, scales.flatten(0, 1), dtype, key, blocks)
+        return x_hat.view(len(codes), -1)[:, : len(wanted)]
 
     @staticmethod
     def _blocks(x: Tensor, size: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, rows_of, squared_norm
+from rad.sketches.casting import READ, cast
 from rad.sketches.codes import code_bytes, pack_codes, unpack_codes
 from rad.sketches.grid import scale_dtype
 from rad.sketches.random import fold_in
@@ -26,7 +27,8 @@ class SampledRounding(ReducingSketch):
     columns are drawn; x_hat adds d/k times what is read to the drawn columns. Dithered
     (`DitheredRounding`) or not (`StochasticRounding`). Unbiased, as both draws are and
     are independent. With s_j = E (rounding error of x_j)^2, by the law of total
-    variance E|x_hat - x|^2 = (d - k)/k |x|^2 + d/k sum_j s_j.
+    variance E|x_hat - x|^2 = (d - k)/k |x|^2 + d/k sum_j s_j. A NaN or an infinity shows in
+    all drawn numbers of its row.
 
     Kept of x (..., d): `bits` bytes for each eight of the k numbers of all rows begun,
     and a grid of two numbers a row, in the type of x (float32 for float16). Raises
@@ -93,7 +95,8 @@ class SampledRounding(ReducingSketch):
         scales = scales[None, wanted.start : wanted.stop]
         kept, wide = (*parts, scales), accumulation_dtype(dtype)
         x_hat = self.decode(kept, first % 8, d, wide, self.keys(key), wanted)
-        return x_hat.to(dtype).view(shape if rows is None else (len(rows), d))
+        read = cast(x_hat, dtype, key, READ, wanted)
+        return read.view(shape if rows is None else (len(rows), d))
 
     def keys(self, key: Tensor) -> Keys:
         """The keys of sampling and of rounding. `key` may also hold several keys."""

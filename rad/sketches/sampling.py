@@ -15,6 +15,7 @@ from rad.sketches.base import (
     kept_rows,
     rows_of,
 )
+from rad.sketches.casting import READ, cast
 from rad.sketches.draws import distinct_integers, integers
 
 MAX_SLOTS = 1024
@@ -49,7 +50,8 @@ class SameSample(_Sampling):
 
     Keeps x[:, J], |J| = k = int(d * keep_fraction + 0.999); x_hat adds
     (d/k) x[:, j] to column j for each j in J. J is drawn with replacement, or
-    without. Unbiased: each column is expected k/d times in J.
+    without. Unbiased: each column is expected k/d times in J. A NaN or an infinity shows
+    where its column is drawn, in no other number; else it goes unseen.
     E|x_hat - x|^2 = (d - 1)/k |x|^2 with replacement, (d - k)/k |x|^2 without.
     Shapes: x (..., d) -> kept (..., k). The key is kept, not the indices.
     """
@@ -75,16 +77,15 @@ class SameSample(_Sampling):
     ) -> Tensor:
         (kept,) = saved
         d = shape[-1]
-        kept = kept_rows(kept, rows)
+        kept, wide = kept_rows(kept, rows), accumulation_dtype(dtype)
         if self.spreads_in_kernels(kept, key):
             from rad.kernels.sampling import spread
 
-            return spread(kept, key, d, dtype)
-        wide = accumulation_dtype(dtype)
+            return cast(spread(kept, key, d, wide), dtype, key, READ, rows)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
         scaled = kept.to(wide) * (d / kept.shape[-1])
         x_hat.index_add_(-1, self.indices(shape, key), scaled)
-        return x_hat.to(dtype)
+        return cast(x_hat, dtype, key, READ, rows)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class DifferentSample(_Sampling):
     Keeps x[n, J_n], |J_n| = k = int(d * keep_fraction + 0.999); x_hat adds
     (d/k) x[n, j] to entry (n, j) for each j in J_n. The J_n are independent, each
     drawn with replacement, or without. Unbiased, with the variance of `SameSample`
-    for x_hat; a weight gradient, which sums over rows, has less.
+    for x_hat, and with NaN showing as there; a weight gradient, which sums over rows, has less.
     Shapes: x (..., d) -> kept (..., k). The key is kept, not the indices.
     """
 
@@ -120,12 +121,12 @@ class DifferentSample(_Sampling):
     ) -> Tensor:
         (kept,) = saved
         d = shape[-1]
-        kept = kept_rows(kept, rows)
+        kept, wide = kept_rows(kept, rows), accumulation_dtype(dtype)
         if self.spreads_in_kernels(kept, key):
             from rad.kernels.sampling import spread
 
-            return spread(kept, key, d, dtype, first=rows.start if rows else 0)
-        wide = accumulation_dtype(dtype)
+            x_hat = spread(kept, key, d, wide, first=rows.start if rows else 0)
+            return cast(x_hat, dtype, key, READ, rows)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
         x_hat.scatter_add_(-1, self.indices(shape, key, rows), kept.to(wide))
-        return x_hat.mul_(d / kept.shape[-1]).to(dtype)
+        return cast(x_hat.mul_(d / kept.shape[-1]), dtype, key, READ, rows)

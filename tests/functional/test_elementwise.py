@@ -6,6 +6,7 @@ from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, 
 
 import rad
 from rad.functional import elementwise, elementwise_grad_variance
+from rad.functional.elementwise import times_derivative
 from rad.memory import saved_bytes
 from rad.sketches import (
     DifferentSample,
@@ -16,6 +17,8 @@ from rad.sketches import (
     fold_in,
     make_key,
 )
+from rad.sketches.base import accumulation_dtype
+from rad.sketches.casting import READ, cast
 
 LAYERS = [
     nn.GELU(),
@@ -56,8 +59,26 @@ def test_forward_is_torchs_and_the_gradient_reads_the_sketch(
     key = fold_in(converted.key, 0)
     exact = derivative(layer, x)
     rows = exact.flatten(2) if x.dim() > 3 else exact.reshape(-1, shape[-1] if shape else 1)
-    read = sketch.decompress(sketch.compress(rows, key), rows.shape, dtype, key)
-    assert torch.equal(got, grad_output * read.view(shape))
+    wide = accumulation_dtype(dtype)
+    read = sketch.decompress(sketch.compress(rows, key), rows.shape, wide, key)
+    product = grad_output.to(wide).view(rows.shape) * read
+    assert torch.equal(got, cast(product, dtype, key, READ).view(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_short_gradients_are_unbiased(dtype: torch.dtype) -> None:
+    """Of the product of two short numbers, which neither holds: the nearest would be a bias."""
+    torch.manual_seed(0)
+    sketch, exact = DitheredRounding(8), torch.rand(2, 5).to(dtype)
+    grad_output = torch.randn(2, 5).to(dtype)
+    truth = grad_output.double() * exact.double()
+
+    def gradient(key: Tensor) -> Tensor:
+        return times_derivative(sketch, grad_output, sketch.compress(exact, key), key)
+
+    samples = draws(gradient, 20_000)
+    assert samples.dtype == dtype
+    check_unbiased(samples, truth)
 
 
 @every_layer
