@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rad.functional.arguments import check_real, without_autocast
-from rad.sketches.base import Sketch, accumulation_dtype
+from rad.sketches.base import Sketch, accumulation_dtype, rows_of
+from rad.sketches.rounding import PIECE, Rounding
 
 Function = Callable[[Tensor], Tensor]
 
@@ -25,20 +26,18 @@ Function = Callable[[Tensor], Tensor]
 class _SketchedDerivative(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Function, sketch: Sketch, key: Tensor) -> Tensor:
-        output, derivative = _value_and_derivative(function, x)
         ctx.sketch, ctx.shape = sketch, x.shape
-        if ctx.needs_input_grad[0]:
-            with without_autocast(x):
-                ctx.save_for_backward(key, *sketch.compress(derivative_rows(derivative), key))
+        if not ctx.needs_input_grad[0]:
+            return function(x)
+        output, kept = _value_and_kept(function, x, sketch, key)
+        ctx.save_for_backward(key, *kept)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, *kept = ctx.saved_tensors
-        shape = derivative_rows(grad_output.expand(ctx.shape)).shape
-        derivative = ctx.sketch.decompress(tuple(kept), shape, grad_output.dtype, key)
-        return grad_output * derivative.view(ctx.shape), None, None, None
+        return _times_derivative(ctx.sketch, tuple(kept), grad_output, key), None, None, None
 
 
 def elementwise(x: Tensor, function: Function, *, sketch: Sketch, key: Tensor) -> Tensor:
@@ -70,6 +69,47 @@ def elementwise_grad_variance(
     noise: Tensor = sketch.element_variance(derivative)
     grad = grad_output.detach().to(accumulation_dtype(x.dtype))
     return (grad.square() * noise.view(x.shape)).sum()
+
+
+def _value_and_kept(
+    function: Function, x: Tensor, sketch: Sketch, key: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """function(x) and the sketch of its derivative.
+
+    Where a rounding can take it a piece at a time, the derivative does not stand whole:
+    `function` is called again for each piece.
+    """
+    whole = not x.is_contiguous() or torch.compiler.is_compiling()
+    if whole or not isinstance(sketch, Rounding) or sketch.in_kernels(x, key):
+        output, dense = _value_and_derivative(function, x)
+        with without_autocast(x):
+            return output, sketch.compress(derivative_rows(dense), key)
+    output, flat = function(x), x.detach().reshape(-1)
+    shape = tuple(derivative_rows(x).shape)
+
+    def derivative(part: slice) -> Tensor:
+        return _value_and_derivative(function, flat[part])[1]
+
+    return output, sketch.compress_parts(derivative, shape, key)
+
+
+def _times_derivative(
+    sketch: Sketch, kept: tuple[Tensor, ...], grad_output: Tensor, key: Tensor
+) -> Tensor:
+    """grad_output times the derivative that was kept, read some rows at a time."""
+    rows_of_grad = derivative_rows(grad_output)
+    shape = tuple(rows_of_grad.shape)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and grad_output.requires_grad):
+        derivative = sketch.decompress(kept, shape, grad_output.dtype, key)
+        return grad_output * derivative.view(grad_output.shape)
+    grad = rows_of_grad.reshape(len(rows_of(shape)), shape[-1])
+    grad_input = grad.new_empty(grad.shape)
+    step = max(1, PIECE // max(1, shape[-1]))
+    for start in range(0, len(grad), step):
+        rows = range(start, min(start + step, len(grad)))
+        part = sketch.decompress(kept, shape, grad.dtype, key, rows)
+        torch.mul(grad[start : rows.stop], part, out=grad_input[start : rows.stop])
+    return grad_input.view(grad_output.shape)
 
 
 def _value_and_derivative(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
