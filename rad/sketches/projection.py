@@ -17,7 +17,6 @@ from rad.sketches.base import (
 )
 from rad.sketches.draws import signs
 
-
 LARGEST = 1 << 19
 """Entries of a random matrix that is drawn whole; a larger one is drawn some rows at a time."""
 
@@ -128,13 +127,13 @@ class DifferentProject(_Projection):
         d = x.shape[-1]
         flat = x.detach().reshape(-1, 1, d)
         wide = accumulation_dtype(x.dtype)
+        pieces = self._pieces(d, range(len(flat)))
+        rows = ((flat[piece.start : piece.stop].to(wide), piece) for piece in pieces)
         parts = (
-            self._gather(flat[piece.start, 0:], key, piece.start * d)
+            self._gather(part[:, 0], key, piece.start * d)
             if len(piece) == 1
-            else (flat[piece.start : piece.stop].to(wide) @ self.matrices(d, wide, key, piece))[
-                :, 0
-            ]
-            for piece in self._pieces(d, range(len(flat)))
+            else (part @ self.matrices(d, wide, key, piece))[:, 0]
+            for part, piece in rows
         )
         kept = _joined((part.to(x.dtype) for part in parts), len(flat))
         return (kept.view(*x.shape[:-1], self.kept(d)),)
