@@ -32,7 +32,11 @@ from rad.sketches.identity import Identity
 from rad.sketches.sampling import SameSample
 
 PIECES = 5
-"""Into how many parts the batch is cut in the backward pass."""
+"""Into how many parts the batch is cut in the backward pass, where it is large."""
+
+SMALL_BYTES = 1 << 20
+"""Of input and output together, up to which the batch is not cut: many small convolutions take
+longer than they save memory."""
 
 
 Mask = tuple[bool, bool, bool]
@@ -307,7 +311,8 @@ def _gradients(
         needs_weight = False
     cast = weight.to(dtype)
     at_once = needs_weight and wide == dtype
-    step = max(1, -(-shape[0] // PIECES))
+    small = (shape.numel() + grad_output.numel()) * dtype.itemsize <= SMALL_BYTES
+    step = max(1, shape[0] if small else -(-shape[0] // PIECES))
     for start in range(0, max(1, shape[0]), step):
         part = slice(start, min(start + step, shape[0]))
         grad = grad_output[part]

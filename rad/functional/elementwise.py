@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rad.functional.activation import Activation
 from rad.functional.arguments import check_real, without_autocast
 from rad.functional.second_order import OF_ACTIVATION, refused
-from rad.sketches.base import Sketch, accumulation_dtype
+from rad.operators import as_text, from_text, opaque
+from rad.sketches.base import Sketch, accumulation_dtype, rows_of
 from rad.sketches.casting import READ, cast
 from rad.sketches.identity import Identity
+from rad.sketches.rounding import PIECE, Rounding
 
 Function = Callable[[Tensor], Tensor]
 
@@ -27,19 +30,37 @@ Function = Callable[[Tensor], Tensor]
 class _SketchedDerivative(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Function, sketch: Sketch, key: Tensor) -> Tensor:
-        output, derivative = _value_and_derivative(function, x)
         ctx.sketch, ctx.shape = sketch, x.shape
-        if ctx.needs_input_grad[0]:
-            with without_autocast(x):
-                ctx.save_for_backward(key, *sketch.compress(derivative_rows(derivative), key))
+        if not ctx.needs_input_grad[0]:
+            return function(x)
+        if torch.compiler.is_compiling():
+            output, *kept = _elementwise(x, key, as_text(function), as_text(sketch))
+        else:
+            output, *kept = _value_and_kept(function, x, sketch, key)
+        ctx.save_for_backward(key, *kept)
         return output
 
     @staticmethod
     @refused(OF_ACTIVATION)
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, *kept = ctx.saved_tensors
-        grad_input = times_derivative(ctx.sketch, grad_output.expand(ctx.shape), tuple(kept), key)
+        if torch.compiler.is_compiling():
+            grad_input = _elementwise_backward(grad_output, kept, key, as_text(ctx.sketch))
+        else:
+            grad_input = times_derivative(ctx.sketch, grad_output.expand(ctx.shape), kept, key)
         return grad_input, None, None, None
+
+
+@opaque()
+def _elementwise(x: Tensor, key: Tensor, function: str, sketch: str) -> list[Tensor]:
+    return _value_and_kept(from_text(function), x, from_text(sketch), key)
+
+
+@opaque()
+def _elementwise_backward(
+    grad_output: Tensor, kept: list[Tensor], key: Tensor, sketch: str
+) -> Tensor:
+    return times_derivative(from_text(sketch), grad_output, kept, key)
 
 
 def elementwise(x: Tensor, function: Function, *, sketch: Sketch, key: Tensor) -> Tensor:
@@ -73,29 +94,58 @@ def elementwise_grad_variance(
     return (grad.square() * noise.view(x.shape)).sum()
 
 
+def _value_and_kept(function: Function, x: Tensor, sketch: Sketch, key: Tensor) -> list[Tensor]:
+    """function(x), and the sketch of its derivative.
+
+    Where a rounding can take it a piece at a time, the derivative does not stand whole.
+    """
+    if not x.is_contiguous() or not isinstance(sketch, Rounding) or sketch.in_kernels(x, key):
+        output, dense = _value_and_derivative(function, x)
+        with without_autocast(x):
+            return [output, *sketch.compress(derivative_rows(dense), key)]
+    output, flat = function(x), x.detach().reshape(-1)
+    shape = tuple(derivative_rows(x).shape)
+
+    def derivative(part: slice) -> Tensor:
+        return _value_and_derivative(function, flat[part])[1]
+
+    return [output, *sketch.compress_parts(derivative, shape, key)]
+
+
+def times_derivative(
+    sketch: Sketch, grad_output: Tensor, kept: list[Tensor], key: Tensor
+) -> Tensor:
+    """grad_output * d_hat for the d_hat that `kept` is a sketch of: grad_output's shape and type.
+
+    Read some rows at a time. The product is of float32 at least, and its cast to a shorter type is
+    right on average: the nearest short number would be a bias.
+    """
+    rows_of_grad, dtype = derivative_rows(grad_output), grad_output.dtype
+    shape, wide = tuple(rows_of_grad.shape), accumulation_dtype(dtype)
+    grad = rows_of_grad.reshape(len(rows_of(shape)), shape[-1])
+    grad_input = grad.new_empty(grad.shape)
+    step = max(1, PIECE // max(1, shape[-1]))
+    for start in range(0, len(grad), step):
+        rows = range(start, min(start + step, len(grad)))
+        part, here = grad[start : rows.stop].to(wide), grad_input[start : rows.stop]
+        derivative = sketch.decompress(tuple(kept), shape, wide, key, rows)
+        if dtype == wide:
+            torch.mul(part, derivative, out=here)
+        elif isinstance(sketch, Identity):
+            here.copy_(part * derivative)
+        else:
+            here.copy_(cast(part * derivative, dtype, key, READ, rows))
+    return grad_input.view(grad_output.shape)
+
+
 def _value_and_derivative(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+    if isinstance(function, Activation):
+        return function(x), function.derivative(x)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         output = function(x)
         (derivative,) = torch.autograd.grad(output.sum(), x)
     return output.detach(), derivative
-
-
-def times_derivative(
-    sketch: Sketch, grad_output: Tensor, kept: tuple[Tensor, ...], key: Tensor
-) -> Tensor:
-    """grad_output * d_hat for the d_hat that `kept` is a sketch of: grad_output's shape and type.
-
-    The product is of float32 at least, and its cast to a shorter type is right on average: the
-    nearest short number would be a bias.
-    """
-    shape, dtype = derivative_rows(grad_output).shape, grad_output.dtype
-    wide = accumulation_dtype(dtype)
-    derivative = sketch.decompress(kept, shape, wide, key)
-    product = grad_output.to(wide) * derivative.view(grad_output.shape)
-    if dtype == wide or isinstance(sketch, Identity):
-        return product.to(dtype)
-    return cast(derivative_rows(product), dtype, key, READ).reshape(grad_output.shape)
 
 
 def derivative_rows(x: Tensor) -> Tensor:

@@ -57,10 +57,10 @@ class _SketchedLinear(torch.autograd.Function):
         key, weight, *kept = ctx.saved_tensors
         grad = grad_output
         grad_input = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1]:  # first: the input's gradient then stands beside no reading
+            grad_weight = _weight_grad(ctx, grad, kept, key).to(ctx.weight_dtype)
         if ctx.needs_input_grad[0]:
             grad_input = (grad @ weight.to(grad.dtype)).to(ctx.input_dtype)
-        if ctx.needs_input_grad[1]:
-            grad_weight = _weight_grad(ctx, grad, kept, key).to(ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0).to(ctx.bias_dtype)
         return grad_input, grad_weight, grad_bias, None, None, *[None for _ in kept]
@@ -210,7 +210,7 @@ def _(
 ) -> Tensor:
     wide = accumulation_dtype(grad_output.dtype)
     product = grad_output.t().to(wide) @ kept[0].to(wide)
-    return (product @ sketch.matrix(d, wide, key).t()).to(grad_output.dtype)
+    return sketch.spread(product, d, key).to(grad_output.dtype)
 
 
 @weight_grad.register

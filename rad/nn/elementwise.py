@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rad import functional
+from rad.functional.activation import Activation
 from rad.functional.in_place import overwrite
 from rad.nn.base import Sketching
 from rad.sketches import Identity, Sketch
@@ -18,6 +19,11 @@ class _Elementwise(Sketching):
     along a path, with a variance that grows exponentially in depth (paper, section
     3.3), where rounding adds little at each layer. Any shape.
     """
+
+    function: str
+    """Its name in `torch.nn.functional`."""
+    options: tuple[str, ...] = ()
+    """Attributes that are its arguments, in order."""
 
     def __init__(
         self, *arguments: object, sketch: Sketch | None = None, seed: int = 0, **options: object
@@ -37,45 +43,61 @@ class _Elementwise(Sketching):
             return exact
         self.place_draws(input.device)
         key = self.draw_key()
-        output = functional.elementwise(input, self._function, sketch=self.sketch, key=key)
+        output = functional.elementwise(input, self.activation, sketch=self.sketch, key=key)
         return overwrite(input, output) if getattr(self, "inplace", False) else output
 
     def extra_repr(self) -> str:
         return super().extra_repr().removeprefix(", ")
 
-    def _function(self, x: Tensor) -> Tensor:
-        """torch's forward pass on a copy where it would work in place."""
-        exact: Tensor = super().forward(x.clone() if getattr(self, "inplace", False) else x)
-        return exact
+    @property
+    def activation(self) -> Activation:
+        """What the layer computes."""
+        return Activation(self.function, tuple([getattr(self, name) for name in self.options]))
 
 
 class GELU(_Elementwise, nn.GELU):
     """`torch.nn.GELU` that keeps its rounded derivative (`rad.functional.elementwise`)."""
 
+    function, options = "gelu", ("approximate",)
+
 
 class SiLU(_Elementwise, nn.SiLU):
     """`torch.nn.SiLU` that keeps its rounded derivative (`rad.functional.elementwise`)."""
+
+    function = "silu"
 
 
 class Mish(_Elementwise, nn.Mish):
     """`torch.nn.Mish` that keeps its rounded derivative (`rad.functional.elementwise`)."""
 
+    function = "mish"
+
 
 class Tanh(_Elementwise, nn.Tanh):
     """`torch.nn.Tanh` that keeps its rounded derivative (`rad.functional.elementwise`)."""
+
+    function = "tanh"
 
 
 class Sigmoid(_Elementwise, nn.Sigmoid):
     """`torch.nn.Sigmoid` that keeps its rounded derivative (`rad.functional.elementwise`)."""
 
+    function = "sigmoid"
+
 
 class Softplus(_Elementwise, nn.Softplus):
     """`torch.nn.Softplus` that keeps its rounded derivative (`rad.functional.elementwise`)."""
+
+    function, options = "softplus", ("beta", "threshold")
 
 
 class ELU(_Elementwise, nn.ELU):
     """`torch.nn.ELU` that keeps its rounded derivative (`rad.functional.elementwise`)."""
 
+    function, options = "elu", ("alpha",)
+
 
 class LeakyReLU(_Elementwise, nn.LeakyReLU):
     """`torch.nn.LeakyReLU` that keeps its derivative: two values, which 1 bit tells apart."""
+
+    function, options = "leaky_relu", ("negative_slope",)

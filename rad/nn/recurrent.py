@@ -109,6 +109,9 @@ class RNN(Sketching, nn.RNN):
             return self._run(input, hx, self.sketch, self.draw_key(), return_sequence=False)[1]
         return self._run(input, hx, Identity(), self.key, return_sequence=False)[1]
 
+    @torch.compiler.disable(
+        reason="a recurrent layer's loop over time is not compiled: leave out fullgraph=True"
+    )
     def _run(
         self,
         input: Tensor | PackedSequence,

@@ -14,6 +14,9 @@ from rad.sketches.draws import words
 UNIT = 1 << 32
 """Inclusion probabilities are multiples of 1 / UNIT."""
 
+PIECE = 1 << 16
+"""Numbers that are converted at a time, for their norms in float64."""
+
 _LEAST = 2.0**-20
 """The smallest norm a row is sampled by, as a fraction of the mean: all can be drawn."""
 
@@ -59,7 +62,9 @@ class ImportanceSampling(ReducingSketch):
 
     def shares(self, rows: Tensor) -> Tensor:
         """The running sums of the probabilities of rows (N, d), in 1/UNIT: int64, (N,)."""
-        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        step = max(1, PIECE // max(1, rows.shape[1]))
+        parts = [torch.linalg.vector_norm(r, dim=1, dtype=torch.float64) for r in rows.split(step)]
+        norms = torch.cat(parts)
         finite = norms.isfinite()
         mean = norms.where(finite, 0).mean()
         largest = torch.where(mean > 0, mean / _LEAST, 1)
@@ -97,7 +102,7 @@ class ImportanceSampling(ReducingSketch):
         drawn = torch.searchsorted(sums, points, right=True)
         wide = accumulation_dtype(x.dtype)
         factor = (UNIT / share.double())[drawn].to(wide)
-        scaled = rows[drawn].to(wide) * factor[:, None]
+        scaled = rows[drawn].to(wide).mul_(factor[:, None])
         return cast(scaled, x.dtype, key, KEPT), drawn.to(torch.int32)
 
     def decompress(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,12 @@ from rad.sketches.base import (
 from rad.sketches.casting import KEPT, READ, cast
 from rad.sketches.draws import signs
 
+LARGEST = 1 << 19
+"""Entries of a random matrix that is drawn whole; a larger one is drawn some rows at a time."""
+
+BLOCK = 1 << 17
+"""Entries that are then drawn at a time."""
+
 
 @dataclass(frozen=True)
 class _Projection(ReducingSketch):
@@ -27,6 +34,38 @@ class _Projection(ReducingSketch):
     def _signs(self, d: int, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
         return signs(key, rows, self.kept(d), dtype).mul_(self.kept(d) ** -0.5)
 
+    def _blocks(self, d: int) -> list[range]:
+        """The rows 0..d-1 of a random matrix, in the blocks in which it is drawn."""
+        k = self.kept(d)
+        step = d if d * k <= LARGEST else max(1, BLOCK // k)
+        return [range(start, min(start + step, d)) for start in range(0, d, step)]
+
+    def _gather(self, x: Tensor, key: Tensor, first: int = 0) -> Tensor:
+        """x R for x (..., d), of the accumulation dtype; R are rows first..first+d-1 of signs."""
+        d, wide = x.shape[-1], accumulation_dtype(x.dtype)
+        if len(self._blocks(d)) == 1:
+            return x.to(wide) @ self._signs(d, wide, key, range(first, first + d))
+        flat, total = x.reshape(-1, d), None
+        for block in self._blocks(d):
+            matrix = self._signs(d, wide, key, range(first + block.start, first + block.stop))
+            part = flat[:, block.start : block.stop].to(wide)
+            total = part @ matrix if total is None else total.addmm_(part, matrix)
+        assert total is not None
+        return total.view(*x.shape[:-1], -1)
+
+    def _spread(self, kept: Tensor, d: int, key: Tensor, first: int = 0) -> Tensor:
+        """kept R^T, (n, d), for kept (n, k) of the accumulation dtype; R as in `_gather`."""
+        if len(self._blocks(d)) == 1:
+            return kept @ self._signs(d, kept.dtype, key, range(first, first + d)).t()
+        x_hat = None
+        for block in self._blocks(d):
+            rows = range(first + block.start, first + block.stop)
+            part = kept @ self._signs(d, kept.dtype, key, rows).t()
+            x_hat = part.new_empty(len(kept), d) if x_hat is None else x_hat
+            x_hat[:, block.start : block.stop] = part
+        assert x_hat is not None
+        return x_hat
+
 
 @dataclass(frozen=True)
 class Project(_Projection):
@@ -35,7 +74,8 @@ class Project(_Projection):
     Keeps x R, R (d, k) with independent entries +-1/sqrt(k), k = int(d *
     keep_fraction + 0.999); x_hat = x R R^T. Unbiased: E[R R^T] = I.
     E|x_hat - x|^2 = (d - 1)/k |x|^2. A NaN or an infinity makes its whole row NaN or infinite.
-    Shapes: x (..., d) -> kept (..., k). The key is kept, not R.
+    Shapes: x (..., d) -> kept (..., k). The key is kept, not R, of which no more than
+    LARGEST entries ever stand in memory.
     """
 
     def matrix(self, d: int, dtype: torch.dtype, key: Tensor) -> Tensor:
@@ -43,10 +83,11 @@ class Project(_Projection):
         return self._signs(d, dtype, key, range(d))
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        x = x.detach()
-        wide = accumulation_dtype(x.dtype)
-        kept = x.to(wide) @ self.matrix(x.shape[-1], wide, key)
-        return (cast(kept, x.dtype, key, KEPT),)
+        return (cast(self._gather(x.detach(), key), x.dtype, key, KEPT),)
+
+    def spread(self, kept: Tensor, d: int, key: Tensor) -> Tensor:
+        """kept R^T, (n, d), for kept (n, k) of the dtype in which sums run."""
+        return self._spread(kept, d, key)
 
     def decompress(
         self,
@@ -57,10 +98,9 @@ class Project(_Projection):
         rows: range | None = None,
     ) -> Tensor:
         (kept,) = saved
-        kept = kept_rows(kept, rows)
-        wide = accumulation_dtype(dtype)
-        x_hat = kept.to(wide) @ self.matrix(shape[-1], wide, key).t()
-        return cast(x_hat, dtype, key, READ, rows)
+        kept = kept.reshape(-1, kept.shape[-1]) if rows is None else kept_rows(kept, rows)
+        x_hat = self.spread(kept.to(accumulation_dtype(dtype)), shape[-1], key)
+        return cast(x_hat, dtype, key, READ, rows).view(shape if rows is None else x_hat.shape)
 
 
 @dataclass(frozen=True)
@@ -79,8 +119,8 @@ class DifferentProject(_Projection):
         return drawn.view(len(rows), d, self.kept(d))
 
     def _pieces(self, d: int, rows: range) -> list[range]:
-        """The rows in pieces whose matrices hold some 2**20 entries."""
-        step = max(1, (1 << 20) // (d * self.kept(d)))
+        """The rows in pieces whose matrices hold at most LARGEST entries, or of one row."""
+        step = max(1, LARGEST // (d * self.kept(d)))
         starts = range(rows.start, max(rows.stop, rows.start + 1), step)
         return [range(i, min(i + step, rows.stop)) for i in starts]
 
@@ -88,12 +128,16 @@ class DifferentProject(_Projection):
         d = x.shape[-1]
         flat = x.detach().reshape(-1, 1, d)
         wide = accumulation_dtype(x.dtype)
-        kept = [
-            flat[piece.start : piece.stop].to(wide) @ self.matrices(d, wide, key, piece)
-            for piece in self._pieces(d, range(len(flat)))
-        ]
-        rows = torch.cat(kept).view(-1, self.kept(d))
-        return (cast(rows, x.dtype, key, KEPT).view(*x.shape[:-1], self.kept(d)),)
+        pieces = self._pieces(d, range(len(flat)))
+        rows = ((flat[piece.start : piece.stop].to(wide), piece) for piece in pieces)
+        parts = (
+            self._gather(part[:, 0], key, piece.start * d)
+            if len(piece) == 1
+            else (part @ self.matrices(d, wide, key, piece))[:, 0]
+            for part, piece in rows
+        )
+        kept = cast(_joined(parts, len(flat)), x.dtype, key, KEPT)
+        return (kept.view(*x.shape[:-1], self.kept(d)),)
 
     def decompress(
         self,
@@ -108,9 +152,25 @@ class DifferentProject(_Projection):
         wanted = rows_of(shape) if rows is None else rows
         flat = kept.view(-1, 1, kept.shape[-1])
         wide = accumulation_dtype(dtype)
-        x_hat = [
-            flat[piece.start : piece.stop].to(wide) @ self.matrices(d, wide, key, piece).mT
-            for piece in self._pieces(d, wanted)
-        ]
-        read = torch.cat(x_hat).view(shape if rows is None else (len(rows), d))
-        return cast(read, dtype, key, READ, rows)
+        values = (flat[piece.start : piece.stop].to(wide) for piece in self._pieces(d, wanted))
+        parts = (
+            self._spread(part[:, 0], d, key, piece.start * d)
+            if len(piece) == 1
+            else (part @ self.matrices(d, wide, key, piece).mT)[:, 0]
+            for piece, part in zip(self._pieces(d, wanted), values, strict=True)
+        )
+        x_hat = cast(_joined(parts, len(wanted)), dtype, key, READ, rows)
+        return x_hat.view(shape if rows is None else (len(rows), d))
+
+
+def _joined(parts: Iterator[Tensor], rows: int) -> Tensor:
+    """Those parts (n, ...) one below the other: (rows, ...), without a second copy of them all."""
+    whole, place = None, 0
+    for part in parts:
+        if len(part) == rows:
+            return part
+        whole = part.new_empty(rows, *part.shape[1:]) if whole is None else whole
+        whole[place : place + len(part)] = part
+        place += len(part)
+    assert whole is not None
+    return whole

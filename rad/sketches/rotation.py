@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.sketches.base import Shape, Sketch, accumulation_dtype
+from rad.sketches.base import Shape, Sketch, accumulation_dtype, rows_of
 from rad.sketches.casting import READ, cast
 from rad.sketches.draws import signs
 from rad.sketches.random import make_key
-from rad.sketches.rounding import DitheredRounding, Rounding, StochasticRounding
+from rad.sketches.rounding import PIECE, DitheredRounding, Rounding, StochasticRounding
 
 SEED = 0x5249474E
 """Of the signs: the same for all rows, keys and programs."""
@@ -83,7 +83,14 @@ class RotatedRounding(Sketch):
         return kind(self.bits, self.block)
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        return self.rounding.compress(self._rotated(x), key)
+        if self.rounding.in_kernels(x, key):
+            return self.rounding.compress(self._rotated(x), key)
+        flat, d = x.detach().reshape(-1), max(1, x.shape[-1])
+
+        def read(part: slice) -> Tensor:
+            return self._rotated(flat[part].view(-1, d)).view(-1)
+
+        return self.rounding.compress_parts(read, x.shape, key, row=d)
 
     def decompress(
         self,
@@ -94,8 +101,17 @@ class RotatedRounding(Sketch):
         rows: range | None = None,
     ) -> Tensor:
         wide = accumulation_dtype(dtype)
-        x_hat = unrotate(self.rounding.decompress(saved, shape, wide, key, rows))
-        return cast(x_hat, dtype, key, READ, rows)
+        wanted, step = rows_of(shape) if rows is None else rows, max(1, PIECE // max(1, shape[-1]))
+        if len(wanted) <= step or self.rounding.in_kernels(saved[-1], key):
+            x_hat = unrotate(self.rounding.decompress(saved, shape, wide, key, rows))
+            return cast(x_hat, dtype, key, READ, rows)
+        x_hat = saved[-1].new_empty(len(wanted), shape[-1], dtype=dtype)
+        for number, part in enumerate(x_hat.split(step)):
+            first = wanted.start + number * step
+            piece = range(first, first + len(part))
+            read = unrotate(self.rounding.decompress(saved, shape, wide, key, piece))
+            part.copy_(cast(read, dtype, key, READ, piece))
+        return x_hat.view(shape if rows is None else x_hat.shape)
 
     def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
         return self.rounding.nbytes(shape, accumulation_dtype(dtype))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -195,16 +196,33 @@ class Rounding(Sketch):
             from rad.kernels.rounding import compress
 
             return compress(self, x, key)
-        size = self.block_size(x.shape[-1])
-        flat = x.detach().reshape(1, -1)
-        count = -(-flat.shape[1] // size)
-        whole = 8 // math.gcd(8, size)  # blocks that fill whole groups of codes
+        flat = x.detach().reshape(-1)
         piece = LOOP_PIECE if in_loops(flat) else PIECE
+        return self.compress_parts(lambda part: flat[part], x.shape, key, piece)
+
+    def compress_parts(
+        self,
+        read: Callable[[slice], Tensor],
+        shape: Shape,
+        key: Tensor,
+        piece: int = PIECE,
+        row: int = 1,
+    ) -> tuple[Tensor, ...]:
+        """`compress` of a tensor of that shape, of which only a part need stand in memory.
+
+        `read` gives parts of the flattened tensor, in order, of some `piece` numbers; they
+        start at multiples of `row`.
+        """
+        numbers = torch.Size(shape).numel()
+        size = self.block_size(shape[-1])
+        count = -(-numbers // size)
+        whole = math.lcm(8, size, row) // size  # blocks that fill whole groups of codes, and rows
         step = max(1, piece // (whole * size)) * whole
         kept = [
-            self.encode(flat[:, first * size : last * size], size, key, range(first, last))
+            self.encode(part[None], size, key, range(first, last))
             for first in range(0, max(count, 1), step)
             for last in [min(first + step, count)]
+            for part in [read(slice(first * size, min(last * size, numbers)))]
         ]
         if len(kept) == 1:
             return tuple(part[0] for part in kept[0])

@@ -1,0 +1,46 @@
+"""Activation functions that know their derivative, and that `torch.compile` can take by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_aten = torch.ops.aten
+
+_DERIVATIVES: dict[str, Callable[..., Tensor]] = {
+    "gelu": lambda one, x, approximate: _aten.gelu_backward(one, x, approximate=approximate),
+    "silu": _aten.silu_backward,
+    "mish": _aten.mish_backward,
+    "tanh": lambda one, x: _aten.tanh_backward(one, x.tanh()),
+    "sigmoid": lambda one, x: _aten.sigmoid_backward(one, x.sigmoid()),
+    "softplus": _aten.softplus_backward,
+    "elu": lambda one, x, alpha: _aten.elu_backward(one, alpha, 1, 1, False, x),
+    "leaky_relu": lambda one, x, slope: _aten.leaky_relu_backward(one, x, slope, False),
+}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """`torch.nn.functional.<name>(x, *arguments)`, of any shape, and its derivative by x.
+
+    Names: those of `_DERIVATIVES`; all arguments are given, in torch's order. The derivative is
+    computed by the operator that torch's own backward pass calls.
+    """
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.name == "gelu":
+            return F.gelu(x, approximate=self.arguments[0])
+        result: Tensor = getattr(F, self.name)(x, *self.arguments)
+        return result
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """d f(x) / dx, number by number: x's shape and type."""
+        return _DERIVATIVES[self.name](torch.ones_like(x), x, *self.arguments)
