@@ -46,6 +46,7 @@ def conv_case(
 
 
 CASES = {"linear": linear_case, "conv": conv_case, "conv_reflect": lambda: conv_case("reflect")}
+REDUCTIONS = {"sum": torch.sum, "mean": torch.mean, "squares": lambda y: y.square().sum()}
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
@@ -88,7 +89,7 @@ def test_a_penalty_on_the_gradient_by_the_input(case: Callable, sketch: Sketch) 
 
 @every_case
 @lossy_sketch
-@pytest.mark.parametrize("reduce", [torch.sum, torch.mean, lambda y: y.square().sum()], ids=str)
+@pytest.mark.parametrize("reduce", REDUCTIONS.values(), ids=REDUCTIONS.keys())
 def test_of_a_weights_gradient_it_is_refused(
     case: Callable, sketch: Sketch, reduce: Callable[[Tensor], Tensor]
 ) -> None:
