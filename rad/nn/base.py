@@ -84,7 +84,7 @@ class Sketching(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """As in torch, but that key and counter keep their numbers whatever `fn` makes of them."""
         key, calls = self.key, self.calls
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if self.key is not key:
             device = self.key.device
             self.key, self.calls = key, calls
@@ -92,7 +92,7 @@ class Sketching(nn.Module):
         return self
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        super()._load_from_state_dict(*arguments, **options)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*arguments, **options)
         if self.key.is_meta:  # parameters may have been assigned
             self.place_draws(next((p.device for p in self.parameters()), self.key.device))
 
