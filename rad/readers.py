@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import getitem
@@ -41,8 +42,7 @@ def read_graph(model: nn.Module) -> Readers:
     whole sequences are right everywhere. A trace may miss a path, too: what is concluded
     here decides what is kept, never a value. The model itself is neither run nor changed.
     """
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
+    model = _unwrapped(model)
     layers: dict[nn.Module, list[set[nn.Module]]] = {}
     sequence_read: dict[nn.Module, bool] = {}
     try:
@@ -70,6 +70,44 @@ def read_graph(model: nn.Module) -> Readers:
         },
         {original[rnn] for rnn, read in sequence_read.items() if not read},
     )
+
+
+class _CallTracer(Tracer):
+    """Looks into no layer, nor into a user's subclass of one."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, tuple(LAYERS)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def functional_calls(model: nn.Module) -> dict[tuple[str, str], int] | None:
+    """How often each part of a model calls each function or method of torch by itself.
+
+    By (the part's name, the function's), in the model's present mode; what layers call inside is
+    not counted. None where the model cannot be traced.
+    """
+    try:
+        probe = _probe(_unwrapped(model))
+        if _CallTracer().is_leaf_module(probe, ""):
+            return {}
+        nodes = _CallTracer().trace(probe).nodes
+    except Exception:  # whatever forward may raise on proxies
+        return None
+    calls = [n for n in nodes if n.op in ("call_function", "call_method")]
+    return dict(Counter((_part(n), _function_name(n)) for n in calls))
+
+
+def _part(node: fx.Node) -> str:
+    """The name of the module whose forward makes a call."""
+    stack = node.meta.get("nn_module_stack") or {"": None}
+    return str(list(stack)[-1]).split("@")[0]
+
+
+def _function_name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else node.target.__name__
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _probe(model: nn.Module) -> nn.Module:

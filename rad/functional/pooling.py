@@ -1,7 +1,7 @@
 """Pooling that remembers no activation.
 
 Average pooling is linear: its backward pass needs shapes only. Max pooling keeps
-which element of its window each output is, in 1, 2, 4, 8 or 16 bits (2 for a
+which element of its window each output is, in 1, 2, 4, 8, 16 or 32 bits (2 for a
 2 x 2 window). Torch keeps the whole input of both, and 64-bit indices of the latter.
 Everything is exact.
 """
@@ -106,7 +106,7 @@ class _MaxPool(torch.autograd.Function):
         ctx.axes, ctx.window = axes, window
         ctx.input_shape, ctx.output_shape = x.shape, output.shape
         offsets = _offsets(places, x.shape[-axes:], window)
-        ctx.save_for_backward(pack_integers(offsets, window.bits()))
+        ctx.save_for_backward(_packed(offsets, window.bits()))
         return output
 
     @staticmethod
@@ -115,7 +115,7 @@ class _MaxPool(torch.autograd.Function):
         (packed,) = ctx.saved_tensors
         window: _Window = ctx.window
         space = ctx.input_shape[-ctx.axes :]
-        offsets = unpack_integers(packed, window.bits(), ctx.output_shape)
+        offsets = _unpacked(packed, window.bits(), ctx.output_shape)
         places = _places(offsets, space, window)
         grad_input = grad_output.new_zeros(*ctx.input_shape[: -ctx.axes], space.numel())
         grad_input.scatter_add_(-1, places.flatten(-ctx.axes), grad_output.flatten(-ctx.axes))
@@ -127,7 +127,22 @@ class _Window(tuple[tuple[int, ...], ...]):
 
     def bits(self) -> int:
         """Bits for one offset into the window."""
-        return packed_width(math.prod(self[0]))
+        return offset_bits(self[0])
+
+
+def offset_bits(kernel: tuple[int, ...]) -> int:
+    """Bits kept for an offset into a window of that shape: 1, 2, 4, 8, 16 or 32."""
+    size = math.prod(kernel)
+    return packed_width(size) if size <= 1 << 16 else 32
+
+
+def _packed(offsets: Tensor, bits: int) -> Tensor:
+    return offsets.to(torch.int32) if bits == 32 else pack_integers(offsets, bits)
+
+
+def _unpacked(packed: Tensor, bits: int, shape: torch.Size) -> Tensor:
+    """The inverse of `_packed`: int64, of that shape."""
+    return packed.to(torch.int64) if bits == 32 else unpack_integers(packed, bits, shape)
 
 
 def max_pool(
