@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import getitem
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rad.nn import LAYERS, RAD_LAYERS, Sketching
+from rad.nn.kinds import kind_of
 
 RESHAPES = (nn.Flatten, nn.Unflatten, nn.Identity)
 """Modules that keep nothing and pass the same numbers on."""
@@ -19,8 +22,7 @@ _RESHAPE_CALLS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 
 class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = type(m) in RAD_LAYERS
-        return known or super().is_leaf_module(m, module_qualified_name)
+        return kind_of(m) in RAD_LAYERS or super().is_leaf_module(m, module_qualified_name)
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,23 @@ class Readers:
 def read_graph(model: nn.Module) -> Readers:
     """Who reads what, in training and in evaluation, as far as the model can be traced.
 
-    Of a model that cannot be (control flow on values), nothing is known: packed masks and
+    Of a model that cannot be (control flow on values, attributes that cannot be copied), nothing
+    is known: packed masks and
     whole sequences are right everywhere. A trace may miss a path, too: what is concluded
-    here decides what is kept, never a value. The model itself is not run.
+    here decides what is kept, never a value. The model itself is neither run nor changed.
     """
-    probe = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    modules = dict(probe.named_modules(remove_duplicate=False))
+    model = _unwrapped(model)
     layers: dict[nn.Module, list[set[nn.Module]]] = {}
     sequence_read: dict[nn.Module, bool] = {}
     try:
-        if type(probe) in LAYERS or type(probe) in RAD_LAYERS:
+        probe = _probe(model)
+        if kind_of(probe) in LAYERS or kind_of(probe) in RAD_LAYERS:
             return Readers({}, set())
-        nodes = [n for mode in (True, False) for n in Tracer().trace(probe.train(mode)).nodes]
+        nodes = list(Tracer().trace(probe).nodes)  # with parts in modes of their own
+        nodes += [n for mode in (True, False) for n in Tracer().trace(probe.train(mode)).nodes]
     except Exception:  # whatever forward may raise on proxies
         return Readers({}, set())
+    modules = dict(probe.named_modules(remove_duplicate=False))
     for node in nodes:
         module = modules[node.target] if node.op == "call_module" else None
         if isinstance(module, nn.ReLU):
@@ -65,6 +70,54 @@ def read_graph(model: nn.Module) -> Readers:
         },
         {original[rnn] for rnn, read in sequence_read.items() if not read},
     )
+
+
+class _CallTracer(Tracer):
+    """Looks into no layer, nor into a user's subclass of one."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, tuple(LAYERS)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def functional_calls(model: nn.Module) -> dict[tuple[str, str], int] | None:
+    """How often each part of a model calls each function or method of torch by itself.
+
+    By (the part's name, the function's), in the model's present mode; what layers call inside is
+    not counted. None where the model cannot be traced.
+    """
+    try:
+        probe = _probe(_unwrapped(model))
+        if _CallTracer().is_leaf_module(probe, ""):
+            return {}
+        nodes = _CallTracer().trace(probe).nodes
+    except Exception:  # whatever forward may raise on proxies
+        return None
+    calls = [n for n in nodes if n.op in ("call_function", "call_method")]
+    return dict(Counter((_part(n), _function_name(n)) for n in calls))
+
+
+def _part(node: fx.Node) -> str:
+    """The name of the module whose forward makes a call."""
+    stack = node.meta.get("nn_module_stack") or {"": None}
+    return str(list(stack)[-1]).split("@")[0]
+
+
+def _function_name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else node.target.__name__
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def _probe(model: nn.Module) -> nn.Module:
+    """A copy to trace, of all but parameters and the tensors that hooks compute from them."""
+    shared: dict[int, Tensor] = {id(p): p for p in model.parameters()}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                shared[id(value)] = value.detach()
+    return copy.deepcopy(model, shared)
 
 
 def _reads_sequence(user: fx.Node) -> bool:
@@ -89,7 +142,7 @@ def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
     if node.op != "call_module":
         return None
     module = modules[str(node.target)]
-    kind = LAYERS.get(type(module), type(module))
+    kind = LAYERS.get(kind_of(module), kind_of(module))
     return module if issubclass(kind, Sketching) else None
 
 

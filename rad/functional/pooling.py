@@ -1,7 +1,7 @@
 """Pooling that remembers no activation.
 
 Average pooling is linear: its backward pass needs shapes only. Max pooling keeps
-which element of its window each output is, in 1, 2, 4, 8 or 16 bits (2 for a
+which element of its window each output is, in 1, 2, 4, 8, 16 or 32 bits (2 for a
 2 x 2 window). Torch keeps the whole input of both, and 64-bit indices of the latter.
 Everything is exact.
 """
@@ -121,7 +121,7 @@ class _Window(tuple[tuple[int, ...], ...]):
 
     def bits(self) -> int:
         """Bits for one offset into the window."""
-        return packed_width(math.prod(self[0]))
+        return offset_bits(self[0])
 
     def flat(self) -> list[int]:
         """All of its integers in one list."""
@@ -132,6 +132,21 @@ class _Window(tuple[tuple[int, ...], ...]):
         """The window of such a list."""
         axes = len(flat) // 4
         return cls(tuple(flat[i : i + axes]) for i in range(0, len(flat), axes))
+
+
+def offset_bits(kernel: tuple[int, ...]) -> int:
+    """Bits kept for an offset into a window of that shape: 1, 2, 4, 8, 16 or 32."""
+    size = math.prod(kernel)
+    return packed_width(size) if size <= 1 << 16 else 32
+
+
+def _packed(offsets: Tensor, bits: int) -> Tensor:
+    return offsets.to(torch.int32) if bits == 32 else pack_integers(offsets, bits)
+
+
+def _unpacked(packed: Tensor, bits: int, shape: torch.Size) -> Tensor:
+    """The inverse of `_packed`: int64, of that shape."""
+    return packed.to(torch.int64) if bits == 32 else unpack_integers(packed, bits, shape)
 
 
 def max_pool(
@@ -161,7 +176,7 @@ def _max_pool_offsets(places: Tensor, space: list[int], flat_window: list[int]) 
     rows = places.reshape(-1, *places.shape[places.dim() - len(space) + 1 :])
     outputs = places.shape[-len(space)]
     packed = [
-        pack_integers(
+        _packed(
             _offsets(rows[piece.start : piece.stop], piece, outputs, size, window),
             bits,
         )
@@ -185,7 +200,7 @@ def _max_pool_backward(
         grad = rows[piece.start : piece.stop]
         each = rows[0].numel() * bits // packed.element_size()
         part = packed[piece.start * each // 8 : -(-piece.stop * each // 8)]
-        places = _places(unpack_integers(part, bits, grad.shape), piece, outputs, space, window)
+        places = _places(_unpacked(part, bits, grad.shape), piece, outputs, space, window)
         flat.scatter_add_(0, places.flatten(), grad.flatten())
     return grad_input
 

@@ -160,7 +160,7 @@ def _indices(sketch: SameSample | DifferentSample, rows: int, d: int, keys: Tens
     if isinstance(sketch, SameSample):  # draws as the first row of a DifferentSample
         sketch, rows = DifferentSample(sketch.keep_fraction, sketch.replacement), 1
     drawn = sketch.indices((len(keys) * rows, d), row_keys(keys, rows))
-    return drawn.view(len(keys), rows, -1)
+    return drawn.view(len(keys), rows, drawn.shape[-1])
 
 
 def _matrices(sketch: Project, d: int, dtype: torch.dtype, keys: Tensor) -> Tensor:

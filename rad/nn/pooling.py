@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rad import functional
 from rad.functional.arguments import each
+from rad.functional.pooling import offset_bits
 from rad.nn.base import keeps_now
-from rad.sketches.bits import packed_width
 
 
 class _ShapeOnly(nn.Module):
@@ -65,8 +64,7 @@ class _MaxPool(nn.Module):
     @property
     def bits(self) -> int:
         """Bits kept for each output: where in its window the largest element is."""
-        window = torch.Size(each(self.kernel_size, self.axes))  # type: ignore[arg-type]
-        return packed_width(window.numel())
+        return offset_bits(each(self.kernel_size, self.axes))  # type: ignore[arg-type]
 
     @property
     def keeps(self) -> str:

@@ -75,3 +75,18 @@ def test_indices_can_still_be_asked_for() -> None:
     layer = rad.convert(nn.MaxPool2d(2, return_indices=True), rad.Identity())
     values, indices = layer(torch.randn(1, 1, 4, 4))
     assert values.shape == indices.shape
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernel"),
+    [(nn.MaxPool1d, 70_000), (nn.MaxPool1d, 65_537), (nn.MaxPool2d, 300), (nn.MaxPool3d, 41)],
+)
+def test_windows_beyond_16_bits(kind: type[nn.Module], kernel: int) -> None:
+    axes = int(kind.__name__[-2])
+    ours, theirs = rad.convert(kind(kernel), rad.Identity()), kind(kernel)
+    x = torch.randn(1, 2, *(kernel + 3,) * axes, requires_grad=True)
+    grad_output = torch.randn(1, 2, *(1,) * axes)
+    want, got = (torch.autograd.grad(layer(x), x, grad_output)[0] for layer in (theirs, ours))
+    assert torch.equal(got, want)
+    assert ours.keeps == "32 bits per output"
+    assert rad.memory.saved_bytes(lambda: ours(x)) == 2 * 4

@@ -166,3 +166,19 @@ def test_a_copy_draws_the_same() -> None:
     assert "nonlinearity='relu'" in repr(ours)
     assert ours.keeps.startswith("DifferentSample")
     assert pair(SameSample(0.5), nonlinearity="tanh")[1].keeps.startswith("every state")
+
+
+@every_sketch
+@pytest.mark.parametrize(
+    "options", [{}, {"nonlinearity": "tanh"}, {"bidirectional": True, "num_layers": 2}], ids=str
+)
+def test_an_empty_batch(sketch: Sketch, options: dict[str, Any]) -> None:
+    theirs, ours = pair(sketch, **options)
+    x = torch.randn(5, 0, 3, dtype=torch.float64, requires_grad=True)
+    for module in (theirs, ours):
+        output, last = module(x)
+        (output.sum() + last.sum()).backward()
+        module.outputs = output, last
+    torch.testing.assert_close(ours.outputs, theirs.outputs)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs.get_parameter(name).grad)

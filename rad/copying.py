@@ -1,0 +1,64 @@
+"""A copy of a model to convert, and what a copy would silently undo."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import sys
+import warnings
+from collections import Counter
+
+from torch import nn
+
+from rad.errors import UsageError
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy. Warns where an optimizer holds the model's parameters, which are not the copy's.
+
+    Raises UsageError for a model that cannot be copied.
+    """
+    if held_by_optimizer(model):
+        warnings.warn(
+            "an optimizer holds this model's parameters, and would train nothing of the converted "
+            "copy: make the optimizer after converting, or convert with inplace=True",
+            stacklevel=3,
+        )
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever an attribute may raise
+        raise UsageError(
+            f"this model cannot be copied ({type(error).__name__}: {_first_line(error)}): "
+            "convert it with inplace=True"
+        ) from error
+
+
+def held_by_optimizer(model: nn.Module) -> bool:
+    """Whether a parameter stands in a parameter group, as torch's optimizers have them.
+
+    Looked for among all objects only where somebody beside the model refers to a parameter.
+    """
+    slots = Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    parameters = list(model.parameters())
+    here = 3  # the list, the variable below and the argument
+    suspects = [p for p in parameters if sys.getrefcount(p) > slots[id(p)] + here]
+    if not suspects:
+        return False
+    lists = [r for r in gc.get_referrers(*suspects) if _other_list(r, parameters, suspects)]
+    groups = gc.get_referrers(*lists) if lists else []
+    return any(_is_group(group, lists) for group in groups)
+
+
+def _other_list(candidate: object, *own: object) -> bool:
+    return type(candidate) is list and not any(candidate is each for each in own)
+
+
+def _is_group(candidate: object, lists: list[object]) -> bool:
+    """Whether this is {"params": one of the lists, ...}."""
+    if type(candidate) is not dict:
+        return False
+    return any(candidate.get("params") is each for each in lists)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

@@ -1,0 +1,113 @@
+"""Two processes that train one model: run as `python distributed_checks.py RANK FILE`.
+
+Prints as JSON, on rank 0, what the test asserts.
+"""
+
+import json
+import sys
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import rad
+from rad.sketches import SameSample, fold_in
+
+STEPS = 250
+SKETCH = SameSample(0.25)
+"""One column of four."""
+
+
+def all_ranks(value: Tensor) -> list[Tensor]:
+    values = [torch.empty_like(value) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(values, value)
+    return values
+
+
+def averaged_gradients(model: nn.Module, layer: rad.nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each step: the gradient, and what the keys of both ranks say that it should be."""
+    gradients, expected = [], []
+    grad_output = torch.ones(len(x), 2, dtype=x.dtype)
+    for step in range(STEPS):
+        model.zero_grad()
+        model(x).backward(grad_output)
+        parts = []
+        for rank in range(2):
+            key = fold_in(fold_in(layer.key, rank), step)
+            x_hat = SKETCH.decompress(SKETCH.compress(x, key), x.shape, x.dtype, key)
+            parts.append(grad_output.t() @ x_hat)
+        expected.append((parts[0] + parts[1]) / 2)
+        gradients.append(layer.weight.grad.clone())
+    return torch.stack(gradients), torch.stack(expected)
+
+
+def data_parallel(seed: int, inplace: bool) -> dict[str, float | bool]:
+    """One layer on the same input in both processes: the error of the averaged gradient."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, dtype=torch.float64)
+    layer = nn.Linear(4, 2, dtype=torch.float64)
+    if inplace:
+        model: nn.Module = DistributedDataParallel(layer)
+        assert rad.convert(model, SKETCH, seed, inplace=True) is model
+        converted = model.module
+    else:
+        converted = rad.convert(layer, SKETCH, seed)
+        model = DistributedDataParallel(converted)
+    assert isinstance(converted, rad.nn.Linear)
+    got, expected = averaged_gradients(model, converted, x)
+    truth = torch.ones(2, 3, dtype=x.dtype) @ x
+    squares = (got - truth).flatten(1).square().sum(1)
+    alone = converted.weight_grad_variance(x, torch.ones(3, 2, dtype=x.dtype), SKETCH)
+    return {
+        "as the keys say": torch.allclose(got, expected),
+        "mean square": squares.mean().item(),
+        "standard error": squares.std().item() / STEPS**0.5,
+        "variance alone": alone.item(),
+    }
+
+
+def keys_of_ranks(replica: int | None) -> int:
+    """How many different keys two processes draw with."""
+    layer = rad.nn.Linear(4, 4, sketch=SKETCH)
+    layer.replica = replica
+    return len({int(key) for key in all_ranks(layer.next_key())})
+
+
+def fully_sharded() -> bool:
+    """Whether layers that are sharded already are converted and get averaged gradients."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    plain.load_state_dict(model.state_dict())
+    for layer in model:
+        fully_shard(layer)
+    fully_shard(model)
+    rad.convert(model, rad.Identity(), inplace=True)
+    assert isinstance(model[0], rad.nn.Linear)
+    x = torch.randn(3, 4)
+    model(x).sum().backward()
+    plain(x).sum().backward()
+    pairs = zip(model.parameters(), plain.parameters(), strict=True)
+    return all(torch.allclose(p.grad.full_tensor(), q.grad) for p, q in pairs)
+
+
+def main() -> None:
+    rank, file = int(sys.argv[1]), sys.argv[2]
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    told = {
+        "before": data_parallel(seed=rank, inplace=False),
+        "inplace": data_parallel(seed=0, inplace=True),
+        "keys": keys_of_ranks(None),
+        "keys of one replica": keys_of_ranks(1),
+        "sharded": fully_sharded(),
+    }
+    if rank == 0:
+        print(json.dumps(told))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
