@@ -105,6 +105,7 @@ class Trial:
 
         A recurrent layer makes a call for each step and each weight whose input it sketches; the
         gradient is that by what enters the activation.
+        Raises UsageError where the gradient is zero everywhere, or not finite somewhere.
         """
         recurrent = {n: Recording() for n, layer in self.layers.items() if isinstance(layer, RNN)}
         seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
@@ -123,7 +124,9 @@ class Trial:
         finally:
             for hook in hooks:
                 hook.remove()
-        return dict(seen) | {name: each.products for name, each in recurrent.items()}
+        found = dict(seen) | {name: each.products for name, each in recurrent.items()}
+        _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
+        return found
 
     def _peak(self, forward: Callable[[], Tensor]) -> int:
         return peak_bytes(lambda: self._backward(forward))
@@ -142,3 +145,20 @@ class Trial:
                 return self.loss(self._conversion.model(*inputs))
 
         return forward
+
+
+def _check_gradients(gradients: Mapping[str, list[Tensor]]) -> None:
+    """Refuse gradients that say nothing about which layer needs how much."""
+    for name, of_layer in gradients.items():
+        if not all(gradient.isfinite().all() for gradient in of_layer):
+            raise UsageError(
+                f"the example's gradient is not finite at layer {name!r}: give an example, a model "
+                "and a loss in range, or a variant that needs no gradient, such as "
+                "stochastic_rounding"
+            )
+    if any(gradients.values()) and not any(g.any() for each in gradients.values() for g in each):
+        raise UsageError(
+            "the example's gradient is zero in every layer, which tells nothing about their "
+            "variances: give an example whose loss is not at its minimum (or a larger loss, where "
+            "it vanishes), or a variant that needs no gradient, such as stochastic_rounding"
+        )

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rad.functional.arguments import check_real, without_autocast
+from rad.functional.scaling import normalised
 from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
@@ -217,12 +218,18 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
     variances, on top of the sampling's where columns are sampled too. Importance
     sampling gives row n the random factor c_n:
     sum_nm Cov(c_n, c_m) <grad_output_n, grad_output_m> <x_n, x_m>.
+    Numbers of any size are normalised first; the result is float64.
     Shapes: x (..., d), grad_output (..., out_features). Raises TypeError for a
     sketch without a closed form here.
     """
     wide = accumulation_dtype(x.dtype)
-    x = x.detach().reshape(-1, x.shape[-1]).to(wide)
-    grad = grad_output.detach().reshape(-1, grad_output.shape[-1]).to(wide)
+    x, x_scale = normalised(x.reshape(-1, x.shape[-1]).to(wide))
+    grad, grad_scale = normalised(grad_output.reshape(-1, grad_output.shape[-1]).to(wide))
+    return _variance(x, grad, sketch).double() * x_scale**2 * grad_scale**2
+
+
+def _variance(x: Tensor, grad: Tensor, sketch: Sketch) -> Tensor:
+    """`linear_weight_grad_variance` of rows that need not be normalised."""
     match sketch:
         case Identity():
             return x.new_zeros(())
@@ -237,8 +244,8 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
             return (linear_noise_weights(x, grad) * sketch.rotated_variance(x)).sum()
         case SampledRounding():
             rounding = (linear_noise_weights(x, grad) * sketch.element_variance(x)).sum()
-            return rounding + linear_weight_grad_variance(x, grad, sketch.sample)
+            return rounding + _variance(x, grad, sketch.sample)
         case ImportanceSampling():
             products = (grad @ grad.t()) * (x @ x.t())
-            return (sketch.weight_covariance(x) * products).sum().to(wide)
+            return (sketch.weight_covariance(x) * products).sum().to(x.dtype)
     raise TypeError(f"no closed-form weight gradient variance for {type(sketch).__name__}")
