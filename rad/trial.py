@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from rad.convert import Conversion
 from rad.errors import UsageError
+from rad.example import check_model, check_real_memory, read_example
 from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
 from rad.nn import RNN, Sketching
 from rad.plan import Memory
@@ -20,7 +21,7 @@ from rad.reporting import Report, report
 from rad.sketches import Sketch
 from rad.sketches.base import Shape
 
-Loss = Callable[[Tensor], Tensor]
+Loss = Callable[[Any], Tensor]
 Kind = Literal["saved", "peak"]
 KINDS = get_args(Kind)
 Sketches = Sketch | Mapping[str, Sketch]
@@ -29,33 +30,29 @@ Sketches = Sketch | Mapping[str, Sketch]
 class Trial:
     """Measures a copy of a model on an example, with any sketches and any smaller batch.
 
-    `example` holds the model's inputs at the full batch size (leading axis); `loss` maps the
-    output to a scalar. Bytes are those of the parameters plus, by `kind`, everything saved for
-    backward, or the peak of a forward and backward pass, gradients included. Every module is in
-    the mode that it has in the model.
-    Raises UsageError for another `kind`, for inputs without a batch, and for a model that is in
-    evaluation mode as a whole.
+    `example` holds the model's inputs at the full batch size (`rad.example.read_example`); `loss`
+    maps the output, whatever that is, to a scalar. Bytes are those of the parameters plus, by
+    `kind`, everything saved for backward, or the peak of a forward and backward pass, gradients
+    included. Every module is in the mode that it has in the model.
+    Raises UsageError for another `kind`, for inputs without a batch, for a model that is none, is
+    lazy, or is in evaluation mode as a whole, and where there are no numbers (meta device).
     """
 
-    def __init__(
-        self, model: nn.Module, example: tuple[Tensor, ...], loss: Loss, kind: Kind = "saved"
-    ) -> None:
+    def __init__(self, model: nn.Module, example: Any, loss: Loss, kind: Kind = "saved") -> None:
         if kind not in KINDS:
             raise UsageError(f"unknown kind of budget {kind!r}: choose one of {', '.join(KINDS)}")
-        if not example or any(x.dim() == 0 or len(x) != len(example[0]) for x in example):
-            raise UsageError("give the model's inputs as a tuple of tensors with one batch axis")
-        if len(example[0]) == 0:
-            raise UsageError("the example batch is empty: give at least one example")
+        check_model(model)
+        self.example, self.loss, self.kind = read_example(example), loss, kind
+        check_real_memory(model, self.example)
         if not any(module.training for module in model.modules()):
             raise UsageError(
                 "the model is in evaluation mode, where nothing is sketched: call model.train() "
                 "first (of what is then left in eval() the plan counts what torch keeps)"
             )
-        self.example, self.loss, self.kind = example, loss, kind
-        self.full_batch = len(example[0])
+        self.full_batch = self.example.batch
         self.parameter_bytes = parameter_bytes(model)
         self._conversion = Conversion(copy.deepcopy(model))
-        self._devices = {t.device for t in example if t.is_cuda}
+        self._devices = {t.device for t in self.example.tensors if t.is_cuda}
 
     @property
     def sketches(self) -> bool:
@@ -111,14 +108,19 @@ class Trial:
         seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
         def watch(name: str) -> Callable[..., None]:
-            def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                x = args[0].detach()
+            def hook(
+                layer: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any], output: Any
+            ) -> None:
+                x = next(iter((*args, *keywords.values()))).detach()
                 if isinstance(output, Tensor) and output.requires_grad:
                     output.register_hook(lambda grad: seen[name].append((x, grad.detach())))
 
             return hook
 
-        hooks = [layer.register_forward_hook(watch(name)) for name, layer in self.layers.items()]
+        hooks = [
+            layer.register_forward_hook(watch(name), with_kwargs=True)
+            for name, layer in self.layers.items()
+        ]
         try:
             self._backward(self._forward(recurrent, self.full_batch))
         finally:
@@ -141,10 +143,22 @@ class Trial:
 
         def forward() -> Tensor:
             with torch.random.fork_rng(self._devices):
-                inputs = (t[:batch].clone() for t in self.example)
-                return self.loss(self._conversion.model(*inputs))
+                loss = self.loss(self.example.call(self._conversion.model, batch))
+            _check_loss(loss)
+            return loss
 
         return forward
+
+
+def _check_loss(loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise UsageError(f"loss must map the model's output to a scalar tensor, got {given}")
+    if not loss.requires_grad:
+        raise UsageError(
+            "no gradient is needed: the loss depends on no parameter that requires one; call "
+            "requires_grad_() on what is to be trained"
+        )
 
 
 def _check_gradients(gradients: Mapping[str, list[Tensor]]) -> None:
