@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from rad.errors import UsageError
+from rad.example import check_model
 from rad.nn import LAYERS, RNN, ReLU, Sketching
 from rad.readers import read_graph
 from rad.sketches import Identity, Sketch
@@ -29,8 +30,10 @@ def convert(model: nn.Module, sketch: Sketch | Mapping[str, Sketch], seed: int =
     original's. What has no RAD layer stays as it is: see `rad.report`. A converted model may be
     converted again.
     Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for a name in the mapping
-    that is no layer which sketches.
+    that is no layer which sketches, for a class in place of a model, and for lazy layers that
+    have not seen an input.
     """
+    check_model(model)
     conversion = Conversion(copy.deepcopy(model))
     conversion.assign(sketch, seed)
     return conversion.model
