@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,11 +84,23 @@ def check_model(model: Any) -> None:
             )
 
 
-def check_real_memory(model: nn.Module, example: Example) -> None:
+def check_real_memory(model: nn.Module, tensors: Iterable[Tensor] = ()) -> None:
     """Raise UsageError where tensors have no numbers, so that nothing could be measured."""
-    tensors = [*model.parameters(), *model.buffers(), *example.tensors, torch.empty(0)]
-    if any(isinstance(t, FakeTensor) or t.device.type == "meta" for t in tensors):
+    for t in (*model.parameters(), *model.buffers(), *tensors, torch.empty(0)):
+        if isinstance(t, FakeTensor) or t.device.type == "meta":
+            raise UsageError(
+                "model or example are on the meta device or under FakeTensorMode, where there are "
+                "no numbers to measure with: give both on a real device, outside that mode"
+            )
+
+
+def check_loss(loss: Any) -> None:
+    """Raise UsageError unless this is a scalar tensor with a gradient."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise UsageError(f"the loss must be a scalar tensor, got {given}")
+    if not loss.requires_grad:
         raise UsageError(
-            "model or example are on the meta device or under FakeTensorMode, where there are no "
-            "numbers to measure with: give both on a real device, outside that mode"
+            "no gradient is needed: the loss depends on no parameter that requires one; call "
+            "requires_grad_() on what is to be trained"
         )

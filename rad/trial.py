@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rad.convert import Conversion
 from rad.errors import UsageError
-from rad.example import check_model, check_real_memory, read_example
+from rad.example import check_loss, check_model, check_real_memory, read_example
 from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
 from rad.nn import RNN, Sketching
 from rad.plan import Memory
@@ -43,7 +43,7 @@ class Trial:
             raise UsageError(f"unknown kind of budget {kind!r}: choose one of {', '.join(KINDS)}")
         check_model(model)
         self.example, self.loss, self.kind = read_example(example), loss, kind
-        check_real_memory(model, self.example)
+        check_real_memory(model, self.example.tensors)
         if not any(module.training for module in model.modules()):
             raise UsageError(
                 "the model is in evaluation mode, where nothing is sketched: call model.train() "
@@ -144,21 +144,10 @@ class Trial:
         def forward() -> Tensor:
             with torch.random.fork_rng(self._devices):
                 loss = self.loss(self.example.call(self._conversion.model, batch))
-            _check_loss(loss)
+            check_loss(loss)
             return loss
 
         return forward
-
-
-def _check_loss(loss: Any) -> None:
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise UsageError(f"loss must map the model's output to a scalar tensor, got {given}")
-    if not loss.requires_grad:
-        raise UsageError(
-            "no gradient is needed: the loss depends on no parameter that requires one; call "
-            "requires_grad_() on what is to be trained"
-        )
 
 
 def _check_gradients(gradients: Mapping[str, list[Tensor]]) -> None:
