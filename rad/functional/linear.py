@@ -225,11 +225,14 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
     wide = accumulation_dtype(x.dtype)
     x, x_scale = normalised(x.reshape(-1, x.shape[-1]).to(wide))
     grad, grad_scale = normalised(grad_output.reshape(-1, grad_output.shape[-1]).to(wide))
-    return _variance(x, grad, sketch).double() * x_scale**2 * grad_scale**2
+    return variance_in_range(x, grad, sketch).double() * x_scale**2 * grad_scale**2
 
 
-def _variance(x: Tensor, grad: Tensor, sketch: Sketch) -> Tensor:
-    """`linear_weight_grad_variance` of rows that need not be normalised."""
+def variance_in_range(x: Tensor, grad: Tensor, sketch: Sketch) -> Tensor:
+    """`linear_weight_grad_variance` of rows whose squares are in range, in their dtype.
+
+    Shapes: x (rows, d), grad (rows, out_features), in float32 at least.
+    """
     match sketch:
         case Identity():
             return x.new_zeros(())
@@ -244,7 +247,7 @@ def _variance(x: Tensor, grad: Tensor, sketch: Sketch) -> Tensor:
             return (linear_noise_weights(x, grad) * sketch.rotated_variance(x)).sum()
         case SampledRounding():
             rounding = (linear_noise_weights(x, grad) * sketch.element_variance(x)).sum()
-            return rounding + _variance(x, grad, sketch.sample)
+            return rounding + variance_in_range(x, grad, sketch.sample)
         case ImportanceSampling():
             products = (grad @ grad.t()) * (x @ x.t())
             return (sketch.weight_covariance(x) * products).sum().to(x.dtype)
