@@ -53,7 +53,8 @@ def allocate(
     example. A layer that gets all of its numbers keeps its input exactly. `uniform` is a keep
     fraction with which all layers fit, returned where nothing better does. Returns the
     sketches and the keep fractions, by layer.
-    Raises UsageError where a layer's variance has no closed form.
+    Raises UsageError where a layer's variance has no closed form, and where the gradient is zero
+    or not finite.
     """
     layers = layer_costs(trial, make, variant)
     least = {layer.name: 1 for layer in layers}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from rad.errors import UsageError
+from rad.example import check_loss, check_model, check_real_memory
 from rad.memory.graph import Holding, holdings, storage
 from rad.memory.measure import parameter_bytes, peak_bytes
 from rad.nn import LAYERS, RAD_LAYERS, Sketching
@@ -38,8 +39,8 @@ class Entry:
     """What one module keeps of one kind: `sketch`, `mask`, `exact` or `output`.
 
     `mask` is what a ReLU, max pooling or dropout layer keeps, and the bits of a recurrent layer;
-    `output` is kept outside the model, by the loss. `module` is the dotted name, empty for
-    what the model's own forward keeps. Keys count with what they drew.
+    `output` is kept outside the model, by the loss. `module` is the dotted name, the first of
+    several, empty for what the model's own forward keeps. Keys count with what they drew.
     """
 
     module: str
@@ -52,7 +53,8 @@ class Audit:
     """Predicted, saved and peak bytes of one forward (peak: and backward) pass; prints as a table.
 
     `predicted` and `saved` are by module; `unexpected` names, in words, whatever is kept beyond
-    the prediction. Bytes of parameters stand apart from all others.
+    the prediction. `also` holds the further names of modules that have several. Bytes of
+    parameters stand apart from all others.
     """
 
     entries: tuple[Entry, ...]
@@ -61,6 +63,7 @@ class Audit:
     unexpected: tuple[str, ...]
     parameter_bytes: int
     peak_bytes: int
+    also: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def saved_bytes(self) -> int:
@@ -76,7 +79,8 @@ class Audit:
     def __str__(self) -> str:
         rows = [("module", "kind", "saved bytes", "predicted")]
         for entry in self.entries:
-            name = entry.module or "(model)" if entry.kind != "output" else "(loss)"
+            names = " = ".join((entry.module, *self.also.get(entry.module, ())))
+            name = names or "(model)" if entry.kind != "output" else "(loss)"
             predicted = self.predicted.get(entry.module) if entry.kind != "output" else None
             told = "" if predicted is None else f"{predicted:,}"
             rows.append((name, entry.kind, f"{entry.saved_bytes:,}", told))
@@ -100,13 +104,22 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
     `lambda: F.cross_entropy(model(x), y)`. It is run three times, once with a backward pass,
     whose gradients are taken away again. A module's bytes are those first kept while its
     forward runs: what several modules share counts with the first.
-    Raises UsageError where `forward` keeps nothing or calls no module of the model.
+    Raises UsageError where `forward` keeps nothing, calls no module of the model or returns no
+    scalar with a gradient, and for what is no model (a class, lazy layers, the meta device).
     """
+    check_model(model)
+    check_real_memory(model)
+
+    def loss() -> Tensor:
+        result = forward()
+        check_loss(result)
+        return result
+
     names = {module: name for name, module in model.named_modules()}
     stack: list[nn.Module] = []
     predicted: dict[str, int] = defaultdict(int)
     with _watching(model, names, stack, predicted):
-        held = holdings(forward, lambda: stack[-1] if stack else None)
+        held = holdings(loss, lambda: stack[-1] if stack else None)
     if not held or not predicted:
         raise UsageError(
             "the audit saw no RAD layer at work: convert the model (rad.convert), put it in "
@@ -122,7 +135,7 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
         if kind != "output":
             saved[name] += holding.nbytes
     before = [parameter.grad for parameter in model.parameters()]
-    peak = peak_bytes(lambda: forward().backward())
+    peak = peak_bytes(lambda: loss().backward())
     for parameter, grad in zip(model.parameters(), before, strict=True):
         parameter.grad = grad
     return Audit(
@@ -132,7 +145,16 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
         unexpected=tuple(_unexpected(held, names, modules, predicted, saved)),
         parameter_bytes=parameter_bytes(model),
         peak_bytes=peak,
+        also=_further_names(model),
     )
+
+
+def _further_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Of modules that are registered more than once, by their first name."""
+    names: dict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[module].append(name)
+    return {first: tuple(others) for first, *others in names.values() if others}
 
 
 @contextmanager
@@ -155,17 +177,18 @@ def _watching(
     def enter(module: nn.Module, args: Any) -> None:
         stack.append(module)
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
+    def leave(module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
         stack.pop()
         if type(module) in RAD_LAYERS and torch.is_grad_enabled():
             tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
             if module.training and any(tensor.requires_grad for tensor in tensors):
-                predicted[names[module]] += predicted_bytes(module, args[0], output, exact)
+                x = next(iter((*args, *keywords.values())))
+                predicted[names[module]] += predicted_bytes(module, x, output, exact)
 
     hooks = []
     for module in names:
         hooks.append(module.register_forward_pre_hook(enter))
-        hooks.append(module.register_forward_hook(leave))
+        hooks.append(module.register_forward_hook(leave, with_kwargs=True))
     try:
         yield
     finally:
@@ -195,6 +218,7 @@ def _unexpected(
     saved: dict[str, int],
 ) -> Iterator[str]:
     """In words: RAD layers above their prediction, and everything that other modules keep."""
+    by_layers: dict[nn.Module, int] = defaultdict(int)
     for name, size in saved.items():
         if name in predicted and size > predicted[name]:
             yield (
@@ -209,10 +233,25 @@ def _unexpected(
         kept = f"{holding.nbytes:,} bytes"
         if type(module) in LAYERS:
             yield f"{where} is torch's {type(module).__name__} and keeps {kept}: convert it"
-        elif any(module.children()) or list(module.parameters(recurse=False)):
+        elif _is_one_layer(module):
+            by_layers[module] += holding.nbytes
+        else:
             call = f"{holding.operator}{holding.call}"
             remedy = REMEDIES.get(holding.operator)
             advice = f"make it a torch.nn.{remedy} module" if remedy else "no RAD layer does this"
             yield f"`{call}` is functional, in {where}, and keeps {kept}: {advice}"
-        else:
-            yield f"{where} ({type(module).__name__}) keeps {kept}: it has no RAD layer"
+    for module, size in by_layers.items():
+        kind = type(module).__name__
+        yield f"`{names[module]}` ({kind}) keeps {size:,} bytes: it has no RAD layer"
+
+
+def _is_one_layer(module: nn.Module) -> bool:
+    """Whether what the module keeps is that of a layer, not of calls in a forward of its own.
+
+    So it is of torch's layers, of subclasses of those that have RAD layers, and of whatever has
+    neither parameters nor submodules.
+    """
+    composed, weighted = any(module.children()), any(True for _ in module.parameters(False))
+    if isinstance(module, tuple(LAYERS)) or not (composed or weighted):
+        return True
+    return type(module).__module__.startswith("torch.nn.") and (weighted or not composed)

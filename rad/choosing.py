@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rad.errors import UsageError
+from rad.functional.scaling import normalised
 from rad.nn import Sketching
 from rad.sketches import (
     DifferentSample,
@@ -59,7 +60,8 @@ def choose(trial: Trial, limit: int) -> Choice | None:
     """The sketches of the layers that fit into `limit` bytes, as measured.
 
     None where neither the division found fits, nor the smallest options, nor one sketch in all.
-    Raises UsageError where a layer's variance has no closed form.
+    Raises UsageError where a layer's variance has no closed form, and where the gradient is zero
+    or not finite.
     """
     options = layer_options(trial)
     available = limit - _beside(trial, _smallest(options))
@@ -71,7 +73,7 @@ def choose(trial: Trial, limit: int) -> Choice | None:
     fitting = [c for c in _simple(options) if _measured(trial, c) <= limit]
     if not fitting:
         return None
-    chosen = min(fitting, key=_variance)
+    chosen = min(fitting, key=_rank)
     return Choice(_sketches_of(chosen), _reason(options, chosen))
 
 
@@ -111,9 +113,14 @@ class _Variance:
     """
 
     def __init__(self, layer: Sketching, calls: list[tuple[Tensor, Tensor]]) -> None:
-        self._rows = [layer.rows_and_noise_weights(x, g) for x, g in calls]
         one = DifferentSample(sys.float_info.min, replacement=False)
         self._one = [layer.weight_grad_variance(x, g, one).item() for x, g in calls]
+        self._rows: list[tuple[Tensor, Tensor]] = []
+        self._scales: list[float] = []  # of the rows' variances, which are normalised
+        for call in calls:
+            (x, x_scale), (grad, grad_scale) = map(normalised, call)
+            self._rows.append(layer.rows_and_noise_weights(x, grad))
+            self._scales.append(x_scale**2 * grad_scale**2)
         self._rounding: dict[Rounding, list[float]] = {}
 
     @property
@@ -125,7 +132,7 @@ class _Variance:
         if isinstance(sketch, Rounding):
             return sum(self._rounded(sketch))
         if isinstance(sketch, RotatedRounding):
-            return sum((w * sketch.rotated_variance(x)).sum().item() for x, w in self._rows)
+            return sum(self._weighted(sketch.rotated_variance))
         if isinstance(sketch, DifferentSample):
             return self._sampled(sketch)
         if isinstance(sketch, SampledRounding):
@@ -138,9 +145,13 @@ class _Variance:
     def _rounded(self, sketch: Rounding) -> list[float]:
         """Of each call."""
         if sketch not in self._rounding:
-            parts = [(w * sketch.element_variance(x)).sum().item() for x, w in self._rows]
-            self._rounding[sketch] = parts
+            self._rounding[sketch] = self._weighted(sketch.element_variance)
         return self._rounding[sketch]
+
+    def _weighted(self, noise: Callable[[Tensor], Tensor]) -> list[float]:
+        """<noise weights, noise(rows)> of each call."""
+        rows = zip(self._rows, self._scales, strict=True)
+        return [(w * noise(x)).sum().item() * scale for (x, w), scale in rows]
 
     def _sampled(self, sketch: DifferentSample) -> float:
         """(d - k)/k of what (d - 1)/1 is the variance of."""
@@ -159,7 +170,12 @@ def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str,
     starts = [_along_hulls(options, limit), *_alike(options)]
     fitting = [start for start in starts if start is not None and _bytes(start) <= limit]
     finished = [_filled(options, start, limit - _bytes(start)) for start in fitting]
-    return min(finished, key=_variance, default=None)
+    return min(finished, key=_rank, default=None)
+
+
+def _rank(chosen: dict[str, Option]) -> tuple[float, int]:
+    """The less variance the better, and of equals the one that keeps more."""
+    return _variance(chosen), -_bytes(chosen)
 
 
 def _bytes(chosen: dict[str, Option]) -> int:
@@ -200,7 +216,11 @@ def _along_hulls(options: dict[str, list[Option]], limit: int) -> dict[str, Opti
 def _filled(
     options: dict[str, list[Option]], chosen: dict[str, Option], left: int
 ) -> dict[str, Option]:
-    """What is left of the bytes spent on single better options."""
+    """What is left of the bytes spent on single better options.
+
+    At last on larger ones in layers about which nothing is known: of their options, all have the
+    variance 0, as before a branch that starts at zero.
+    """
     chosen = dict(chosen)
     while better := _single_gains(options, chosen, left):
         _, name, option = max(better, key=lambda gain: gain[0])
@@ -288,6 +308,12 @@ def _single_gains(
         for name, found in options.items()
         for option in found
         if option.variance < chosen[name].variance and option.nbytes - chosen[name].nbytes <= left
+    ] or [
+        (option.nbytes, name, option)
+        for name, found in options.items()
+        if not any(option.variance for option in found)
+        for option in found
+        if 0 < option.nbytes - chosen[name].nbytes <= left
     ]
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from rad.copying import copied
 from rad.errors import UsageError
+from rad.example import check_model
 from rad.nn import LAYERS, RNN, ReLU, Sketching
 from rad.nn.kinds import become, kind_of
 from rad.readers import read_graph
@@ -46,9 +47,11 @@ def convert(
     `rad.report`. A converted model may be converted again, in place too.
 
     Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for a name in the mapping
-    that is no layer which sketches, for two sketches of one layer under two names, and for a model
-    that cannot be copied. Nothing is converted then.
+    that is no layer which sketches, for two sketches of one layer under two names, for a model
+    that cannot be copied, for a class in place of a model, and for lazy layers that have not seen
+    an input. Nothing is converted then.
     """
+    check_model(model)
     _sketches_by_layer(model, sketch)
     seed = operator.index(seed)
     conversion = Conversion(model if inplace else copied(model))

@@ -15,6 +15,9 @@ from rad.sketches.rotation import RotatedRounding
 from rad.sketches.rounding import BLOCKS, Rounding
 from rad.trial import Trial
 
+SMALL_BATCHES = 4
+"""A model that runs on no batch up to this size is taken to run on no smaller batch at all."""
+
 BitSketch = Rounding | RotatedRounding
 """Sketches that keep some bits of each number."""
 
@@ -29,7 +32,10 @@ def limit(trial: Trial, budget: Budget) -> int | None:
 
 
 def largest_batch(trial: Trial, budget: Budget) -> int:
-    """The largest batch of the lean exact model that fits."""
+    """The largest batch of the lean exact model that fits, of those that the model can be run on.
+
+    Raises UsageError where it runs on no smaller batch.
+    """
     bytes_ = limit(trial, budget)
     if bytes_ is None:
         return trial.full_batch
@@ -37,10 +43,30 @@ def largest_batch(trial: Trial, budget: Budget) -> int:
     def cost(batch: int) -> int:
         return trial.total_bytes(Identity(), batch)
 
-    batch = largest_within(range(1, trial.full_batch + 1), cost, bytes_)
+    smallest = _smallest_batch(trial, cost)
+    batch = largest_within(range(smallest, trial.full_batch + 1), cost, bytes_)
     if batch is None:
-        raise infeasible(trial, budget, bytes_, cost(1), "a batch of 1")
+        raise infeasible(trial, budget, bytes_, cost(smallest), f"a batch of {smallest}")
     return batch
+
+
+def _smallest_batch(trial: Trial, cost: Callable[[int], int]) -> int:
+    """The first of a few batches that runs: batch normalisation of vectors needs two examples."""
+    failures: list[Exception] = []
+    for batch in range(1, min(SMALL_BATCHES, trial.full_batch) + 1):
+        try:
+            cost(batch)
+        except UsageError:
+            raise
+        except Exception as error:  # whatever the user's model and loss may raise
+            failures.append(error)
+        else:
+            return batch
+    raise UsageError(
+        f"the model or its loss does not run on the first {len(failures)} of the "
+        f"{trial.full_batch} examples ({failures[-1]}): the loss must take a smaller batch, such "
+        "as F.cross_entropy(out, y[: len(out)])"
+    ) from failures[-1]
 
 
 def largest_keep_fraction(

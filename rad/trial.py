@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from rad.convert import Conversion
 from rad.errors import UsageError
+from rad.example import check_loss, check_model, check_real_memory, read_example
 from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
 from rad.nn import RNN, Sketching
 from rad.plan import Memory
@@ -20,7 +21,7 @@ from rad.reporting import Report, report
 from rad.sketches import Sketch
 from rad.sketches.base import Shape
 
-Loss = Callable[[Tensor], Tensor]
+Loss = Callable[[Any], Tensor]
 Kind = Literal["saved", "peak"]
 KINDS = get_args(Kind)
 Sketches = Sketch | Mapping[str, Sketch]
@@ -29,33 +30,29 @@ Sketches = Sketch | Mapping[str, Sketch]
 class Trial:
     """Measures a copy of a model on an example, with any sketches and any smaller batch.
 
-    `example` holds the model's inputs at the full batch size (leading axis); `loss` maps the
-    output to a scalar. Bytes are those of the parameters plus, by `kind`, everything saved for
-    backward, or the peak of a forward and backward pass, gradients included. Every module is in
-    the mode that it has in the model.
-    Raises UsageError for another `kind`, for inputs without a batch, and for a model that is in
-    evaluation mode as a whole.
+    `example` holds the model's inputs at the full batch size (`rad.example.read_example`); `loss`
+    maps the output, whatever that is, to a scalar. Bytes are those of the parameters plus, by
+    `kind`, everything saved for backward, or the peak of a forward and backward pass, gradients
+    included. Every module is in the mode that it has in the model.
+    Raises UsageError for another `kind`, for inputs without a batch, for a model that is none, is
+    lazy, or is in evaluation mode as a whole, and where there are no numbers (meta device).
     """
 
-    def __init__(
-        self, model: nn.Module, example: tuple[Tensor, ...], loss: Loss, kind: Kind = "saved"
-    ) -> None:
+    def __init__(self, model: nn.Module, example: Any, loss: Loss, kind: Kind = "saved") -> None:
         if kind not in KINDS:
             raise UsageError(f"unknown kind of budget {kind!r}: choose one of {', '.join(KINDS)}")
-        if not example or any(x.dim() == 0 or len(x) != len(example[0]) for x in example):
-            raise UsageError("give the model's inputs as a tuple of tensors with one batch axis")
-        if len(example[0]) == 0:
-            raise UsageError("the example batch is empty: give at least one example")
+        check_model(model)
+        self.example, self.loss, self.kind = read_example(example), loss, kind
+        check_real_memory(model, self.example.tensors)
         if not any(module.training for module in model.modules()):
             raise UsageError(
                 "the model is in evaluation mode, where nothing is sketched: call model.train() "
                 "first (of what is then left in eval() the plan counts what torch keeps)"
             )
-        self.example, self.loss, self.kind = example, loss, kind
-        self.full_batch = len(example[0])
+        self.full_batch = self.example.batch
         self.parameter_bytes = parameter_bytes(model)
         self._conversion = Conversion(copy.deepcopy(model))
-        self._devices = {t.device for t in example if t.is_cuda}
+        self._devices = {t.device for t in self.example.tensors if t.is_cuda}
 
     @property
     def sketches(self) -> bool:
@@ -105,25 +102,33 @@ class Trial:
 
         A recurrent layer makes a call for each step and each weight whose input it sketches; the
         gradient is that by what enters the activation.
+        Raises UsageError where the gradient is zero everywhere, or not finite somewhere.
         """
         recurrent = {n: Recording() for n, layer in self.layers.items() if isinstance(layer, RNN)}
         seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
         def watch(name: str) -> Callable[..., None]:
-            def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                x = args[0].detach()
+            def hook(
+                layer: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any], output: Any
+            ) -> None:
+                x = next(iter((*args, *keywords.values()))).detach()
                 if isinstance(output, Tensor) and output.requires_grad:
                     output.register_hook(lambda grad: seen[name].append((x, grad.detach())))
 
             return hook
 
-        hooks = [layer.register_forward_hook(watch(name)) for name, layer in self.layers.items()]
+        hooks = [
+            layer.register_forward_hook(watch(name), with_kwargs=True)
+            for name, layer in self.layers.items()
+        ]
         try:
             self._backward(self._forward(recurrent, self.full_batch))
         finally:
             for hook in hooks:
                 hook.remove()
-        return dict(seen) | {name: each.products for name, each in recurrent.items()}
+        found = dict(seen) | {name: each.products for name, each in recurrent.items()}
+        _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
+        return found
 
     def _peak(self, forward: Callable[[], Tensor]) -> int:
         return peak_bytes(lambda: self._backward(forward))
@@ -138,7 +143,25 @@ class Trial:
 
         def forward() -> Tensor:
             with torch.random.fork_rng(self._devices):
-                inputs = (t[:batch].clone() for t in self.example)
-                return self.loss(self._conversion.model(*inputs))
+                loss = self.loss(self.example.call(self._conversion.model, batch))
+            check_loss(loss)
+            return loss
 
         return forward
+
+
+def _check_gradients(gradients: Mapping[str, list[Tensor]]) -> None:
+    """Refuse gradients that say nothing about which layer needs how much."""
+    for name, of_layer in gradients.items():
+        if not all(gradient.isfinite().all() for gradient in of_layer):
+            raise UsageError(
+                f"the example's gradient is not finite at layer {name!r}: give an example, a model "
+                "and a loss in range, or a variant that needs no gradient, such as "
+                "stochastic_rounding"
+            )
+    if any(gradients.values()) and not any(g.any() for each in gradients.values() for g in each):
+        raise UsageError(
+            "the example's gradient is zero in every layer, which tells nothing about their "
+            "variances: give an example whose loss is not at its minimum (or a larger loss, where "
+            "it vanishes), or a variant that needs no gradient, such as stochastic_rounding"
+        )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from torch import Tensor, nn
+from torch import nn
 
 from rad.allocation import allocate
 from rad.choosing import choose, fewest_bytes
@@ -90,7 +90,7 @@ class Built:
 
 def build(
     model: nn.Module,
-    example: tuple[Tensor, ...],
+    example: Any,
     loss: Loss,
     variant: str,
     budget: str | float = "full",
@@ -119,7 +119,7 @@ def build(
 
 def fit(
     model: nn.Module,
-    example: tuple[Tensor, ...],
+    example: Any,
     loss: Loss,
     budget: str | float = "full",
     variant: str = "different_sample",
@@ -130,8 +130,11 @@ def fit(
 ) -> Plan:
     """The most that `variant` can do within `budget`, measured on copies of `model`.
 
-    `example` holds the model's inputs at the full batch size (leading axis); `loss`
-    maps the output, of that or a smaller batch, to a scalar. The budget counts
+    `example` holds the model's inputs at the full batch size: a tensor, a tuple or list of
+    positional arguments, or a mapping of keyword arguments, in which may be nests of tensors and
+    anything else. The batch is the leading axis of the first tensor; a smaller batch is cut from
+    every tensor whose leading axis has that size. `loss` maps the output, as it is and of that or
+    a smaller batch, to a scalar. The budget counts
     parameter bytes plus saved bytes, loss included, or with `kind="peak"` parameter bytes
     plus the peak of a forward and backward pass, gradients included; a fraction f stands
     for what `different_sample` needs at keep fraction f and the full batch, and is the keep
@@ -149,9 +152,11 @@ def fit(
     Saved bytes grow with the keep fraction, and the search for the largest that fits is exact.
     Peak bytes may not, everywhere: what is found fits, as measured.
 
-    Raises UsageError for an unknown variant, option, kind or allocation, a model without a
-    layer that sketches, or in evaluation mode as a whole (call `model.train()` first), a budget
-    that cannot be read, and one too small for the variant (naming the smallest that is not).
+    Raises UsageError for an unknown variant, option, kind or allocation, an example without a
+    batch, a class or lazy layers in place of a model, tensors without numbers (meta device,
+    `FakeTensorMode`), a loss that is no scalar or needs no gradient, a model without a layer that
+    sketches, or in evaluation mode as a whole (call `model.train()` first), a budget that cannot
+    be read, and one too small for the variant (naming the smallest that is not).
     """
     _check(variant, allocation, options)
     wanted = parse_budget("full" if variant == "baseline" else budget)

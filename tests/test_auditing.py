@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -131,3 +133,75 @@ def test_a_model_that_is_not_converted_is_refused() -> None:
         loss_of(nn.Linear(3, 10), 3)
     with pytest.raises(UsageError, match="training mode"):
         loss_of(rad.convert(nn.Linear(3, 10), rad.Project(0.5)).eval(), 3)
+
+
+class Masked(nn.Linear):
+    """A subclass, which is left alone."""
+
+
+class Layers(nn.Module):
+    """Layers without a RAD layer, and a calculation of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 3, 1)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.masked, self.head = Masked(8, 8), nn.Linear(8, 10)
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.norm(x)).flatten(1, 2)
+        x = self.masked(self.attention(x, x, x)[0]) * self.scale
+        out: Tensor = self.head(x.sum(1))
+        return out
+
+
+def test_layers_are_layers_and_only_calls_are_functional() -> None:
+    _, audit = loss_of(rad.convert(Layers(), rad.SameSample(0.5)), 3, 8, 8)
+    functional = [words for words in audit.unexpected if "functional" in words]
+    assert len(functional) == 1
+    assert functional[0].startswith("`mul2` is functional, in the model")
+    for name, kind in (
+        ("norm", "BatchNorm2d"),
+        ("conv", "ConvTranspose2d"),
+        ("attention", "MultiheadAttention"),
+        ("masked", "Masked"),
+    ):
+        (words,) = (w for w in audit.unexpected if w.startswith(f"`{name}`"))
+        kept = audit.saved[name]
+        assert words == f"`{name}` ({kind}) keeps {kept:,} bytes: it has no RAD layer"
+
+
+def test_a_module_of_two_names_is_told_by_both() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act = nn.Linear(10, 10), nn.ReLU()
+            self.second, self.again = self.first, self.act
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.second(self.again(self.first(x)))
+            return out
+
+    _, audit = loss_of(rad.convert(Shared(), rad.SameSample(0.5)), 10)
+    assert audit.unexpected == ()
+    assert audit.predicted["first"] == audit.saved["first"] > 0
+    assert audit.also == {"first": ("second",), "act": ("again",)}
+    assert "first = second  sketch" in str(audit)
+
+
+@pytest.mark.parametrize(
+    ("model", "forward", "words"),
+    [
+        (nn.Linear, lambda: torch.ones(()), "is the class Linear"),
+        (nn.LazyLinear(3), lambda: torch.ones(()), "is lazy"),
+        (nn.Linear(3, 3, device="meta"), lambda: torch.ones(()), "meta device"),
+        (nn.Linear(3, 3), lambda: torch.ones(3), r"scalar tensor, got \(3,\)"),
+        (nn.Linear(3, 3), lambda: torch.ones(()), "requires_grad_"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused(
+    model: nn.Module, forward: Callable[[], Tensor], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        rad.audit(model, forward)

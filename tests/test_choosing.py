@@ -233,3 +233,38 @@ def test_what_auto_cannot_predict_is_refused_with_a_way_out() -> None:
         fit(Unread(), (x,), loss, 0.5, "auto")
     with pytest.raises(UsageError, match="give at least"):
         fit(model, (x,), loss, parameter_bytes(model), "auto")
+
+
+@pytest.mark.parametrize("how", ["auto", "optimal"])
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_a_plan_does_not_depend_on_the_size_of_the_loss(name: str, how: str) -> None:
+    model, x = networks()[name]
+    options = {"variant": "auto"} if how == "auto" else {"allocation": "optimal"}
+    plans = [
+        fit(model, (x,), lambda out, scale=scale: scale * loss(out), 0.2, **options)  # type: ignore
+        for scale in (2.0**-73, 1.0, 2.0**73)
+    ]
+    assert plans[0].sketch == plans[1].sketch == plans[2].sketch
+    assert plans[0].memory.saved_bytes == plans[1].memory.saved_bytes
+    for plan in plans:
+        assert "inf" not in str(plan.reason)
+        assert "variance, 0;" not in str(plan.reason)
+
+
+@pytest.mark.parametrize("scale", [0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("options", [{"variant": "auto"}, {"allocation": "optimal"}], ids=str)
+def test_gradients_that_tell_nothing_are_refused(scale: float, options: dict[str, str]) -> None:
+    words = "not finite at layer" if scale else "zero in every layer"
+    for model, x in networks().values():
+        with pytest.raises(UsageError, match=words):
+            fit(model, (x,), lambda out: scale * out.sum(), 0.2, **options)  # type: ignore
+
+
+def test_a_layer_before_a_branch_that_starts_at_zero_gets_what_is_left() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(40, 30), nn.Linear(30, 3)), torch.randn(BATCH, 40)
+    nn.init.zeros_(model[1].weight)
+    plan = fit(model, (x,), loss, 0.5, "auto")
+    assert isinstance(plan.sketch, dict)
+    kept = plan.sketch["0"].nbytes((BATCH, 40), torch.float32)
+    assert kept > rad.DifferentSample(0.003).nbytes((BATCH, 40), torch.float32)

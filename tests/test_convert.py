@@ -10,6 +10,7 @@ from unbiased import check_biased_is_caught, check_unbiased
 
 import rad
 from rad import models
+from rad.errors import UsageError
 from rad.memory import saved_bytes
 from rad.sketches import Sketch
 
@@ -359,3 +360,22 @@ def test_a_report_on_a_module_with_children_and_parameters() -> None:
 
     report = rad.report(rad.convert(nn.Sequential(Scaled()), rad.Project(0.5)))
     assert [row.name for row in report.left] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Linear, "is the class Linear: give an instance"),
+        (torch.relu, r"must be a torch\.nn\.Module, got builtin"),
+        (nn.Sequential(nn.LazyConv2d(3, 3)), "layer '0' .* is lazy"),
+    ],
+)
+def test_what_is_no_model_is_refused(model: nn.Module, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        rad.convert(model, rad.Project(0.5))
+
+
+def test_a_lazy_layer_that_has_seen_an_input_is_converted() -> None:
+    model = nn.Sequential(nn.LazyLinear(3))
+    model(torch.rand(2, 5))
+    assert type(rad.convert(model, rad.Project(0.5))[0]) is rad.nn.Linear  # type: ignore[index]

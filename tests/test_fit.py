@@ -1,5 +1,9 @@
 """`rad.fit` on the paper's networks and on networks it was not written for."""
 
+from collections import UserDict
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +11,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rad
 from rad import models
@@ -125,7 +130,10 @@ def test_a_plan_says_what_it_cannot_sketch() -> None:
         ({"variant": "sampled"}, "variant"),
         ({"example": ()}, "batch axis"),
         ({"example": (torch.rand(0, 1, 28, 28),)}, "empty"),
-        ({"example": (torch.rand(3, 1, 28, 28), torch.rand(4))}, "batch axis"),
+        ({"example": (3, torch.tensor(1.0), None)}, "batch axis"),
+        ({"loss": lambda out: out}, "scalar tensor, got"),
+        ({"loss": lambda out: out.detach().sum()}, "requires_grad_"),
+        ({"loss": lambda out: out.sum().item()}, "scalar tensor, got float"),
     ],
 )
 def test_bad_arguments(change: dict[str, object], words: str) -> None:
@@ -187,3 +195,113 @@ def test_a_model_that_sketches_nothing_as_it_is_is_refused_with_the_way_out() ->
     for variant in ("different_sample", "auto", "stochastic_rounding"):
         with pytest.raises(UsageError, match="frozen or in evaluation mode"):
             rad.fit(model, (x,), loss, 0.5, variant)
+
+
+@dataclass
+class Output:
+    """As Hugging Face's models return it."""
+
+    logits: Tensor
+    hidden: tuple[Tensor, ...] | None = None
+
+
+class Flexible(nn.Module):
+    """Takes a batch, and other things beside it, by place or name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.second = nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 10)
+
+    def forward(
+        self,
+        x: Tensor,
+        scale: float = 1.0,
+        bias: Tensor | None = None,
+        more: dict[str, Tensor] | None = None,
+        *,
+        flag: bool = False,
+    ) -> Output:
+        if more is not None:
+            x = x + more["shift"]
+        hidden = self.first(x) * scale
+        if bias is not None:
+            hidden = hidden + bias
+        assert not flag or more is None or len(more["shift"]) == len(x)
+        return Output(self.second(self.act(hidden)), (hidden,))
+
+
+X, SHIFT, BIAS = torch.rand(BATCH, 12), torch.rand(BATCH, 12), torch.rand(20)
+EXAMPLES: dict[str, Any] = {
+    "tensor": X,
+    "tuple": (X,),
+    "list": [X, 2.0],
+    "none": (X, 1.0, None, None),
+    "tensors of other sizes": (X, torch.tensor(2.0), BIAS),
+    "nest": (X, 1, BIAS, {"shift": SHIFT}),
+    "keywords": {"x": X, "flag": True},
+    "keywords and nest": {"x": X, "more": {"shift": SHIFT}, "flag": True},
+    "mapping": UserDict(x=X, bias=BIAS),
+}
+
+
+@pytest.mark.parametrize("given", EXAMPLES.values(), ids=EXAMPLES.keys())
+def test_examples_as_people_pass_them(given: Any) -> None:
+    model = Flexible()
+
+    def of_output(out: Output) -> Tensor:
+        return F.cross_entropy(out.logits, Y[: len(out.logits)].clone())
+
+    for variant in ("different_sample", "auto"):
+        plan = rad.fit(model, given, of_output, 0.5, variant)
+        assert plan.batch_size == BATCH
+        assert plan.memory.saved_bytes > 0
+    full = rad.fit(model, given, of_output, variant="baseline").memory
+    budget = full.parameter_bytes + full.saved_bytes // 2
+    assert 1 <= rad.fit(model, given, of_output, budget, "reduced_batch").batch_size < BATCH
+
+
+def test_what_a_dataclass_holds_is_measured() -> None:
+    model = Flexible()
+    assert saved_bytes(lambda: model(X)) == saved_bytes(lambda: model(X).logits) > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Linear, "is the class Linear: give an instance"),
+        (lambda x: x, r"must be a torch\.nn\.Module, got function"),
+        (nn.Sequential(nn.LazyLinear(3)), "layer '0' .* is lazy"),
+        (nn.Sequential(nn.Linear(12, 3), nn.LazyBatchNorm1d()), "layer '1' .* is lazy"),
+        (nn.Linear(12, 3, device="meta"), "meta device"),
+        (nn.Linear(12, 10).requires_grad_(False), "requires_grad_"),
+    ],
+)
+@pytest.mark.parametrize("variant", ["different_sample", "baseline"])
+def test_what_is_no_model_to_measure_is_refused(model: Any, words: str, variant: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        rad.fit(model, X, loss, 0.5, variant)
+
+
+def test_fake_tensors_are_refused() -> None:
+    with FakeTensorMode():
+        fake, x = nn.Linear(12, 3), torch.rand(BATCH, 12)
+        with pytest.raises(UsageError, match="FakeTensorMode"):
+            rad.fit(nn.Linear(12, 3), X, loss, 0.5)
+    for model, inputs in ((fake, X), (nn.Linear(12, 3), x)):
+        with pytest.raises(UsageError, match="FakeTensorMode"):
+            rad.fit(model, inputs, loss, 0.5)
+
+
+def test_the_reduced_batch_is_one_that_normalisation_runs_on() -> None:
+    model = nn.Sequential(nn.Linear(12, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 10))
+    least = rad.fit(model, X[:2], loss, variant="baseline").memory
+    small = least.parameter_bytes + least.saved_bytes
+    assert rad.fit(model, X, loss, small, "reduced_batch").batch_size == 2
+    with pytest.raises(UsageError, match="a batch of 2 needs"):
+        rad.fit(model, X, loss, small - 1, "reduced_batch")
+
+
+def test_a_loss_that_takes_no_smaller_batch_is_refused() -> None:
+    model, x, y = nn.Linear(12, 10), torch.rand(8, 12), torch.randint(10, (8,))
+    with pytest.raises(UsageError, match=r"out, y\[: len\(out\)\]"):
+        rad.fit(model, x, lambda out: F.cross_entropy(out, y), 0.9, "reduced_batch")

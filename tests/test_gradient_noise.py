@@ -17,7 +17,7 @@ from rad.errors import UsageError
 from rad.gradient_noise import Sampling, Trace, full_gradient, measure, trace, weight_layers
 from rad.gradient_noise.figure import noise_figure
 from rad.gradient_noise.layers import loss_and_gradient, weight_gradients
-from rad.gradient_noise.measure import ALL, MINIBATCHES, PARTS
+from rad.gradient_noise.measure import ALL, MINIBATCHES, PARTS, _squares
 from rad.nn import Conv2d, Linear, Sketching
 from rad.sketches import Sketch, fold_in, make_key
 from rad.sketches.random import integers
@@ -70,7 +70,8 @@ def test_squared_norms_of_the_examples_gradients(kind: str) -> None:
     for n in range(5):
         loss_and_gradient(model, images[n : n + 1], labels[n : n + 1])
         for name, gradient in weight_gradients(model).items():
-            torch.testing.assert_close(squares[name][n], gradient.square().sum())
+            expected = gradient.square().sum().item()
+            assert squares[name][n].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_sequence_adds_up_within_its_example() -> None:
@@ -80,7 +81,8 @@ def test_a_sequence_adds_up_within_its_example() -> None:
     squares = trace(model, images, labels)[0]["0.weight"].example_squares()
     for n in range(3):
         loss_and_gradient(model, images[n : n + 1], labels[n : n + 1])
-        torch.testing.assert_close(squares[n], weight_gradients(model)["0.weight"].square().sum())
+        expected = weight_gradients(model)["0.weight"].square().sum().item()
+        assert squares[n].item() == pytest.approx(expected, rel=1e-5)
 
 
 @both
@@ -270,3 +272,18 @@ def test_figure_has_a_panel_for_each_weight_and_iteration(table: pd.DataFrame) -
     same = table[(table["weight"] == "1.weight") & (table["variant"] == "same_sample")].iloc[0]
     drawn = {float(line.get_ydata()[0]) for line in lines}  # type: ignore[index]
     assert any(y == pytest.approx(same["total_predicted"] / same["squared_norm"]) for y in drawn)
+
+
+@both
+def test_measured_squares_are_those_of_any_size_of_gradient(kind: str) -> None:
+    model, dataset = network(kind), digits(5)
+    traces, _ = trace(model, *dataset.batch(torch.arange(5)))
+    gradients = weight_gradients(model)
+    none = {name: torch.zeros_like(gradient) for name, gradient in gradients.items()}
+    usual = _squares(gradients, none)
+    far = _squares({name: gradient * 2.0**-73 for name, gradient in gradients.items()}, none)
+    assert torch.equal(far, usual * 4.0**-73)
+    for each in traces.values():
+        small = replace(each, grad_output=each.grad_output * 2.0**-73)
+        expected = each.example_squares() * 4.0**-73
+        torch.testing.assert_close(small.example_squares(), expected, rtol=1e-6, atol=0)

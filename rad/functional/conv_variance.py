@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rad.functional.conv import Geometry
+from rad.functional.scaling import normalised
 from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
@@ -35,9 +36,20 @@ def conv_weight_grad_variance(
     rotated numbers meet what is rotated alike. Importance
     sampling, whose rows are channels, adds Cov(c_n, c_m) <A_n, A_m> over pairs of rows,
     A_n being the contribution of row n.
+    Numbers of any size are normalised first; the result is float64.
     Shapes: x (B, C_in, *space), grad_output (B, C_out, *out), weight for its shape.
     Raises TypeError for a sketch without a closed form here.
     """
+    x, x_scale = normalised(x)
+    grad, grad_scale = normalised(grad_output.to(accumulation_dtype(x.dtype)))
+    variance = _variance(x, grad, weight, geometry, sketch)
+    return variance.double() * x_scale**2 * grad_scale**2
+
+
+def _variance(
+    x: Tensor, grad_output: Tensor, weight: Tensor, geometry: Geometry, sketch: Sketch
+) -> Tensor:
+    """`conv_weight_grad_variance` of numbers that need not be normalised."""
     wide = accumulation_dtype(x.dtype)
     if isinstance(sketch, Identity):
         return x.new_zeros((), dtype=wide)
@@ -45,7 +57,7 @@ def conv_weight_grad_variance(
         return _rounded(x, grad_output, weight, geometry, sketch)
     if isinstance(sketch, SampledRounding):
         rounding = _rounded(x, grad_output, weight, geometry, sketch)
-        sample = conv_weight_grad_variance(x, grad_output, weight, geometry, sketch.sample)
+        sample = _variance(x, grad_output, weight, geometry, sketch.sample)
         return rounding + sample
     if isinstance(sketch, RotatedRounding):
         return _rotated(x, grad_output, weight, geometry, sketch)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rad.functional.activation import Activation
 from rad.functional.arguments import check_real, without_autocast
+from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_ACTIVATION, refused
 from rad.operators import as_text, from_text, opaque
 from rad.sketches.base import Sketch, accumulation_dtype, rows_of
@@ -84,14 +85,14 @@ def elementwise_grad_variance(
     """E |grad_hat - grad|^2 over the keys, in closed form: shape ().
 
     The sum of grad_output^2 times the variance of each kept derivative, for sketches
-    that have an `element_variance`; TypeError for others.
+    that have an `element_variance`; TypeError for others. The result is float64.
     """
     if not hasattr(sketch, "element_variance"):
         raise TypeError(f"no closed-form gradient variance for {type(sketch).__name__}")
     derivative = derivative_rows(_value_and_derivative(function, x.detach())[1])
     noise: Tensor = sketch.element_variance(derivative)
-    grad = grad_output.detach().to(accumulation_dtype(x.dtype))
-    return (grad.square() * noise.view(x.shape)).sum()
+    grad, scale = normalised(grad_output.to(accumulation_dtype(x.dtype)))
+    return (grad.square() * noise.view(x.shape)).sum().double() * scale**2
 
 
 def _value_and_kept(function: Function, x: Tensor, sketch: Sketch, key: Tensor) -> list[Tensor]:

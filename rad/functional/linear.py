@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rad.functional.arguments import check_real, product_dtype
 from rad.functional.keeping import keep
+from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
 from rad.operators import as_text, from_text, opaque
 from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
@@ -242,12 +243,21 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
     variances, on top of the sampling's where columns are sampled too. Importance
     sampling gives row n the random factor c_n:
     sum_nm Cov(c_n, c_m) <grad_output_n, grad_output_m> <x_n, x_m>.
+    Numbers of any size are normalised first; the result is float64.
     Shapes: x (..., d), grad_output (..., out_features). Raises TypeError for a
     sketch without a closed form here.
     """
     wide = accumulation_dtype(x.dtype)
-    x = x.detach().reshape(-1, x.shape[-1]).to(wide)
-    grad = grad_output.detach().reshape(-1, grad_output.shape[-1]).to(wide)
+    x, x_scale = normalised(x.reshape(-1, x.shape[-1]).to(wide))
+    grad, grad_scale = normalised(grad_output.reshape(-1, grad_output.shape[-1]).to(wide))
+    return variance_in_range(x, grad, sketch).double() * x_scale**2 * grad_scale**2
+
+
+def variance_in_range(x: Tensor, grad: Tensor, sketch: Sketch) -> Tensor:
+    """`linear_weight_grad_variance` of rows whose squares are in range, in their dtype.
+
+    Shapes: x (rows, d), grad (rows, out_features), in float32 at least.
+    """
     match sketch:
         case Identity():
             return x.new_zeros(())
@@ -262,8 +272,8 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
             return (linear_noise_weights(x, grad) * sketch.rotated_variance(x)).sum()
         case SampledRounding():
             rounding = (linear_noise_weights(x, grad) * sketch.element_variance(x)).sum()
-            return rounding + linear_weight_grad_variance(x, grad, sketch.sample)
+            return rounding + variance_in_range(x, grad, sketch.sample)
         case ImportanceSampling():
             products = (grad @ grad.t()) * (x @ x.t())
-            return (sketch.weight_covariance(x) * products).sum().to(wide)
+            return (sketch.weight_covariance(x) * products).sum().to(x.dtype)
     raise TypeError(f"no closed-form weight gradient variance for {type(sketch).__name__}")

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from rad.functional.arguments import product_dtype
-from rad.functional.linear import linear_weight_grad_variance
+from rad.functional.linear import variance_in_range
 from rad.functional.recurrent_fused import FusedRNN, can_fuse
+from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_RNN, refused
 from rad.functional.steps import compress_steps, step_keys, weight_grad_steps
 from rad.sketches.base import Sketch, accumulation_dtype
@@ -304,7 +305,12 @@ def rnn_weight_grad_variance(inputs: Tensor, delta: Tensor, sketch: Sketch) -> T
     to what enters the activation, is exact: so the variances of the steps add up,
     each that of a linear layer (`linear_weight_grad_variance`).
     Shapes: delta (T, B, H); inputs (T, B, H) are the states h_{t-1} for W_hh, or
-    (T, B, I) the input for W_ih. ReLU; with tanh that of W_hh is 0.
+    (T, B, I) the input for W_ih. ReLU; with tanh that of W_hh is 0. Numbers of any size are
+    normalised first; the result is float64.
     """
+    wide = accumulation_dtype(inputs.dtype)
+    inputs, inputs_scale = normalised(inputs.to(wide))
+    delta, delta_scale = normalised(delta.to(wide))
     steps = zip(inputs, delta, strict=True)
-    return torch.stack([linear_weight_grad_variance(x, grad, sketch) for x, grad in steps]).sum()
+    total = torch.stack([variance_in_range(x, grad, sketch) for x, grad in steps]).sum()
+    return total.double() * inputs_scale**2 * delta_scale**2

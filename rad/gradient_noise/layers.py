@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from rad.errors import UsageError
 from rad.functional import conv_weight_grad_variance, linear_weight_grad_variance
 from rad.functional.conv import Geometry, geometry_of
+from rad.functional.scaling import normalised
 from rad.sketches import Sketch
 
 
@@ -40,19 +41,24 @@ class Trace:
         return conv_weight_grad_variance(self.x, self.grad_output, weight, geometry, sketch)
 
     def example_squares(self) -> Tensor:
-        """|g_n|^2 for the gradient g_n of each example's own loss: (B,).
+        """|g_n|^2 for the gradient g_n of each example's own loss: (B,), float64.
 
         For a linear layer |g_n|^2 = sum over its positions s, t of (x_s . x_t)(g_s . g_t).
         """
-        batch = len(self.x)
-        grad_output = self.grad_output * batch
+        (x, x_scale), (grad_output, grad_scale) = map(normalised, (self.x, self.grad_output))
+        squares = self._example_squares(x, grad_output * len(x))
+        return squares.double() * x_scale**2 * grad_scale**2
+
+    def _example_squares(self, x: Tensor, grad_output: Tensor) -> Tensor:
+        """That of an input, and of the output's gradient for a sum of losses."""
+        batch = len(x)
         if isinstance(self.layer, nn.Linear):
-            x = self.x.reshape(batch, -1, self.x.shape[-1])
+            x = x.reshape(batch, -1, x.shape[-1])
             grad_output = grad_output.reshape(batch, -1, grad_output.shape[-1])
             return ((x @ x.mT) * (grad_output @ grad_output.mT)).sum((1, 2))
         geometry, weight = _geometry_of(self.layer), self.layer.weight.detach()
         mask = (False, True, False)
-        pairs = zip(self.x.split(1), grad_output.split(1), strict=True)
+        pairs = zip(x.split(1), grad_output.split(1), strict=True)
         gradients = (geometry.backward(g, x, weight, mask)[1] for x, g in pairs)
         return torch.stack([g.square().sum() for g in gradients if g is not None])
 

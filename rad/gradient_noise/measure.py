@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rad.data import Dataset
 from rad.errors import UsageError
+from rad.functional.scaling import normalised
 from rad.gradient_noise.full import FullGradient
 from rad.gradient_noise.layers import Trace, loss_and_gradient, trace, weight_gradients
 from rad.nn import Sketching
@@ -166,7 +167,9 @@ def _deviations(
 
 
 def _squares(estimate: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
-    return torch.stack([(estimate[n] - truth[n]).square().sum().double() for n in truth])
+    """|estimate - truth|^2 of each weight: (weights,), float64."""
+    deviations = (normalised(estimate[n] - truth[n]) for n in truth)
+    return torch.stack([d.square().sum().double() * scale**2 for d, scale in deviations])
 
 
 def _predictions(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -104,6 +104,17 @@ def storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def tensors_in(nest: Any) -> Iterator[Tensor]:
+    """The tensors in a nest of tuples, lists, mappings and dataclasses."""
+    for leaf in tree_leaves(nest):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping):
+            yield from tensors_in(list(leaf.values()))
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            yield from tensors_in([getattr(leaf, field.name) for field in fields(leaf)])
+
+
 def _is_parameter(tensor: Tensor) -> bool:
     base = tensor if tensor._base is None else tensor._base
     return isinstance(base, nn.Parameter)
@@ -111,7 +122,7 @@ def _is_parameter(tensor: Tensor) -> bool:
 
 def _nodes(output: Any) -> Iterator[Node]:
     """Every node of the graph behind a nest of tensors."""
-    waiting = [t.grad_fn for t in tree_leaves(output) if isinstance(t, Tensor)]
+    waiting = [tensor.grad_fn for tensor in tensors_in(output)]
     seen = set()
     while waiting:
         node = waiting.pop()

@@ -1,0 +1,106 @@
+"""A batch of a model's inputs, as users pass them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves, tree_map
+
+from rad.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Example:
+    """Positional and keyword arguments of a model, in nests of tensors and anything else.
+
+    The batch is the leading axis of the first tensor that has axes. A smaller batch is cut from
+    every tensor whose leading axis is of that size; whatever else there is stays as it is.
+    """
+
+    positional: tuple[Any, ...]
+    keywords: dict[str, Any]
+    batch: int
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments."""
+        leaves = tree_leaves((self.positional, self.keywords))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def call(self, model: nn.Module, batch: int) -> Any:
+        """The model's output for the first `batch` examples, which it gets copies of."""
+
+        def first(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            whole = leaf.dim() == 0 or len(leaf) != self.batch
+            return leaf.clone() if whole else leaf[:batch].clone()
+
+        positional, keywords = tree_map(first, (self.positional, self.keywords))
+        return model(*positional, **keywords)
+
+
+def read_example(inputs: Any) -> Example:
+    """A tensor, a tuple or list of positional arguments, or a mapping of keyword arguments.
+
+    Raises UsageError where there is no tensor with a batch axis, or the batch is empty.
+    """
+    positional: tuple[Any, ...] = (inputs,)
+    keywords: dict[str, Any] = {}
+    if isinstance(inputs, Mapping):
+        positional, keywords = (), dict(inputs)
+    elif isinstance(inputs, Sequence) and not isinstance(inputs, str):
+        positional = tuple(inputs)
+    example = Example(positional, keywords, 0)
+    sizes = [len(tensor) for tensor in example.tensors if tensor.dim()]
+    if not sizes:
+        raise UsageError(
+            "the example has no tensor with a batch axis: give the model's input, a tuple of "
+            "inputs or a dict of keyword arguments"
+        )
+    if sizes[0] == 0:
+        raise UsageError("the example batch is empty: give at least one example")
+    return Example(positional, keywords, sizes[0])
+
+
+def check_model(model: Any) -> None:
+    """Raise UsageError unless this is an instance of `nn.Module` that has all of its parameters."""
+    if isinstance(model, type):
+        name = model.__name__
+        raise UsageError(f"model is the class {name}: give an instance, such as {name}(...)")
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if any(map(is_lazy, (*module.parameters(False), *module.buffers(False)))):
+            raise UsageError(
+                f"layer {name!r} ({type(module).__name__}) is lazy and has no shape yet: call the "
+                "model on an example once first"
+            )
+
+
+def check_real_memory(model: nn.Module, tensors: Iterable[Tensor] = ()) -> None:
+    """Raise UsageError where tensors have no numbers, so that nothing could be measured."""
+    for t in (*model.parameters(), *model.buffers(), *tensors, torch.empty(0)):
+        if isinstance(t, FakeTensor) or t.device.type == "meta":
+            raise UsageError(
+                "model or example are on the meta device or under FakeTensorMode, where there are "
+                "no numbers to measure with: give both on a real device, outside that mode"
+            )
+
+
+def check_loss(loss: Any) -> None:
+    """Raise UsageError unless this is a scalar tensor with a gradient."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise UsageError(f"the loss must be a scalar tensor, got {given}")
+    if not loss.requires_grad:
+        raise UsageError(
+            "no gradient is needed: the loss depends on no parameter that requires one; call "
+            "requires_grad_() on what is to be trained"
+        )
