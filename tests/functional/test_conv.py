@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from cases import LOSSY, SKETCHES
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
 
 import rad
@@ -316,3 +317,27 @@ def test_equal_to_functional_conv2d() -> None:
     x, weight, bias = torch.randn(2, 3, 6, 5), torch.randn(4, 3, 3, 3), torch.randn(4)
     out = conv(x, weight, bias, 2, 1, sketch=SameSample(0.5), key=make_key(0))
     assert torch.equal(out, F.conv2d(x, weight, bias, 2, 1))
+
+
+class _Convolutions(TorchDispatchMode):
+    """Counts what the backward passes of convolutions run."""
+
+    calls = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.calls += func is torch.ops.aten.convolution_backward.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("shape", "calls"), [((8, 4, 20, 20), 1), ((40, 16, 32, 32), 5), ((150, 3, 32, 32), 5)]
+)
+@pytest.mark.parametrize("sketch", [Identity(), DifferentSample(0.1)], ids=["exact", "sample"])
+def test_only_large_batches_are_cut(shape: tuple[int, ...], calls: int, sketch: Sketch) -> None:
+    layer = converted(nn.Conv2d(shape[1], 16, 3, padding=1), sketch)
+    output = layer(torch.randn(shape, requires_grad=True))
+    with _Convolutions() as counted:
+        output.backward(torch.randn_like(output))
+    assert counted.calls == calls
