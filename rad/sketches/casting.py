@@ -61,10 +61,8 @@ def cast_at_random(x: Tensor, dtype: torch.dtype, key: Tensor, rows: range | Non
 
 def _lanes(key: Tensor, rows: range, slots: int) -> Tensor:
     """Independent draws from 0..2**16-1: int32, (len(rows), slots)."""
-    drawn = words(key, rows, -(-slots // 4))
-    shifts = torch.arange(0, 64, 16, device=key.device)
-    lanes = (drawn[..., None] >> shifts).bitwise_and_(0xFFFF).flatten(-2)
-    return lanes[..., :slots].to(torch.int32)
+    drawn = reinterpret(words(key, rows, -(-slots // 4)), torch.int16)
+    return drawn[..., :slots].to(torch.int32).bitwise_and_(0xFFFF)
 
 
 def _rounded(x: Tensor, drawn: Tensor, short: _Short) -> Tensor:
