@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
@@ -22,16 +22,17 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def opaque(*tags: torch.Tag) -> Callable[[Function], Function]:
+def opaque(*, mutates: Sequence[str] = ()) -> Callable[[Function], Function]:
     """Makes a function of tensors, numbers and text an operator while torch traces.
 
-    It must be annotated as `torch.library.custom_op` demands, return tensors that are no views of
-    its arguments, and run on fake tensors, which give the graph its shapes.
+    `mutates` names the arguments that it changes. It must be annotated as
+    `torch.library.custom_op` demands, return tensors that are no views of its arguments, and run on
+    fake tensors, which give the graph its shapes.
     """
 
     def decorate(function: Function) -> Function:
         name = f"rad::{function.__name__.strip('_')}"
-        operator = torch.library.custom_op(name, function, mutates_args=(), tags=tags)
+        operator = torch.library.custom_op(name, function, mutates_args=mutates)
         operator.register_fake(function)
 
         @wraps(function)
@@ -57,8 +58,15 @@ def as_text(value: Any) -> str:
             f"torch.compile cannot take {kind.__qualname__}: make it a dataclass at the top level "
             "of a module, or leave the model uncompiled"
         )
-    values = [f"{field.name}={getattr(value, field.name)!r}" for field in fields(value)]
+    values = [f"{field.name}={_constant(getattr(value, field.name))!r}" for field in fields(value)]
     return f"{kind.__module__}:{kind.__qualname__}({', '.join(values)})"
+
+
+def _constant(value: Any) -> Any:
+    """The value, a constant of a traced program, which may take floats for inputs."""
+    if isinstance(value, tuple):
+        return tuple([_constant(part) for part in value])
+    return float.fromhex(value.hex()) if isinstance(value, float) else value
 
 
 @lru_cache(maxsize=1024)

@@ -62,6 +62,16 @@ class Geometry:
     def pad(self, x: Tensor) -> Tensor:
         return F.pad(x, self.pre_padding, self.padding_mode) if self.pre_padding else x
 
+    def unpad(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """The transpose of `pad`: the gradient of an input of that shape, from that of pad(x)."""
+        if self.padding_mode == "constant":
+            return F.pad(grad, [-width for width in self.pre_padding])
+        positions = shape[2:].numel()
+        numbers = torch.arange(positions, dtype=torch.float64, device=grad.device)
+        read = self.pad(numbers.view(1, 1, *shape[2:])).flatten().to(torch.int64)
+        total = grad.new_zeros(*shape[:2], positions)
+        return total.index_add_(2, read, grad.flatten(2)).view(shape)
+
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
         options = (self.stride, self.padding, self.dilation, self.groups)
@@ -74,15 +84,9 @@ class Geometry:
 
         x matters to the second only; for the others its shape is enough.
         """
-        if self.pre_padding and mask[0]:
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                padded = self.pad(x)
-        else:
-            padded = self.pad(x)
         grads = torch.ops.aten.convolution_backward(
             grad_output,
-            padded.detach(),
+            self.pad(x),
             weight,
             [len(weight)],
             self.stride,
@@ -97,7 +101,7 @@ class Geometry:
             g if m else None for g, m in zip(grads, mask, strict=True)
         )
         if self.pre_padding and grad_input is not None:
-            grad_input = torch.autograd.grad(padded, x, grad_input)[0]
+            grad_input = self.unpad(grad_input, x.shape)
         return grad_input, grad_weight, grad_bias
 
     def differentiable_backward(

@@ -58,10 +58,17 @@ def _parts(x: Tensor, size: int, first: int = 0) -> Iterator[tuple[int, Tensor]]
         yield from _parts(part, size, first + start * each)
 
 
-@opaque(torch.Tag.nondeterministic_seeded)
-def random_key(x: Tensor) -> Tensor:
-    """A key on x's device, one draw from torch's global generator: int64, ()."""
-    return torch.empty((), dtype=torch.int64, device=x.device).random_()
+def random_key(device: torch.device) -> Tensor:
+    """A key, one draw from torch's global generator: int64, ()."""
+    key = torch.empty((), dtype=torch.int64, device=device)
+    _fill_at_random(key)
+    return key
+
+
+@opaque(mutates=["key"])
+def _fill_at_random(key: Tensor) -> None:
+    """In place, since of calls that read the same and return a result a compiler keeps one."""
+    key.random_()
 
 
 def dropout(x: Tensor, p: float = 0.5, *, key: Tensor) -> Tensor:

@@ -22,5 +22,5 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        output = functional.dropout(input, self.p, key=random_key(input))
+        output = functional.dropout(input, self.p, key=random_key(input.device))
         return overwrite(input, output) if self.inplace else output
