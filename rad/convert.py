@@ -16,6 +16,7 @@ from rad.errors import UsageError
 from rad.example import check_model
 from rad.nn import LAYERS, RNN, ReLU, Sketching
 from rad.nn.kinds import become, kind_of
+from rad.nn.shared import Shared
 from rad.readers import read_graph
 from rad.sketches import Identity, Sketch
 
@@ -74,8 +75,10 @@ class Conversion:
     def assign(self, sketch: Sketch | Mapping[str, Sketch], seed: int = 0) -> None:
         """Decide what every layer keeps, and start its draws; as in `convert`."""
         wanted = _sketches_by_layer(self.model, sketch)
+        shared = Shared()
         for place, (name, layer) in enumerate(self.sketching.items()):
             layer.set_sketch(wanted.get(name, Identity()), seed, place)
+            layer.shared = shared
         for module in self._layers:
             if isinstance(module, RNN):
                 module.sequence_read = module not in self._readers.unread_sequences

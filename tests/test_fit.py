@@ -74,7 +74,7 @@ def test_a_budget_is_met_and_the_next_step_would_not_meet_it(
 def test_peak_budgets_are_met(variant: str) -> None:
     model, x = MODELS["convnet"], example("convnet")
     full = rad.fit(model, (x,), loss, variant="baseline", kind="peak")
-    least = full.memory.parameter_bytes + int(0.95 * full.memory.peak_bytes)
+    least = full.memory.parameter_bytes + int(0.99 * full.memory.peak_bytes)
     plan = rad.fit(model, (x,), loss, least, variant, kind="peak")
     converted = rad.convert(model, plan.sketch)
     peak = peak_bytes(lambda: loss(converted(x[: plan.batch_size].clone())).backward())
@@ -174,7 +174,7 @@ def test_what_is_in_evaluation_mode_is_planned_so(change: dict[str, object]) -> 
     model, x = partly_evaluated(), torch.rand(BATCH, 3, 12, 12)
     modes = [module.training for module in model.modules()]
     full = rad.fit(model, (x,), loss, variant="baseline").memory
-    budget = full.parameter_bytes + int(0.8 * full.saved_bytes)
+    budget = full.parameter_bytes + int(0.95 * full.saved_bytes)
     plan = rad.fit(model, (x,), loss, budget, **change)  # type: ignore[arg-type]
     converted = rad.convert(model, plan.sketch)
     inputs = x[: plan.batch_size].clone()

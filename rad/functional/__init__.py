@@ -1,10 +1,15 @@
 """Operators with an exact forward pass and a backward pass from what was kept."""
 
-from rad.functional.conv import conv
+from rad.functional.conv import conv, keep_for_conv
 from rad.functional.conv_variance import conv_noise_weights, conv_weight_grad_variance
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
-from rad.functional.linear import linear, linear_noise_weights, linear_weight_grad_variance
+from rad.functional.linear import (
+    keep_for_linear,
+    linear,
+    linear_noise_weights,
+    linear_weight_grad_variance,
+)
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.functional.relu import relu
@@ -19,6 +24,8 @@ __all__ = [
     "dropout",
     "elementwise",
     "elementwise_grad_variance",
+    "keep_for_conv",
+    "keep_for_linear",
     "linear",
     "linear_noise_weights",
     "linear_weight_grad_variance",

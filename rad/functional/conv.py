@@ -166,30 +166,42 @@ def conv(
     padding_mode: str = "zeros",
     sketch: Sketch,
     key: Tensor,
+    kept: tuple[Tensor, ...] | None = None,
 ) -> Tensor:
     """`torch.nn.functional.conv1d`, `conv2d` or `conv3d` that keeps a sketch of x instead of x.
 
     Which one follows from the weight. `padding_mode` is that of `torch.nn.Conv2d`:
     zeros, reflect, replicate or circular.
     Shapes: x (B, C_in, *space) or (C_in, *space), weight (C_out, C_in / groups,
-    *kernel), bias (C_out,). Second derivatives: `rad.functional.second_order`. Raises
-    ValueError if x has the wrong number of axes, TypeError for complex numbers.
+    *kernel), bias (C_out,). Layers that read one x may share what is kept of it: `kept` is what
+    `keep_for_conv` gave with that sketch and key. Second derivatives:
+    `rad.functional.second_order`. Raises ValueError if x has the wrong number of axes,
+    TypeError for complex numbers.
     """
     check_real(x)
-    axes = weight.dim() - 2
-    if x.dim() == axes + 1:
-        x, batched = x.unsqueeze(0), False
-    elif x.dim() == axes + 2:
-        batched = True
-    else:
-        raise ValueError(f"{axes} spatial axes: cannot take an input of shape {tuple(x.shape)}")
+    batched = _batched(x, weight)
     geometry = geometry_of(weight, stride, padding, dilation, groups, padding_mode)
-    kept: tuple[Tensor, ...] = ()
-    if weight.requires_grad and torch.is_grad_enabled():
-        rows = x if isinstance(sketch, Identity) else x.flatten(2).flatten(0, 1)
-        kept = keep(sketch, rows, key, product_dtype(x))
-    output: Tensor = _SketchedConvolution.apply(x, weight, bias, geometry, sketch, key, *kept)
-    return output if batched else output.squeeze(0)
+    kept = keep_for_conv(x, weight, sketch, key) if kept is None else kept
+    output: Tensor = _SketchedConvolution.apply(batched, weight, bias, geometry, sketch, key, *kept)
+    return output if batched.dim() == x.dim() else output.squeeze(0)
+
+
+def keep_for_conv(x: Tensor, weight: Tensor, sketch: Sketch, key: Tensor) -> tuple[Tensor, ...]:
+    """What `conv` keeps of x, to be given to it as `kept`; nothing if the weight is frozen."""
+    check_real(x)
+    if not (weight.requires_grad and torch.is_grad_enabled()):
+        return ()
+    batched = _batched(x, weight)
+    rows = batched if isinstance(sketch, Identity) else batched.flatten(2).flatten(0, 1)
+    return keep(sketch, rows, key, product_dtype(x))
+
+
+def _batched(x: Tensor, weight: Tensor) -> Tensor:
+    """x with a batch axis. Raises ValueError if it has the wrong number of axes."""
+    axes = weight.dim() - 2
+    if x.dim() not in (axes + 1, axes + 2):
+        raise ValueError(f"{axes} spatial axes: cannot take an input of shape {tuple(x.shape)}")
+    return x.unsqueeze(0) if x.dim() == axes + 1 else x
 
 
 def geometry_of(

@@ -76,9 +76,12 @@ def dropout(x: Tensor, p: float = 0.5, *, key: Tensor) -> Tensor:
 
     The mask is a function of the key and the element's place in a contiguous x, so
     nothing but the key is kept. p is rounded to a multiple of 2**-16, and the scale
-    follows the rounded p. Any shape. Raises ValueError unless 0 <= p <= 1.
+    follows the rounded p. Any shape; with p = 0 the result is x itself, as in
+    torch. Raises ValueError unless 0 <= p <= 1.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"dropout probability must lie in [0, 1], got {p}")
+    if p == 0:
+        return x
     result: Tensor = _KeyedDropout.apply(x, round((1 - p) * _LEVELS), key)
     return result

@@ -121,22 +121,35 @@ def times_derivative(
     Read some rows at a time. The product is of float32 at least, and its cast to a shorter type is
     right on average: the nearest short number would be a bias.
     """
-    rows_of_grad, dtype = derivative_rows(grad_output), grad_output.dtype
-    shape, wide = tuple(rows_of_grad.shape), accumulation_dtype(dtype)
+    rows_of_grad = derivative_rows(grad_output)
+    shape = tuple(rows_of_grad.shape)
     grad = rows_of_grad.reshape(len(rows_of(shape)), shape[-1])
-    grad_input = grad.new_empty(grad.shape)
     step = max(1, PIECE // max(1, shape[-1]))
+    if len(grad) <= step:
+        whole = _product(sketch, grad, tuple(kept), shape, key, range(len(grad)))
+        return whole.view(grad_output.shape)
+    grad_input = grad.new_empty(grad.shape)
     for start in range(0, len(grad), step):
         rows = range(start, min(start + step, len(grad)))
-        part, here = grad[start : rows.stop].to(wide), grad_input[start : rows.stop]
-        derivative = sketch.decompress(tuple(kept), shape, wide, key, rows)
-        if dtype == wide:
-            torch.mul(part, derivative, out=here)
-        elif isinstance(sketch, Identity):
-            here.copy_(part * derivative)
-        else:
-            here.copy_(cast(part * derivative, dtype, key, READ, rows))
+        part = _product(sketch, grad[start : rows.stop], tuple(kept), shape, key, rows)
+        grad_input[start : rows.stop] = part
     return grad_input.view(grad_output.shape)
+
+
+def _product(
+    sketch: Sketch,
+    grad: Tensor,
+    kept: tuple[Tensor, ...],
+    shape: tuple[int, ...],
+    key: Tensor,
+    rows: range,
+) -> Tensor:
+    """Those rows of `times_derivative`."""
+    dtype, wide = grad.dtype, accumulation_dtype(grad.dtype)
+    product = grad.to(wide) * sketch.decompress(kept, shape, wide, key, rows)
+    return (
+        product.to(dtype) if isinstance(sketch, Identity) else cast(product, dtype, key, READ, rows)
+    )
 
 
 def _value_and_derivative(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,25 +89,42 @@ def _linear_weight_grad(
     return weight_grad(from_text(sketch), grad_output, tuple(kept), d, key)
 
 
+def keep_for_linear(x: Tensor, weight: Tensor, sketch: Sketch, key: Tensor) -> tuple[Tensor, ...]:
+    """What `linear` keeps of x, to be given to it as `kept`; nothing if the weight is frozen."""
+    check_real(x)
+    if not (weight.requires_grad and torch.is_grad_enabled()) or x.shape[-1] == 0:
+        return ()
+    return keep(sketch, _rows(x), key, product_dtype(x))
+
+
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, sketch: Sketch, key: Tensor
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    sketch: Sketch,
+    key: Tensor,
+    kept: tuple[Tensor, ...] | None = None,
 ) -> Tensor:
     """`torch.nn.functional.linear` that keeps a sketch of x instead of x.
 
     Shapes: x (..., in_features), weight (out_features, in_features), bias
     (out_features,) -> (..., out_features). The leading axes of x are the rows of
     the sketch. Under autocast the sketch is taken in the dtype of the product, as
-    torch keeps it. Second derivatives: `rad.functional.second_order`. Raises TypeError for
-    complex numbers.
+    torch keeps it. Layers that read one x may share what is kept of it: `kept` is what
+    `keep_for_linear` gave with that sketch and key. Second derivatives:
+    `rad.functional.second_order`. Raises TypeError for complex numbers.
     """
     check_real(x)
     if x.shape[-1] == 0:
         return F.linear(x, weight, bias)
-    rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
-    needed = weight.requires_grad and torch.is_grad_enabled()
-    kept = keep(sketch, rows, key, product_dtype(x)) if needed else ()
-    result: Tensor = _SketchedLinear.apply(rows, weight, bias, sketch, key, *kept)
+    kept = keep_for_linear(x, weight, sketch, key) if kept is None else kept
+    result: Tensor = _SketchedLinear.apply(_rows(x), weight, bias, sketch, key, *kept)
     return result.view(*x.shape[:-1], len(weight))
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
 @singledispatch

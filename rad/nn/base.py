@@ -9,8 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, distributed, nn
 
+from rad.functional.arguments import product_dtype
+from rad.nn.shared import Kept, Shared
 from rad.operators import opaque
 from rad.sketches import Identity, Sketch, fold_in, make_key
+
+Keep = Callable[[Tensor, Tensor, Sketch, Tensor], tuple[Tensor, ...]]
 
 
 @opaque()
@@ -58,6 +62,9 @@ class Sketching(nn.Module):
     gradients, must draw alike: give them one number (with tensor parallelism, the rank among
     the data-parallel processes)."""
 
+    shared: Shared | None = None
+    """What the layers of the model that this one is in keep of the tensors that they read."""
+
     def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
         """Sketch with `sketch` and the draws of (seed, place) from now on, from the start.
 
@@ -65,6 +72,23 @@ class Sketching(nn.Module):
         """
         self.sketch, self.seed, self.place = sketch, operator.index(seed), place
         self._start_draws(next((p.device for p in self.parameters()), None))
+
+    def key_and_kept(self, x: Tensor, weight: Tensor, keep: Keep) -> Kept:
+        """The key of this call, and what it keeps of x: `keep(x, weight, sketch, key)`.
+
+        Another layer's where one of the same model keeps x in the same way already. Not in a
+        compiled program.
+        """
+
+        def draw() -> Kept:
+            key = self.draw_key()
+            return key, keep(x, weight, self.sketch, key)
+
+        exact = isinstance(self.sketch, Identity) or not weight.requires_grad
+        if self.shared is None or exact or torch.compiler.is_compiling():
+            return draw()
+        manner = (keep, weight.dim(), self.sketch, product_dtype(x))
+        return self.shared.keep(x, self, manner, draw)
 
     def next_key(self) -> Tensor:
         """The key of this call; advances the counter."""

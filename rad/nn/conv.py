@@ -29,6 +29,7 @@ class _Conv(Sketching, _ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         if not self.sketches_now():
             return super().forward(input)
+        key, kept = self.key_and_kept(input, self.weight, functional.keep_for_conv)
         return functional.conv(
             input,
             self.weight,
@@ -39,7 +40,8 @@ class _Conv(Sketching, _ConvNd):
             self.groups,
             padding_mode=self.padding_mode,
             sketch=self.sketch,
-            key=self.draw_key(),
+            key=key,
+            kept=kept,
         )
 
     def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:

@@ -33,8 +33,10 @@ class Linear(Sketching, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if not self.sketches_now():
             return super().forward(input)
-        key = self.draw_key()
-        return functional.linear(input, self.weight, self.bias, sketch=self.sketch, key=key)
+        key, kept = self.key_and_kept(input, self.weight, functional.keep_for_linear)
+        return functional.linear(
+            input, self.weight, self.bias, sketch=self.sketch, key=key, kept=kept
+        )
 
     def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
         return functional.linear_weight_grad_variance(x, grad_output, sketch)

@@ -109,9 +109,6 @@ class RNN(Sketching, nn.RNN):
             return self._run(input, hx, self.sketch, self.draw_key(), return_sequence=False)[1]
         return self._run(input, hx, Identity(), self.key, return_sequence=False)[1]
 
-    @torch.compiler.disable(
-        reason="a recurrent layer's loop over time is not compiled: leave out fullgraph=True"
-    )
     def _run(
         self,
         input: Tensor | PackedSequence,
@@ -120,6 +117,8 @@ class RNN(Sketching, nn.RNN):
         key: Tensor,
         return_sequence: bool,
     ) -> tuple[Tensor | None, Tensor]:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("a recurrent layer is not compiled: leave out fullgraph=True")
         if isinstance(input, PackedSequence):
             raise TypeError(
                 "a PackedSequence cannot be sketched: give sequences of one length as a tensor "

@@ -24,6 +24,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from rad.operators import opaque
+
 
 def signed(word: int) -> int:
     """A word of 64 bits as a signed integer, as tensors hold it."""
@@ -57,11 +59,12 @@ def make_key(seed: int, device: torch.device | str | None = None) -> Tensor:
 
 def fold_in(key: Tensor, i: int | Tensor) -> Tensor:
     """The i-th sub-key of a key: int64, shape (). `i` may be a tensor on the key's device."""
-    return _mix_(key + (i + 1) * FOLD if isinstance(i, Tensor) else key + _signed_step(i))
+    return _mix_(key + (i + 1) * FOLD) if isinstance(i, Tensor) else _fold_in_integer(key, i)
 
 
-def _signed_step(i: int) -> int:
-    return signed((i + 1) * FOLD)
+@opaque()
+def _fold_in_integer(key: Tensor, i: int) -> Tensor:
+    return _mix_(key + signed((i + 1) * FOLD))
 
 
 def words(key: Tensor, rows: range, slots: int) -> Tensor:

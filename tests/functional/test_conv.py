@@ -289,7 +289,7 @@ def test_the_variance_of_a_pointwise_projection_is_the_one_over_rows() -> None:
     a, b = grad_output[0].square().sum(0), x[0].square().sum(0)
     expected = (a.sum() * b.sum() + dense.square().sum() - 2 * (a * b).sum()) / 4
     got = conv_weight_grad_variance(x, grad_output, torch.ones(2, 3, 1), geometry, sketch)
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(got, expected.double())
 
 
 def test_no_closed_form_is_said() -> None:

@@ -191,6 +191,6 @@ def test_a_physics_informed_loss_is_unbiased(sketch: Sketch) -> None:
         return torch.cat([grad.flatten() for grad in found])
 
     model = rad.convert(net, dict.fromkeys(("0", "2", "4"), sketch))
-    samples = torch.stack([gradient(model) for _ in range(800)])
+    samples = torch.stack([gradient(model) for _ in range(1000)])
     check_unbiased(samples, gradient(net))
     check_biased_is_caught(samples, gradient(net))
