@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from functools import lru_cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any, TypeVar
 
 import torch
@@ -44,6 +45,24 @@ def opaque(*, mutates: Sequence[str] = ()) -> Callable[[Function], Function]:
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def uncompiled(function: Function) -> Function:
+    """Makes a function run as it is, with all that it calls, where a compiled program calls it."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:  # nothing was compiled, and importing it is slow
+            return function(*arguments, **options)
+        return _disabled(function)(*arguments, **options)
+
+    return call  # type: ignore[return-value]
+
+
+@cache
+def _disabled(function: Function) -> Function:
+    disabled: Function = torch.compiler.disable(function)
+    return disabled
 
 
 def as_text(value: Any) -> str:

@@ -18,7 +18,7 @@ from rad.sketches.base import Sketch, accumulation_dtype
 from rad.sketches.casting import KEPT, cast_at_random
 from rad.sketches.identity import Identity
 from rad.sketches.projection import DifferentProject, Project
-from rad.sketches.random import ROW, fold_in
+from rad.sketches.random import ROW, fold_in, signed
 from rad.sketches.rounding import Rounding
 from rad.sketches.sampled_rounding import SampledRounding
 from rad.sketches.sampling import DifferentSample, SameSample
@@ -176,4 +176,4 @@ def row_keys(keys: Tensor, rows: int) -> Tensor:
     word depends on key + ROW * row alone.
     """
     step = torch.arange(len(keys), device=keys.device)
-    return (keys - step * rows * ROW).repeat_interleave(rows)
+    return (keys - step * signed(rows * ROW)).repeat_interleave(rows)

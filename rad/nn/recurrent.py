@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rad.functional.linear import linear_noise_weights, linear_weight_grad_variance
 from rad.functional.recurrent import Nonlinearity, rnn
 from rad.nn.base import Sketching
+from rad.operators import uncompiled
 from rad.sketches import Identity, Sketch, fold_in
 
 
@@ -109,6 +110,7 @@ class RNN(Sketching, nn.RNN):
             return self._run(input, hx, self.sketch, self.draw_key(), return_sequence=False)[1]
         return self._run(input, hx, Identity(), self.key, return_sequence=False)[1]
 
+    @uncompiled
     def _run(
         self,
         input: Tensor | PackedSequence,
@@ -117,8 +119,6 @@ class RNN(Sketching, nn.RNN):
         key: Tensor,
         return_sequence: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        if torch.compiler.is_compiling():
-            raise RuntimeError("a recurrent layer is not compiled: leave out fullgraph=True")
         if isinstance(input, PackedSequence):
             raise TypeError(
                 "a PackedSequence cannot be sketched: give sequences of one length as a tensor "
