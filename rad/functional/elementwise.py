@@ -23,9 +23,12 @@ from rad.operators import as_text, from_text, opaque
 from rad.sketches.base import Sketch, accumulation_dtype, rows_of
 from rad.sketches.casting import READ, cast
 from rad.sketches.identity import Identity
-from rad.sketches.rounding import PIECE, Rounding
+from rad.sketches.rounding import Rounding
 
 Function = Callable[[Tensor], Tensor]
+
+PIECE = 1 << 17
+"""Derivatives calculated, rounded and read at a time: no whole tensor of them stands in memory."""
 
 
 class _SketchedDerivative(torch.autograd.Function):
@@ -89,7 +92,7 @@ def elementwise_grad_variance(
     """
     if not hasattr(sketch, "element_variance"):
         raise TypeError(f"no closed-form gradient variance for {type(sketch).__name__}")
-    derivative = derivative_rows(_value_and_derivative(function, x.detach())[1])
+    derivative = derivative_rows(_derivative(function, x.detach()))
     noise: Tensor = sketch.element_variance(derivative)
     grad, scale = normalised(grad_output.to(accumulation_dtype(x.dtype)))
     return (grad.square() * noise.view(x.shape)).sum().double() * scale**2
@@ -101,16 +104,16 @@ def _value_and_kept(function: Function, x: Tensor, sketch: Sketch, key: Tensor) 
     Where a rounding can take it a piece at a time, the derivative does not stand whole.
     """
     if not x.is_contiguous() or not isinstance(sketch, Rounding) or sketch.in_kernels(x, key):
-        output, dense = _value_and_derivative(function, x)
+        output, dense = function(x), _derivative(function, x)
         with without_autocast(x):
             return [output, *sketch.compress(derivative_rows(dense), key)]
     output, flat = function(x), x.detach().reshape(-1)
     shape = tuple(derivative_rows(x).shape)
 
     def derivative(part: slice) -> Tensor:
-        return _value_and_derivative(function, flat[part])[1]
+        return _derivative(function, flat[part])
 
-    return [output, *sketch.compress_parts(derivative, shape, key)]
+    return [output, *sketch.compress_parts(derivative, shape, key, PIECE)]
 
 
 def times_derivative(
@@ -152,14 +155,13 @@ def _product(
     )
 
 
-def _value_and_derivative(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+def _derivative(function: Function, x: Tensor) -> Tensor:
     if isinstance(function, Activation):
-        return function(x), function.derivative(x)
+        return function.derivative(x)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        output = function(x)
-        (derivative,) = torch.autograd.grad(output.sum(), x)
-    return output.detach(), derivative
+        (derivative,) = torch.autograd.grad(function(x).sum(), x)
+    return derivative
 
 
 def derivative_rows(x: Tensor) -> Tensor:

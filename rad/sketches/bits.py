@@ -17,7 +17,7 @@ _SPREAD = 0x0101010101010101
 _ONE_BIT_EACH = 0x8040201008040201 - (1 << 64)
 _CARRY = 0x7F7F7F7F7F7F7F7F
 
-PIECE = 1 << 17
+PIECE = 1 << 20
 """Numbers packed or unpacked at a time, a multiple of 8: no tensor of bytes stands whole."""
 
 
