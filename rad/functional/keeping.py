@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rad.functional.arguments import without_autocast
 from rad.operators import as_text, from_text, opaque
-from rad.sketches.base import Shape, Sketch
+from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 
 
@@ -28,23 +28,6 @@ def keep(sketch: Sketch, x: Tensor, key: Tensor, dtype: torch.dtype) -> tuple[Te
         return sketch.compress(x, key)
 
 
-def read(
-    sketch: Sketch, kept: tuple[Tensor, ...], shape: Shape, dtype: torch.dtype, key: Tensor
-) -> Tensor:
-    """`sketch.decompress`."""
-    if torch.compiler.is_compiling():
-        return _decompress(list(kept), list(shape), dtype, key, as_text(sketch))
-    return sketch.decompress(kept, shape, dtype, key)
-
-
 @opaque()
 def _compress(x: Tensor, key: Tensor, sketch: str) -> list[Tensor]:
     return list(from_text(sketch).compress(x, key))
-
-
-@opaque()
-def _decompress(
-    kept: list[Tensor], shape: list[int], dtype: torch.dtype, key: Tensor, sketch: str
-) -> Tensor:
-    x_hat: Tensor = from_text(sketch).decompress(tuple(kept), tuple(shape), dtype, key)
-    return x_hat
