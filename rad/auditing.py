@@ -17,6 +17,7 @@ from rad.example import check_loss, check_model, check_real_memory
 from rad.memory.graph import Holding, holdings, storage
 from rad.memory.measure import parameter_bytes, peak_bytes
 from rad.nn import LAYERS, RAD_LAYERS, Sketching
+from rad.nn.kinds import kind_of
 from rad.nn.prediction import predicted_bytes
 from rad.sketches import Identity
 
@@ -134,10 +135,8 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
         entries[name, kind] += holding.nbytes
         if kind != "output":
             saved[name] += holding.nbytes
-    before = [parameter.grad for parameter in model.parameters()]
-    peak = peak_bytes(lambda: loss().backward())
-    for parameter, grad in zip(model.parameters(), before, strict=True):
-        parameter.grad = grad
+    with _gradients_apart(model):
+        peak = peak_bytes(lambda: loss().backward())
     return Audit(
         entries=tuple(Entry(name, kind, size) for (name, kind), size in entries.items()),
         predicted=dict(predicted),
@@ -147,6 +146,18 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
         peak_bytes=peak,
         also=_further_names(model),
     )
+
+
+@contextmanager
+def _gradients_apart(model: nn.Module) -> Iterator[None]:
+    """The parameters have no gradients inside, and those that they had again afterwards."""
+    before = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad(set_to_none=True)
+    try:
+        yield
+    finally:
+        for parameter, grad in zip(model.parameters(), before, strict=True):
+            parameter.grad = grad
 
 
 def _further_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -179,10 +190,10 @@ def _watching(
 
     def leave(module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
         stack.pop()
-        if type(module) in RAD_LAYERS and torch.is_grad_enabled():
+        if kind_of(module) in RAD_LAYERS and torch.is_grad_enabled():
             tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
             if module.training and any(tensor.requires_grad for tensor in tensors):
-                x = next(iter((*args, *keywords.values())))
+                x = args[0] if args else keywords["input"]
                 predicted[names[module]] += predicted_bytes(module, x, output, exact)
 
     hooks = []
@@ -200,7 +211,7 @@ def _kind(holding: Holding) -> str:
     module = holding.place
     if module is None:
         return "output"
-    if type(module) not in RAD_LAYERS:
+    if kind_of(module) not in RAD_LAYERS or not module.training:
         return "exact"
     packed = holding.dtype == torch.uint8 and len(holding.shape) == 1
     if packed or (not isinstance(module, Sketching) and holding.dtype == torch.int64):
@@ -227,12 +238,14 @@ def _unexpected(
             )
     for holding in held:
         module = holding.place
-        if module is None or type(module) in RAD_LAYERS:
+        if module is None or (kind_of(module) in RAD_LAYERS and module.training):
             continue
         where = f"`{names[module]}`" if names[module] else "the model"
         kept = f"{holding.nbytes:,} bytes"
-        if type(module) in LAYERS:
-            yield f"{where} is torch's {type(module).__name__} and keeps {kept}: convert it"
+        if kind_of(module) in RAD_LAYERS:
+            yield f"{where} is in evaluation mode, where it is torch's, and keeps {kept}"
+        elif kind_of(module) in LAYERS:
+            yield f"{where} is torch's {kind_of(module).__name__} and keeps {kept}: convert it"
         elif _is_one_layer(module):
             by_layers[module] += holding.nbytes
         else:

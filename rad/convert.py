@@ -67,6 +67,7 @@ class Conversion:
         self.model = model
         self._readers = read_graph(model)
         layers = _layers(model)
+        _check_names_are_free(layers)
         for module in layers.values():
             become(module, KINDS[kind_of(module)])
         self._layers = list(layers.values())
@@ -89,8 +90,26 @@ class Conversion:
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers that have a RAD layer or are one, by their first names."""
-    return {name: m for name, m in model.named_modules() if kind_of(m) in KINDS}
+    """The layers that have a RAD layer or are one, by their first names.
+
+    One whose forward was replaced by a function may compute something else, and is left alone.
+    """
+    modules = model.named_modules()
+    return {n: m for n, m in modules if kind_of(m) in KINDS and "forward" not in vars(m)}
+
+
+def _check_names_are_free(layers: Mapping[str, nn.Module]) -> None:
+    """Raise UsageError where a torch layer has an attribute that a RAD layer needs for itself."""
+    needed = ("key", "calls", "sketch", "seed", "place", "shared", "replica", "mask")
+    for name, layer in layers.items():
+        if kind_of(layer) not in LAYERS:
+            continue
+        for attribute in needed:
+            if hasattr(layer, attribute):
+                raise UsageError(
+                    f"layer {name!r} has an attribute {attribute!r}, a name that its RAD layer "
+                    "needs: rename the attribute"
+                )
 
 
 def _sketches_by_layer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,8 @@ class Example:
             if not isinstance(leaf, Tensor):
                 return leaf
             whole = leaf.dim() == 0 or len(leaf) != self.batch
-            return leaf.clone() if whole else leaf[:batch].clone()
+            part = leaf.detach() if whole else leaf.detach()[:batch]
+            return part.clone().requires_grad_(leaf.requires_grad)
 
         positional, keywords = tree_map(first, (self.positional, self.keywords))
         return model(*positional, **keywords)
@@ -55,7 +56,7 @@ def read_example(inputs: Any) -> Example:
     keywords: dict[str, Any] = {}
     if isinstance(inputs, Mapping):
         positional, keywords = (), dict(inputs)
-    elif isinstance(inputs, Sequence) and not isinstance(inputs, str):
+    elif isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields"):
         positional = tuple(inputs)
     example = Example(positional, keywords, 0)
     sizes = [len(tensor) for tensor in example.tensors if tensor.dim()]

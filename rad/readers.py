@@ -49,8 +49,9 @@ def read_graph(model: nn.Module) -> Readers:
         probe = _probe(model)
         if kind_of(probe) in LAYERS or kind_of(probe) in RAD_LAYERS:
             return Readers({}, set())
-        nodes = list(Tracer().trace(probe).nodes)  # with parts in modes of their own
-        nodes += [n for mode in (True, False) for n in Tracer().trace(probe.train(mode)).nodes]
+        with torch.random.fork_rng():
+            nodes = list(Tracer().trace(probe).nodes)  # with parts in modes of their own
+            nodes += [n for mode in (True, False) for n in Tracer().trace(probe.train(mode)).nodes]
     except Exception:  # whatever forward may raise on proxies
         return Readers({}, set())
     modules = dict(probe.named_modules(remove_duplicate=False))
@@ -89,7 +90,8 @@ def functional_calls(model: nn.Module) -> dict[tuple[str, str], int] | None:
         probe = _probe(_unwrapped(model))
         if _CallTracer().is_leaf_module(probe, ""):
             return {}
-        nodes = _CallTracer().trace(probe).nodes
+        with torch.random.fork_rng():
+            nodes = _CallTracer().trace(probe).nodes
     except Exception:  # whatever forward may raise on proxies
         return None
     calls = [n for n in nodes if n.op in ("call_function", "call_method")]

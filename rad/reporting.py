@@ -25,7 +25,7 @@ add iadd sub isub neg getitem getattr size dim numel shape view reshape flatten 
 permute transpose t contiguous to float half bfloat16 double type squeeze unsqueeze expand
 expand_as cat stack chunk split unbind mean sum detach clone eq ne lt gt le ge floordiv movedim
 swapaxes repeat flip roll narrow select pad zeros ones arange zeros_like ones_like new_zeros
-new_ones view_as reshape_as type_as
+new_ones view_as reshape_as type_as interpolate
 """
 KEEP_NOTHING = frozenset(_SHAPES_AND_SUMS.split())
 """Functions that keep no activation for backward."""
@@ -83,7 +83,7 @@ def report(model: nn.Module) -> Report:
         elif isinstance(module, parametrize.ParametrizationList):
             continue  # belongs to its layer
         elif not any(module.children()) or list(module.parameters(recurse=False)):
-            left.append(Replacement(name, kind.__name__, f"{_why_left(kind)}{again}"))
+            left.append(Replacement(name, kind.__name__, f"{_why_left(module)}{again}"))
     calls = functional_calls(model)
     note = "" if calls is not None else UNTRACED
     for (name, function), count in (calls or {}).items():
@@ -93,7 +93,10 @@ def report(model: nn.Module) -> Report:
     return Report(tuple(replaced), tuple(left), note)
 
 
-def _why_left(kind: type[nn.Module]) -> str:
+def _why_left(module: nn.Module) -> str:
+    kind = kind_of(module)
+    if kind in LAYERS and "forward" in vars(module):
+        return "what torch keeps: a forward pass of its own may compute something else"
     if kind in LAYERS:
         return "what torch keeps: convert the model"
     if issubclass(kind, tuple(LAYERS)):

@@ -111,7 +111,7 @@ class Trial:
             def hook(
                 layer: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any], output: Any
             ) -> None:
-                x = next(iter((*args, *keywords.values()))).detach()
+                x = (args[0] if args else keywords["input"]).detach()
                 if isinstance(output, Tensor) and output.requires_grad:
                     output.register_hook(lambda grad: seen[name].append((x, grad.detach())))
 
@@ -134,9 +134,12 @@ class Trial:
         return peak_bytes(lambda: self._backward(forward))
 
     def _backward(self, forward: Callable[[], Tensor]) -> None:
-        self._conversion.model.zero_grad(set_to_none=True)
-        forward().backward()
-        self._conversion.model.zero_grad(set_to_none=True)
+        model = self._conversion.model
+        model.zero_grad(set_to_none=True)
+        # Gradients of nothing else: the loss may reach what is not the copy's.
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        forward().backward(inputs=trained)
+        model.zero_grad(set_to_none=True)
 
     def _forward(self, sketch: Sketches, batch: int) -> Callable[[], Tensor]:
         self._conversion.assign(sketch)

@@ -109,15 +109,16 @@ def run(task: Task, config_name: str, folder: Path = CONFIGS) -> None:
 
 
 def check_overrides(overrides: Sequence[str], folder: Path) -> None:
-    """Raises UsageError where Hydra would drop a part of the command line, or merge choices.
+    """Raises UsageError where Hydra would drop a choice of the command line, or merge choices.
 
-    A setting has one value, and a group (a folder of choices below `folder`) one name; several are
-    a sweep. Hydra's own settings are left to it.
+    A group (a folder of choices below `folder`) has one name; several are a sweep. Of other
+    settings the last one counts, as always with Hydra, whose own settings are left to it.
     """
     given: dict[str, str] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element().lstrip("+")
-        if override.is_delete() or re.match(r"hydra\b", key):
+        group = folder / override.key_or_group
+        if override.is_delete() or re.match(r"hydra\b", key) or not group.is_dir():
             continue
         line = str(override.input_line)
         if key in given:
@@ -126,9 +127,7 @@ def check_overrides(overrides: Sequence[str], folder: Path) -> None:
                 f"over several values: -m {override.get_key_element()}=<a>,<b>"
             )
         given[key] = line
-        group = folder / override.key_or_group
-        if group.is_dir():
-            _check_choice_of(override, key, sorted(file.stem for file in group.glob("*.yaml")))
+        _check_choice_of(override, key, sorted(file.stem for file in group.glob("*.yaml")))
 
 
 def _check_choice_of(override: Override, key: str, choices: Sequence[str]) -> None:

@@ -205,3 +205,32 @@ def test_what_cannot_be_audited_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         rad.audit(model, forward)
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
+
+
+def test_gradients_are_what_they_were() -> None:
+    model, x = rad.convert(small(), rad.DifferentSample(0.5)), torch.randn(8, 20)
+    model(x).square().sum().backward()
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    rad.audit(model, lambda: model(x).square().sum())
+    after = [parameter.grad for parameter in model.parameters()]
+    assert all(torch.equal(mine, old) for mine, old in zip(after, before, strict=True))
+
+
+def test_a_layer_in_evaluation_mode_is_named() -> None:
+    model, x = rad.convert(small(), rad.DifferentSample(0.5)), torch.randn(8, 20)
+    model[0].eval()
+    found = rad.audit(model, lambda: model(x).square().sum())
+    assert any("`0` is in evaluation mode" in line for line in found.unexpected)
+
+
+def test_a_parametrized_layer_is_known() -> None:
+    model = small()
+    nn.utils.parametrizations.weight_norm(model[0])
+    model, x = rad.convert(model, rad.DifferentSample(0.5)), torch.randn(8, 20)
+    found = rad.audit(model, lambda: model(x).square().sum())
+    assert found.predicted["0"] == 8 + 8 * 10 * 4

@@ -211,3 +211,31 @@ def test_any_name_of_a_layer_names_it() -> None:
         assert sketched.get_submodule("first").sketch == SameSample(0.5)
     with pytest.raises(UsageError, match="one layer"):
         rad.convert(Twice(), {"first": SameSample(0.5), "second": SameSample(0.4)})
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_changes() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[1].key = "head"
+    with pytest.raises(UsageError, match="rename the attribute"):
+        rad.convert(model, rad.DifferentSample(0.5), inplace=True)
+    assert [type(layer) for layer in model] == [nn.Linear, nn.Linear]
+
+
+def test_a_layer_with_a_forward_of_its_own_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    plain = model[0].forward
+    model[0].forward = lambda x: plain(x)
+    rad.convert(model, rad.DifferentSample(0.5), inplace=True)
+    assert type(model[0]) is nn.Linear
+    assert {row.name for row in rad.report(model).replaced} == {"1"}
+
+
+def test_converting_draws_nothing() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.rand(3)
+
+    model = nn.Sequential(Noisy(), nn.Linear(3, 4))
+    state = torch.get_rng_state()
+    rad.report(rad.convert(model, rad.DifferentSample(0.5)))
+    assert torch.equal(state, torch.get_rng_state())

@@ -305,3 +305,13 @@ def test_a_loss_that_takes_no_smaller_batch_is_refused() -> None:
     model, x, y = nn.Linear(12, 10), torch.rand(8, 12), torch.randint(10, (8,))
     with pytest.raises(UsageError, match=r"out, y\[: len\(out\)\]"):
         rad.fit(model, x, lambda out: F.cross_entropy(out, y), 0.9, "reduced_batch")
+
+
+def test_gradients_of_what_is_not_the_model_stay_away() -> None:
+    torch.manual_seed(0)
+    model, head, encoder = nn.Linear(20, 10), nn.Linear(10, 4), nn.Linear(20, 20)
+    x = torch.randn(8, 20, requires_grad=True)
+    for example in (x, encoder(x)):
+        rad.fit(model, example, lambda out: head(out).square().mean(), 0.5)
+    leaves = [x, *head.parameters(), *encoder.parameters(), *model.parameters()]
+    assert all(leaf.grad is None for leaf in leaves)

@@ -41,7 +41,7 @@ def test_the_batch_found_fits_and_the_next_does_not(call: Call, tmp_path: Path) 
             program.clear()
             measured = peak_bytes(replace(program, data=random_batch(SHAPE, batch, CPU)).step)
             assert measured == pytest.approx(table.loc[name, column], rel=0.01)
-    assert table.loc["different_sample", "batch_ratio"] > 1.5
+    assert table.loc["different_sample", "batch_ratio"] > 1.3
 
 
 def test_a_batch_for_which_memory_runs_out_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,6 @@ def test_a_setting_given_twice(call: Call, tmp_path: Path) -> None:
     line = refused(call, tmp_path, "train", "variant=baseline", "seed=1", "variant=project")
     assert "variant is given twice, as 'variant=baseline' and 'variant=project'" in line
     assert "-m variant=<a>,<b>" in line
-    assert "seed is given twice" in refused(call, tmp_path, "train", "-m", "seed=1", "seed=2,3")
     assert "twice" in refused(call, tmp_path, "train", "variant=baseline", "+variant=project")
 
 
