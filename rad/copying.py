@@ -24,12 +24,16 @@ def copied(model: nn.Module) -> nn.Module:
             "copy: make the optimizer after converting, or convert with inplace=True",
             stacklevel=3,
         )
+    return duplicated(model, "convert it with inplace=True")
+
+
+def duplicated(model: nn.Module, remedy: str) -> nn.Module:
+    """A deep copy. Raises UsageError with that remedy for a model that cannot be copied."""
     try:
         return copy.deepcopy(model)
     except Exception as error:  # whatever an attribute may raise
         raise UsageError(
-            f"this model cannot be copied ({type(error).__name__}: {_first_line(error)}): "
-            "convert it with inplace=True"
+            f"this model cannot be copied ({type(error).__name__}: {_first_line(error)}): {remedy}"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rad.convert import Conversion
+from rad.copying import duplicated
 from rad.errors import UsageError
 from rad.example import check_loss, check_model, check_real_memory, read_example
 from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
@@ -51,7 +51,9 @@ class Trial:
             )
         self.full_batch = self.example.batch
         self.parameter_bytes = parameter_bytes(model)
-        self._conversion = Conversion(copy.deepcopy(model))
+        self._conversion = Conversion(
+            duplicated(model, "plan for a model without what stands in the way")
+        )
         self._devices = {t.device for t in self.example.tensors if t.is_cuda}
 
     @property

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils import prune
 
 import rad
 from rad import models
@@ -315,3 +316,11 @@ def test_gradients_of_what_is_not_the_model_stay_away() -> None:
         rad.fit(model, example, lambda out: head(out).square().mean(), 0.5)
     leaves = [x, *head.parameters(), *encoder.parameters(), *model.parameters()]
     assert all(leaf.grad is None for leaf in leaves)
+
+
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    model = nn.Linear(20, 10)
+    prune.l1_unstructured(model, "weight", 0.5)
+    model(torch.randn(8, 20))
+    with pytest.raises(UsageError, match="cannot be copied"):
+        rad.fit(model, torch.randn(8, 20), lambda out: out.square().mean(), 0.5)
