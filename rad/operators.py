@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cache, lru_cache, wraps
 from typing import Any, TypeVar
@@ -23,17 +23,17 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def opaque(*, mutates: Sequence[str] = ()) -> Callable[[Function], Function]:
+def opaque(*tags: torch.Tag) -> Callable[[Function], Function]:
     """Makes a function of tensors, numbers and text an operator while torch traces.
 
-    `mutates` names the arguments that it changes. It must be annotated as
-    `torch.library.custom_op` demands, return tensors that are no views of its arguments, and run on
-    fake tensors, which give the graph its shapes.
+    It must be annotated as `torch.library.custom_op` demands, return tensors that are no views of
+    its arguments, and run on fake tensors, which give the graph its shapes. A function that draws
+    from torch's generator needs the tag `nondeterministic_seeded`.
     """
 
     def decorate(function: Function) -> Function:
         name = f"rad::{function.__name__.strip('_')}"
-        operator = torch.library.custom_op(name, function, mutates_args=mutates)
+        operator = torch.library.custom_op(name, function, mutates_args=(), tags=tags)
         operator.register_fake(function)
 
         @wraps(function)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from cases import SKETCHES
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import rad
 from rad.models import convnet as paper_convnet
@@ -186,6 +187,25 @@ def test_a_recurrent_layer_in_one_graph_is_refused(allowed: bool, words: str) ->
         pytest.raises(torch._dynamo.exc.Unsupported, match=words),
     ):
         compiled(torch.randn(5, 2, 3))
+
+
+@every_backend
+def test_a_checkpointed_dropout_drops_the_same_in_backward(backend: str) -> None:
+    layer = rad.convert(nn.Sequential(nn.Dropout(0.5), nn.Identity()), Identity())
+    function = torch.compile(lambda x: checkpoint(layer, x, use_reentrant=False), backend=backend)
+    x = torch.ones(200, requires_grad=True)
+    for _ in range(3):
+        x.grad = None
+        y = function(x)
+        y.sum().backward()
+        assert torch.equal(y != 0, x.grad != 0)
+
+
+def test_layers_in_place_are_those_of_eager() -> None:
+    layers = [nn.SiLU(inplace=True), nn.LeakyReLU(0.1, inplace=True), nn.Dropout(0.3, inplace=True)]
+    check_equals_eager(
+        lambda: rad.convert(nn.Sequential(nn.Linear(11, 5), *layers), ROUNDED), (6, 11), "aot_eager"
+    )
 
 
 def test_a_sketch_travels_as_text() -> None:

@@ -29,7 +29,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "max_pool_offsets": (torch.zeros(2, 3, 3, 2, dtype=torch.int64), [6, 4], WINDOW),
     "max_pool_backward": (POOLED, BITS[:9], [2, 3, 6, 4], 2, WINDOW),
     "drop": (IMAGE, 1 << 15, KEY),
-    "fill_at_random": (torch.zeros((), dtype=torch.int64),),
+    "random_like": (torch.zeros((), dtype=torch.int64),),
     "elementwise": (X, KEY, as_text(Activation("tanh")), as_text(StochasticRounding(3))),
 }
 
@@ -41,8 +41,8 @@ def check(name: str, arguments: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_of_plain_tensors(name: str) -> None:
-    if name == "fill_at_random":  # its result is never the same twice
-        operator = torch.ops.rad.fill_at_random.default
+    if name == "random_like":  # its result is never the same twice
+        operator = torch.ops.rad.random_like.default
         torch.library.opcheck(operator, PLAIN[name], test_utils="test_faketensor")
     else:
         check(name, PLAIN[name])

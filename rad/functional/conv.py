@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torch.nn.grad
 from torch import Tensor
 
 from rad.functional.arguments import Sizes, check_real, each, product_dtype

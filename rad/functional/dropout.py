@@ -60,15 +60,13 @@ def _parts(x: Tensor, size: int, first: int = 0) -> Iterator[tuple[int, Tensor]]
 
 def random_key(device: torch.device) -> Tensor:
     """A key, one draw from torch's global generator: int64, ()."""
-    key = torch.empty((), dtype=torch.int64, device=device)
-    _fill_at_random(key)
-    return key
+    return _random_like(torch.empty((), dtype=torch.int64, device=device))
 
 
-@opaque(mutates=["key"])
-def _fill_at_random(key: Tensor) -> None:
-    """In place, since of calls that read the same and return a result a compiler keeps one."""
-    key.random_()
+@opaque(torch.Tag.nondeterministic_seeded)
+def _random_like(place: Tensor) -> Tensor:
+    """A draw that no compiler takes for another's, since none of theirs has the same `place`."""
+    return torch.empty_like(place).random_()
 
 
 def dropout(x: Tensor, p: float = 0.5, *, key: Tensor) -> Tensor:

@@ -14,13 +14,14 @@ from rad.sketches.identity import Identity
 def keep(sketch: Sketch, x: Tensor, key: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """`sketch.compress` of x in that dtype.
 
-    `Identity` keeps x itself where it can, a part of its graph: so a gradient that is read from
-    it can be differentiated.
+    `Identity` keeps x, or a copy of a part or of another type, within its graph: so a gradient that
+    is read from it can be differentiated.
     """
     if isinstance(sketch, Identity):
         if torch.compiler.is_compiling():
             return (x.detach().to(dtype),)
-        return (x,) if x.dtype == dtype and sketch.owns(x) else sketch.compress(x.to(dtype), key)
+        kept = x.to(dtype)
+        return (kept if x.dtype != dtype or sketch.owns(kept) else kept.clone(),)
     with without_autocast(x):
         x = x.detach().to(dtype)
         if torch.compiler.is_compiling():

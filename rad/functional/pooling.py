@@ -198,7 +198,7 @@ def _max_pool_backward(
     outputs = grad_output.shape[-axes]
     for piece in _pieces(rows):
         grad = rows[piece.start : piece.stop]
-        each = rows[0].numel() * bits // packed.element_size()
+        each = rows.shape[1:].numel() * bits // packed.element_size()
         part = packed[piece.start * each // 8 : -(-piece.stop * each // 8)]
         places = _places(_unpacked(part, bits, grad.shape), piece, outputs, space, window)
         flat.scatter_add_(0, places.flatten(), grad.flatten())

@@ -35,15 +35,17 @@ class Holding:
 class _Box:
     """A saved tensor in a box that dies with the graph node holding it.
 
-    Detached: an operator's own output leads back to its node, which holds the box, in a circle
-    that no garbage collector sees. Autograd joins what is unpacked to its graph again.
+    Detached, where it is of a graph: an operator's own output leads back to its node, which holds
+    the box, in a circle that no garbage collector sees. Autograd joins what is unpacked to its
+    graph again.
     """
 
     __slots__ = ("__weakref__", "is_parameter", "place", "tensor")
 
     def __init__(self, tensor: Tensor, place: Any) -> None:
         self.is_parameter = _is_parameter(tensor)
-        self.tensor, self.place = tensor.detach(), place
+        self.tensor = tensor if tensor.grad_fn is None else tensor.detach()
+        self.place = place
 
 
 def holdings(forward: Callable[[], Any], where: Callable[[], Any]) -> tuple[Holding, ...]:

@@ -18,18 +18,26 @@ class _Entry:
     tensor: weakref.ref[Tensor]
     version: int
     manner: Hashable
-    kept: Kept
+    key: weakref.ref[Tensor]
+    parts: list[weakref.ref[Tensor]]
     readers: set[int] = field(default_factory=set)
+
+    def living(self) -> Kept | None:
+        """What was kept, while a graph keeps it."""
+        key, parts = self.key(), [part() for part in self.parts]
+        if key is None or any(part is None for part in parts):
+            return None
+        return key, tuple(part for part in parts if part is not None)
 
 
 class Shared:
     """What the layers of one model keep of the tensors that live.
 
-    A layer that reads a tensor of which another keeps a sketch already, taken in the same manner,
-    takes that sketch and its key: each weight's gradient is estimated without bias as before, only
-    that the errors of such layers are no longer independent. A layer takes a sketch once: when it
-    reads the tensor again, in another forward pass, it draws afresh. Entries die with the tensor.
-    Copies of a model share nothing with it.
+    A layer that reads a tensor of which another keeps a sketch, taken in the same manner, takes
+    that sketch and its key: each weight's gradient is estimated without bias as before, only that
+    the errors of such layers are no longer independent. A layer takes a sketch once: when it reads
+    the tensor again, in another forward pass, it draws afresh. Nothing is held here: a sketch lives
+    as long as the graph that keeps it. Copies of a model share nothing with it.
     """
 
     def __init__(self) -> None:
@@ -43,17 +51,32 @@ class Shared:
 
     def keep(self, x: Tensor, reader: object, manner: Hashable, draw: Callable[[], Kept]) -> Kept:
         """What `reader` keeps of x, and the key: another reader's, or what `draw()` gives."""
-        place, entry = id(x), self._entries.get(id(x))
-        fits = (
+        if x.is_inference():
+            return draw()
+        entry = self._entries.get(id(x))
+        if (
             entry is not None
             and entry.tensor() is x
             and entry.version == x._version
             and entry.manner == manner
             and id(reader) not in entry.readers
-        )
-        if not fits:
-            gone = weakref.ref(x, lambda _: self._entries.pop(place, None))
-            entry = self._entries[place] = _Entry(gone, x._version, manner, draw())
-        assert entry is not None
-        entry.readers.add(id(reader))
-        return entry.kept
+            and (kept := entry.living()) is not None
+        ):
+            entry.readers.add(id(reader))
+            return kept
+        key, parts = draw()
+        refs = [weakref.ref(part) for part in parts]
+        own = _Entry(self._forgotten_with(x), x._version, manner, weakref.ref(key), refs)
+        own.readers.add(id(reader))
+        self._entries[id(x)] = own
+        return key, parts
+
+    def _forgotten_with(self, x: Tensor) -> weakref.ref[Tensor]:
+        """A reference to x that takes its entry away when x dies."""
+        me, place = weakref.ref(self), id(x)
+
+        def forget(_: weakref.ref[Tensor]) -> None:
+            if (shared := me()) is not None:
+                shared._entries.pop(place, None)
+
+        return weakref.ref(x, forget)

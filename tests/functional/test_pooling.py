@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import rad
+from rad import functional
 from rad.memory import saved_bytes
 
 AVERAGE = [
@@ -90,3 +91,10 @@ def test_windows_beyond_16_bits(kind: type[nn.Module], kernel: int) -> None:
     assert torch.equal(got, want)
     assert ours.keeps == "32 bits per output"
     assert rad.memory.saved_bytes(lambda: ours(x)) == 2 * 4
+
+
+def test_an_empty_batch() -> None:
+    x = torch.randn(0, 3, 8, 8, requires_grad=True)
+    functional.max_pool(x, 2, 2).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape

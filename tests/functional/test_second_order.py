@@ -106,6 +106,18 @@ def test_of_a_weights_gradient_of_what_is_kept_exactly_it_is_torchs(case: Callab
     assert torch.autograd.gradgradcheck(lambda *args: sketched(*args, sketch=Identity()), inputs)
 
 
+def test_of_a_part_of_a_tensor_it_is_torchs() -> None:
+    whole, weight = leaf(6, 10), leaf(4, 5)
+    image, kernel = leaf(3, 4, 5, 5), leaf(2, 2, 3, 3)
+    exact = {"sketch": Identity(), "key": KEY}
+    assert torch.autograd.gradgradcheck(
+        lambda x, w: functional.linear(x[:, :5], w, **exact), [whole, weight]
+    )
+    assert torch.autograd.gradgradcheck(
+        lambda x, w: functional.conv(x[:, :2], w, **exact), [image, kernel]
+    )
+
+
 @every_case
 def test_a_constant_gradient_stays_a_constant(case: Callable) -> None:
     inputs, sketched, _ = case()

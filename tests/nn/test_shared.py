@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ def test_queries_keys_and_values_keep_their_input_once(sketch: Sketch) -> None:
 def test_convolutions_share_with_convolutions_only() -> None:
     x, sketch = torch.randn(2, 3, 8, 8), DifferentSample(0.5)
     model = rad.convert(Inception(), sketch)
-    model(x)
+    _ = model(x)
     assert [int(layer.calls) for layer in (model.narrow, model.wide, model.rows)] == [1, 0, 1]
 
 
@@ -90,7 +91,7 @@ def test_every_forward_pass_draws_afresh() -> None:
 
 def test_what_was_changed_in_between_is_read_again() -> None:
     model, x = rad.convert(Attention(), DifferentSample(0.5)), torch.ones(2, 6, 16)
-    model.query(x)
+    _kept = model.query(x)
     x.mul_(3)
     model.key(x).sum().backward()
     kept = weight_of(model.key, x)
@@ -100,21 +101,49 @@ def test_what_was_changed_in_between_is_read_again() -> None:
 def test_layers_with_sketches_of_their_own_keep_their_own() -> None:
     sketches = {"query": DifferentSample(0.5), "key": DifferentSample(0.25)}
     model = rad.convert(Attention(), sketches)
-    model(torch.randn(2, 6, 16))
+    _ = model(torch.randn(2, 6, 16))
     assert [int(layer.calls) for layer in (model.query, model.key, model.value)] == [1, 1, 0]
 
 
-def test_nothing_outlives_the_tensor_and_copies_share_nothing() -> None:
-    model, x = rad.convert(Attention(), DifferentSample(0.5)), torch.randn(2, 6, 16)
-    model(x)
-    shared = model.query.shared
-    assert len(shared._entries) == 1
-    del x
+def living_floats() -> int:
     gc.collect()
-    assert not shared._entries
+    return sum(o.numel() for o in gc.get_objects() if isinstance(o, Tensor) and not o.grad_fn)
+
+
+def test_nothing_outlives_the_graph() -> None:
+    model, x = rad.convert(nn.Linear(100, 3), DifferentSample(0.5)), torch.randn(60, 100)
+    model(x).sum().backward()
+    before = living_floats()
+    held = [torch.randn(60, 100) for _ in range(3)]
+    for batch in held:
+        model(batch).sum().backward()
+    assert living_floats() - before <= 3 * 60 * 100 + 100
+
+
+def test_memory_that_changes_unseen_is_read_again_in_the_next_pass() -> None:
+    numbers = np.ones((4, 16), np.float32)
+    model, x = rad.convert(Attention(), StochasticRounding(3)), torch.from_numpy(numbers)
+    model.query(x).sum().backward()
+    numbers[:] = 5
+    model.key(x).sum().backward()
+    assert torch.equal(weight_of(model.key, x), torch.full((16,), 20.0))
+
+
+def test_inference_tensors_are_kept_by_each() -> None:
+    with torch.inference_mode():
+        x = torch.randn(2, 6, 16)
+    model = rad.convert(Attention(), DifferentSample(0.5))
+    model(x).sum().backward()
+    assert [int(layer.calls) for layer in (model.query, model.key, model.value)] == [1, 1, 1]
+
+
+def test_copies_share_nothing() -> None:
+    model = rad.convert(Attention(), DifferentSample(0.5))
+    kept = model(torch.randn(2, 6, 16))
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert other.query.shared is other.value.shared is not shared
+        assert other.query.shared is other.value.shared is not model.query.shared
         assert other.query.shared is not None
+    assert kept.grad_fn is not None
 
 
 def test_dropout_without_chance_is_torchs() -> None:
