@@ -39,6 +39,7 @@ longer than they save memory."""
 
 
 Mask = tuple[bool, bool, bool]
+Gradients = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,10 @@ class _SketchedConvolution(torch.autograd.Function):
         arguments = (ctx.sketch, grad_output, tuple(kept), weight, ctx.input_shape)
         rest = (ctx.geometry, key, needs)
         if torch.compiler.is_compiling():
-            grads = _gradients_as_operator(*arguments, *rest)
+            numbers = (list(ctx.input_shape), key, list(needs))
+            texts = (as_text(ctx.geometry), as_text(ctx.sketch))
+            found = iter(_conv_gradients(grad_output, kept, weight, *numbers, *texts))
+            grads: Gradients = tuple([next(found) if need else None for need in needs])
         elif will_be_differentiated():
             grads = _differentiable_gradients(*arguments, *rest)
         else:
@@ -230,9 +234,6 @@ def geometry_of(
     return Geometry(strides, tuple(left for left, _ in sides), dilations, groups)
 
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-
-
 def _differentiable_gradients(
     sketch: Sketch,
     grad_output: Tensor,
@@ -261,24 +262,6 @@ def _differentiable_gradients(
     assert grad_weight is not None
     if grad_output.requires_grad or needs_input:
         grad_weight = refuse(grad_weight, OF_WEIGHT)
-    return grad_input, grad_weight, grad_bias
-
-
-def _gradients_as_operator(
-    sketch: Sketch,
-    grad_output: Tensor,
-    kept: tuple[Tensor, ...],
-    weight: Tensor,
-    shape: torch.Size,
-    geometry: Geometry,
-    key: Tensor,
-    needs: Mask,
-) -> Gradients:
-    """`_gradients` in a program that is compiled."""
-    texts = (as_text(geometry), as_text(sketch))
-    found = _conv_gradients(grad_output, list(kept), weight, list(shape), key, list(needs), *texts)
-    grads = iter(found)
-    grad_input, grad_weight, grad_bias = [next(grads) if need else None for need in needs]
     return grad_input, grad_weight, grad_bias
 
 
