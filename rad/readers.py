@@ -50,8 +50,8 @@ def read_graph(model: nn.Module) -> Readers:
         if kind_of(probe) in LAYERS or kind_of(probe) in RAD_LAYERS:
             return Readers({}, set())
         with torch.random.fork_rng():
-            nodes = list(Tracer().trace(probe).nodes)  # with parts in modes of their own
-            nodes += [n for mode in (True, False) for n in Tracer().trace(probe.train(mode)).nodes]
+            nodes = _traced(Tracer(), probe)  # with parts in modes of their own
+            nodes += [n for mode in (True, False) for n in _traced(Tracer(), probe.train(mode))]
     except Exception:  # whatever forward may raise on proxies
         return Readers({}, set())
     modules = dict(probe.named_modules(remove_duplicate=False))
@@ -73,6 +73,13 @@ def read_graph(model: nn.Module) -> Readers:
     )
 
 
+def _traced(tracer: fx.Tracer, probe: nn.Module) -> list[fx.Node]:
+    """The nodes of the probe's graph. The tracer, in a circle with its proxies, lets go of it."""
+    nodes = list(tracer.trace(probe).nodes)
+    tracer.root = nn.Module()
+    return nodes
+
+
 class _CallTracer(Tracer):
     """Looks into no layer, nor into a user's subclass of one."""
 
@@ -91,7 +98,7 @@ def functional_calls(model: nn.Module) -> dict[tuple[str, str], int] | None:
         if _CallTracer().is_leaf_module(probe, ""):
             return {}
         with torch.random.fork_rng():
-            nodes = _CallTracer().trace(probe).nodes
+            nodes = _traced(_CallTracer(), probe)
     except Exception:  # whatever forward may raise on proxies
         return None
     calls = [n for n in nodes if n.op in ("call_function", "call_method")]

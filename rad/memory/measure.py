@@ -86,7 +86,8 @@ def _peak_cpu_bytes(step: Callable[[], Any]) -> int:
         for event in events
         if event["name"] == "[memory]" and event["args"]["Device Type"] == 0
     ]
-    del run, events
+    vars(run).clear()  # it refers to itself, with all that it recorded
+    del events
     _return_free_memory()
     peak = held = 0
     for _, change in sorted(changes, key=lambda entry: entry[0]):

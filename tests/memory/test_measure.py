@@ -219,3 +219,14 @@ def test_parameters_are_known_through_views_and_subclasses() -> None:
     assert saved_bytes(lambda: torch.vmap(lambda row: (row @ weight).tanh())(x)) == (
         x.nbytes + 6 * 3 * 4
     )
+
+
+def test_a_peak_leaves_no_profiler_behind() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        peak_bytes(lambda: torch.randn(100).sum())
+        left = [o for o in gc.get_objects() if type(o) is torch.profiler.profile]
+    finally:
+        gc.enable()
+    assert not left
