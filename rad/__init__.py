@@ -1,10 +1,11 @@
 """Randomized automatic differentiation: unbiased gradients from sketched activations."""
 
 from rad import memory
-from rad.auditing import Audit, audit
-from rad.convert import convert
-from rad.plan import Plan
-from rad.reporting import report
+from rad.conversion.audit import Audit, audit
+from rad.conversion.modules import convert
+from rad.conversion.report import report
+from rad.planning.plan import Plan
+from rad.planning.variants import fit
 from rad.sketches import (
     DifferentProject,
     DifferentSample,
@@ -18,7 +19,6 @@ from rad.sketches import (
     Sketch,
     StochasticRounding,
 )
-from rad.variants import fit
 
 __all__ = [
     "Audit",

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import rad
-from rad import variants
 from rad.errors import UsageError
 from rad.models.irnn import IRNN
+from rad.planning import variants
 from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch
 
 SKETCHES: dict[str, Callable[[float], Sketch]] = {
@@ -37,7 +37,7 @@ COMPARED = (
 """What is compared unless something else is asked for."""
 
 FITTED = ("stochastic_rounding", "dithered_rounding", "sampled_rounding", "auto")
-"""Variants of `rad.variants` in the bytes of samples."""
+"""Variants of `rad.planning.variants` in the bytes of samples."""
 
 PROGRAMS = (*COMPARED, *FITTED[1:], "accumulation", "compiled")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
@@ -121,7 +121,7 @@ def programs(
     """Those of PROGRAMS that are asked for, on random images of that or the usual shape.
 
     - `torch`, and the same network on the layers that sketch, `lean_exact` among them;
-    - `reduced_batch` and those of FITTED: `rad.variants` at the budget `keep`;
+    - `reduced_batch` and those of FITTED: `rad.planning.variants` at the budget `keep`;
     - `checkpointing`: about the square root of its depth segments, recomputed for backward;
     - `dense_reference`: keeps a sketch, rebuilds the dense input, calls torch (float32 only);
     - `accumulation`: the full batch in parts of the reduced batch's size;

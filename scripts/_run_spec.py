@@ -13,11 +13,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rad.data import check_options
 from rad.errors import UsageError
+from rad.planning.probe import KINDS
+from rad.planning.variants import ALLOCATIONS
 from rad.results import run_path
 from rad.training import Settings
 from rad.training.loggers import MODES
-from rad.trial import KINDS
-from rad.variants import ALLOCATIONS
 
 RUNTIME = (
     "device",

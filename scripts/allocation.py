@@ -23,12 +23,12 @@ from torch import Tensor, nn
 import rad
 from rad import data, models
 from rad.data import Dataset
+from rad.draws.reference import integers
 from rad.errors import UsageError
+from rad.planning.variants import ALLOCATIONS, fit
 from rad.plotting import allocation_figure, save
 from rad.results import provenance, write_atomic
 from rad.sketches import fold_in, make_key
-from rad.sketches.random import integers
-from rad.variants import ALLOCATIONS, fit
 
 BATCH = 150
 DATASETS = {"feedforward": ("mnist", 1.350e-3), "convnet": ("cifar10", 1.240e-3)}

@@ -23,7 +23,7 @@ from _programs import programs
 from _tables import write
 from omegaconf import DictConfig
 
-from rad.benchmarking import alternate, captured, ratio_of_medians
+from rad.benchmarks.timing import alternate, captured, ratio_of_medians
 from rad.errors import UsageError
 from rad.memory import peak_bytes, saved_bytes
 from rad.pde import ReactionDiffusion

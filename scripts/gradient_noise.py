@@ -26,11 +26,11 @@ from rad import data, models
 from rad.data import Dataset
 from rad.errors import UsageError
 from rad.gradient_noise import Sampling, full_gradient, measure, weight_layers
-from rad.gradient_noise.figure import noise_figure
+from rad.planning.variants import SKETCHING, Built, build
 from rad.plotting import save
+from rad.plotting.gradient_noise import noise_figure
 from rad.results import RunFolder, provenance, write_atomic
 from rad.training import NullLogger, train
-from rad.variants import SKETCHING, Built, build
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:

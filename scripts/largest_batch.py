@@ -24,7 +24,7 @@ from _programs import PROGRAMS, Program, programs, random_batch
 from _tables import write
 from omegaconf import DictConfig
 
-from rad.benchmarking import alternate
+from rad.benchmarks.timing import alternate
 from rad.errors import UsageError
 from rad.memory import peak_bytes
 from rad.memory.budget import largest_multiple, parse_budget

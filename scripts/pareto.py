@@ -23,10 +23,10 @@ from _pde_programs import PdeProgram, adjoints_by_variant, pde_programs
 from _programs import PROGRAMS, Program, programs
 from omegaconf import DictConfig
 
-from rad.benchmarking import alternate, ratio_of_medians
+from rad.benchmarks.pareto import losses, mean_curve, on_front
+from rad.benchmarks.timing import alternate, ratio_of_medians
 from rad.errors import UsageError
 from rad.memory import peak_bytes, saved_bytes
-from rad.pareto import losses, mean_curve, on_front
 from rad.pde import ReactionDiffusion
 from rad.plotting import EXACT, pareto_figure, save, select_overrides
 from rad.results import metrics, provenance, summaries, write_atomic

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from rad.errors import UsageError
 from rad.graph.figures import figure1, figure2
-from rad.graph.measuring import COLUMNS, Place, rows_at
+from rad.graph.relative_variance import COLUMNS, Place, rows_at
 from rad.plotting import save
 from rad.results import provenance, write_atomic
 from rad.sketches import fold_in, make_key

@@ -22,7 +22,7 @@ from _pde_spec import problem_of
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from rad.benchmarking import alternate, ratio_of_medians
+from rad.benchmarks.timing import alternate, ratio_of_medians
 from rad.errors import UsageError
 from rad.memory import peak_bytes, saved_bytes
 from rad.pde import Adjoint, Checkpointing, ReactionDiffusion, control_loss

@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
 from rad.pde import ReactionDiffusion
-from rad.pde.plotting import filmstrip, loss_figure, samples_figure, variance_figure
-from rad.pde.states import sampled_points
+from rad.pde.cpu.sketches import sampled_points
+from rad.pde.cpu.trajectory import trajectory
 from rad.pde.training import initial_theta
-from rad.pde.trajectory import trajectory
 from rad.plotting import save
+from rad.plotting.pde import filmstrip, loss_figure, samples_figure, variance_figure
 from rad.results import RunFolder, metrics, summaries
 from rad.sketches import DifferentSample, make_key
 

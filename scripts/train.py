@@ -20,9 +20,9 @@ from rad import data, models
 from rad.data import Dataset
 from rad.errors import Diverged
 from rad.memory.paper import paper_bytes
+from rad.planning.variants import Built, Plan, build
 from rad.results import RunFolder, difference, provenance
 from rad.training import Strides, TrainResult, WandbLogger, side_by_side, strides
-from rad.variants import Built, Plan, build
 
 PAPER_SETTINGS = (("feedforward", "mnist"), ("convnet", "cifar10"), ("irnn", "sequential_mnist"))
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import rad
+from rad.backends.operators import as_text, from_text
 from rad.models import convnet as paper_convnet
 from rad.nn import ReLUAvgPool2d
-from rad.operators import as_text, from_text
 from rad.sketches import DifferentSample, Identity, Project, Sketch, StochasticRounding
 
 STEPS = 5

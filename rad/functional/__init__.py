@@ -1,7 +1,7 @@
 """Operators with an exact forward pass and a backward pass from what was kept."""
 
 from rad.functional.conv import conv, keep_for_conv
-from rad.functional.conv_variance import conv_noise_weights, conv_weight_grad_variance
+from rad.functional.conv_noise import conv_noise_weights, conv_weight_grad_variance
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
 from rad.functional.linear import (

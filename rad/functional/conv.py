@@ -22,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rad.backends.operators import as_text, from_text, opaque
+from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import Sizes, check_real, each, product_dtype
 from rad.functional.keeping import keep
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
-from rad.operators import as_text, from_text, opaque
-from rad.sketches.base import Sketch, accumulation_dtype
+from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 from rad.sketches.sampling import SameSample
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rad.operators import opaque
-from rad.sketches.random import lanes
+from rad.backends.operators import opaque
+from rad.draws.reference import lanes
 
 _LEVELS = 1 << 16
 

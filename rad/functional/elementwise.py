@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rad.backends.operators import as_text, from_text, opaque
+from rad.draws.casting import READ, cast
+from rad.dtypes import accumulation_dtype
 from rad.functional.activation import Activation
 from rad.functional.arguments import check_real, without_autocast
 from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_ACTIVATION, refused
-from rad.operators import as_text, from_text, opaque
-from rad.sketches.base import Sketch, accumulation_dtype, rows_of
-from rad.sketches.casting import READ, cast
+from rad.sketches.base import Sketch, rows_of
 from rad.sketches.identity import Identity
 from rad.sketches.rounding import Rounding
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rad.backends.operators import as_text, from_text, opaque
 from rad.functional.arguments import without_autocast
-from rad.operators import as_text, from_text, opaque
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rad.backends.operators import as_text, from_text, opaque
+from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import check_real, product_dtype
 from rad.functional.keeping import keep
 from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
-from rad.operators import as_text, from_text, opaque
-from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
+from rad.sketches.base import Sketch, squared_norm
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
 from rad.sketches.projection import DifferentProject, Project

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rad.backends.operators import opaque
 from rad.functional.arguments import Sizes, each
-from rad.operators import opaque
-from rad.sketches.bits import pack_integers, packed_width, unpack_integers
+from rad.packing.bits import pack_integers, packed_width, unpack_integers
 
 PIECE = 1 << 14
 """Offsets that are calculated at a time: a handful of integers for each stay in a core's cache."""

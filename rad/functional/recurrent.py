@@ -24,16 +24,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rad.draws.reference import fold_in
+from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import product_dtype
 from rad.functional.linear import variance_in_range
 from rad.functional.recurrent_fused import FusedRNN, can_fuse
 from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_RNN, refused
 from rad.functional.steps import compress_steps, step_keys, weight_grad_steps
-from rad.sketches.base import Sketch, accumulation_dtype
-from rad.sketches.bits import pack, packed_bytes, unpack
+from rad.packing.bits import pack, packed_bytes, unpack
+from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
-from rad.sketches.random import fold_in
 
 Nonlinearity = Literal["relu", "tanh"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rad import kernels
+from rad import backends
 from rad.functional.second_order import OF_RNN, refused
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
@@ -23,15 +23,15 @@ def can_fuse(x: Tensor, hidden: int, nonlinearity: str, sketch: Sketch, dtype: t
     There is for ReLU, one input feature, at most 128 units, float32 and bfloat16, and for every
     sketch of the paper drawn with replacement, where kernels run at all.
     """
-    if not (kernels.use_kernels(x) and nonlinearity == "relu"):
+    if not (backends.use_kernels(x) and nonlinearity == "relu"):
         return False
     return _fits(x.shape[2], hidden, sketch, dtype)
 
 
 def _fits(features: int, hidden: int, sketch: Sketch, dtype: torch.dtype) -> bool:
-    from rad.kernels import draws, recurrent
+    from rad.kernels import recurrent
 
-    known = isinstance(sketch, Identity) or draws.selection(sketch, hidden) is not None
+    known = isinstance(sketch, Identity) or sketch.selectors(hidden) is not None
     fits = features == 1 and hidden <= recurrent.MAX_HIDDEN
     return known and fits and dtype in (torch.float32, torch.bfloat16)
 
@@ -56,7 +56,7 @@ class FusedRNN(torch.autograd.Function):
         return_sequence: bool,
         dtype: torch.dtype,
     ) -> tuple[Tensor | None, Tensor]:
-        from rad.kernels import draws, recurrent
+        from rad.kernels import recurrent
 
         needs_x, _, needs_ih, needs_hh, _, _ = needs = ctx.needs_input_grad[:6]
         exact = isinstance(sketch, Identity)
@@ -64,7 +64,7 @@ class FusedRNN(torch.autograd.Function):
         leaves = (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
         ctx.leaf_dtypes = [None if leaf is None else leaf.dtype for leaf in leaves]
         ctx.steps, ctx.dtype = len(x), dtype
-        ctx.selected = draws.selection(sketch, len(weight_hh)) if needs_hh else None
+        ctx.selected = sketch.selectors(len(weight_hh)) if needs_hh else None
         ctx.set_materialize_grads(False)
 
         x, h0 = x.to(dtype), h0.to(dtype)

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rad import kernels
+from rad import backends
+from rad.backends.operators import opaque
 from rad.functional.in_place import check_overwritable
 from rad.functional.second_order import will_be_differentiated
-from rad.operators import opaque
-from rad.sketches.bits import pack, unpack
+from rad.packing.bits import pack, unpack
 
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
@@ -41,7 +41,7 @@ class _PackedReLU(torch.autograd.Function):
 
 @opaque()
 def _relu_backward(packed: Tensor, grad_output: Tensor) -> Tensor:
-    if kernels.use_kernels(grad_output):
+    if backends.use_kernels(grad_output):
         from rad.kernels.relu import relu_backward
 
         return relu_backward(packed, grad_output)
@@ -57,7 +57,7 @@ def _active_bits(output: Tensor) -> Tensor:
 
 
 def _relu_and_bits(x: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
-    if kernels.use_kernels(x) and x.is_contiguous():
+    if backends.use_kernels(x) and x.is_contiguous():
         from rad.kernels import relu
 
         return relu.relu(x, inplace)

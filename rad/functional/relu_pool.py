@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rad import kernels
+from rad import backends
+from rad.backends.operators import opaque
+from rad.dtypes import accumulation_dtype
 from rad.functional.second_order import will_be_differentiated
-from rad.operators import opaque
-from rad.sketches.base import accumulation_dtype
-from rad.sketches.bits import pack_integers, unpack
+from rad.packing.bits import pack_integers, unpack
 
 BITS = 4
 """Of one output."""
@@ -42,7 +42,7 @@ class _ReLUAvgPool2d(torch.autograd.Function):
 
 @opaque()
 def _relu_avg_pool2d_backward(packed: Tensor, grad_output: Tensor, shape: list[int]) -> Tensor:
-    if kernels.use_kernels(grad_output):
+    if backends.use_kernels(grad_output):
         from rad.kernels.relu import relu_avg_pool2d_backward
 
         grad_input = grad_output.new_zeros(shape)
@@ -63,7 +63,7 @@ def _spread(packed: Tensor, grad_output: Tensor, shape: list[int]) -> Tensor:
 
 @opaque()
 def _pooled_and_bits(x: Tensor) -> tuple[Tensor, Tensor]:
-    if kernels.use_kernels(x) and x.is_contiguous():
+    if backends.use_kernels(x) and x.is_contiguous():
         from rad.kernels import relu
 
         return relu.relu_avg_pool2d(x)

@@ -13,12 +13,13 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
+from rad.draws.casting import KEPT, cast_at_random
+from rad.draws.reference import ROW, fold_in, signed
+from rad.dtypes import accumulation_dtype
 from rad.functional.linear import weight_grad
-from rad.sketches.base import Sketch, accumulation_dtype
-from rad.sketches.casting import KEPT, cast_at_random
+from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 from rad.sketches.projection import DifferentProject, Project
-from rad.sketches.random import ROW, fold_in, signed
 from rad.sketches.rounding import Rounding
 from rad.sketches.sampled_rounding import SampledRounding
 from rad.sketches.sampling import DifferentSample, SameSample

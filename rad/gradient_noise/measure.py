@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from rad.data import Dataset
+from rad.draws.reference import integers
 from rad.errors import UsageError
 from rad.functional.scaling import normalised
 from rad.gradient_noise.full import FullGradient
 from rad.gradient_noise.layers import Trace, loss_and_gradient, trace, weight_gradients
 from rad.nn import Sketching
+from rad.planning.variants import Built
 from rad.sketches import (
     DifferentProject,
     DifferentSample,
@@ -29,8 +31,6 @@ from rad.sketches import (
     make_key,
 )
 from rad.sketches.base import ReducingSketch
-from rad.sketches.random import integers
-from rad.variants import Built
 
 ALL = "all weights"
 PARTS = ("minibatch", "sketch", "total")
@@ -79,12 +79,12 @@ def measure(
 ) -> pd.DataFrame:
     """One row for each estimator and weight, and one for all weights together.
 
-    `model` is plain; `estimators` are its conversions by `rad.variants.build`, `full` its full
-    gradient G. For the exact gradient g of a minibatch and an estimate g_hat of it, `minibatch`
-    is the mean of |g - G|^2, `sketch` of |g_hat - g|^2 and `total` of |g_hat - G|^2, each measured
-    by itself; `<part>_error` is its standard error over minibatches (0 where nothing is random)
-    and `<part>_predicted` its closed form, for the sketch given the minibatches. Estimators of
-    equal batch size see the same minibatches.
+    `model` is plain; `estimators` are its conversions by `rad.planning.variants.build`, `full`
+    its full gradient G. For the exact gradient g of a minibatch and an estimate g_hat of it,
+    `minibatch` is the mean of |g - G|^2, `sketch` of |g_hat - g|^2 and `total` of |g_hat - G|^2,
+    each measured by itself; `<part>_error` is its standard error over minibatches (0 where nothing
+    is random) and `<part>_predicted` its closed form, for the sketch given the minibatches.
+    Estimators of equal batch size see the same minibatches.
     """
     rows: list[dict[str, Any]] = []
     for size in sorted({estimator.batch_size for estimator in estimators}):

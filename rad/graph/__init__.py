@@ -28,9 +28,9 @@ from rad.graph.injection import (
 )
 from rad.graph.linearized import Edge, LinearizedGraph
 from rad.graph.minibatch import empirical_risk, sample_points
+from rad.graph.path_sampling import outcomes, sample
 from rad.graph.primal import PrimalGraph
 from rad.graph.samplers import Proportional, Sampler, Uniform, uniforms
-from rad.graph.sampling import outcomes, sample
 from rad.graph.tracing import cos, exp, log, mean, relu, sigmoid, sin, sqrt, tanh, trace
 from rad.graph.variance import covariance, variance
 

@@ -100,8 +100,9 @@ def _show_paths(panels: list[Axes], graph: LinearizedGraph) -> None:
 def figure2(table: pd.DataFrame) -> Figure:
     """Relative variance against depth; a panel for each kind of graph, one scale for all.
 
-    `table` has the columns of `rad.graph.measuring`. Lines are the theory for orthogonal layers,
-    empty markers exact variances, full ones Monte Carlo with two standard errors either way.
+    `table` has the columns of `rad.graph.relative_variance`. Lines are the theory for orthogonal
+    layers, empty markers exact variances, full ones Monte Carlo with two standard errors either
+    way.
     """
     settings = list(dict.fromkeys(zip(table["width"], table["kept"], strict=True)))
     with mpl.rc_context(RC):

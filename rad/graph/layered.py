@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rad.draws.reference import fold_in, signs
 from rad.errors import UsageError
 from rad.graph.linearized import Edge, LinearizedGraph
-from rad.sketches.random import fold_in, signs
 
 
 def interleaved(width: int, depth: int, key: Tensor) -> LinearizedGraph:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from rad.errors import UsageError
 from rad.graph.linearized import LinearizedGraph
+from rad.graph.path_sampling import sample
 from rad.graph.primal import PrimalGraph
 from rad.graph.samplers import Sampler
-from rad.graph.sampling import sample
 from rad.graph.tracing import Scalar, mean, trace
 
 

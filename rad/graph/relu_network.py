@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rad.draws.reference import fold_in, lanes
 from rad.functional import linear
 from rad.graph.injection import VectorEdge, VectorGraph
 from rad.sketches import Sketch
-from rad.sketches.random import fold_in, lanes
 
 
 @dataclass(frozen=True)

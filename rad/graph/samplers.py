@@ -40,8 +40,8 @@ from itertools import accumulate, combinations, combinations_with_replacement
 import torch
 from torch import Tensor
 
+from rad.draws.reference import distinct_integers, integers, words
 from rad.errors import UsageError
-from rad.sketches.random import distinct_integers, integers, words
 
 Weights = dict[int, float]
 """The edges kept of a vertex: place among its outgoing edges -> weight for the derivative."""

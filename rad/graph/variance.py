@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rad.graph.exact import adjoints
 from rad.graph.linearized import LinearizedGraph
-from rad.graph.sampling import Samplers, sampler_at
+from rad.graph.path_sampling import Samplers, sampler_at
 
 
 def variance(graph: LinearizedGraph, sampler: Samplers) -> Tensor:

@@ -20,7 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rad.kernels.draws import KEPT, Selection, fold_in, selector, short
+from rad.draws.kernels import KEPT, fold_in, selector, short
+from rad.draws.selectors import Selectors
 
 ROWS = 16
 MAX_HIDDEN = 128
@@ -163,7 +164,7 @@ def forward(
     weight_hh: Tensor,
     bias: Tensor,
     key: Tensor,
-    selected: Selection | None,
+    selected: Selectors | None,
     bits: bool,
     sequence: bool,
 ) -> tuple[Kept, Tensor]:
@@ -205,7 +206,7 @@ def backward(
     weight_hh: Tensor,
     key: Tensor,
     kept: Kept,
-    selected: Selection | None,
+    selected: Selectors | None,
     grad_output: Tensor | None,
     grad_last: Tensor,
     steps: int,
@@ -235,7 +236,7 @@ def backward(
     return Gradients(grad_x, grad_h0, sum_ih[:, None], sum_hh, sum_b)
 
 
-def _sizes(hidden: int, selected: Selection | None) -> dict[str, int | bool]:
+def _sizes(hidden: int, selected: Selectors | None) -> dict[str, int | bool]:
     """The kernels' compile-time arguments."""
     return {
         "hidden": hidden,

@@ -1,12 +1,12 @@
 # mypy: disallow-untyped-defs=False
-"""ReLU and its bits in one pass over memory, in the format of `rad.sketches.bits.pack`.
+"""ReLU and its bits in one pass over memory, in the format of `rad.packing.bits.pack`.
 
 Forward reads x and writes max(x, 0) and the bits; backward reads the gradient and the bits and
 writes the gradient. The operators they stand for are those of `rad.functional.relu`. A tile is
 (octets, 8): bit j of an octet is its j-th number.
 
 With the 2 x 2 average pooling that follows it, ReLU is the operator of `rad.functional.relu_pool`:
-four bits an output, in the format of `rad.sketches.bits.pack_integers`, two outputs a byte. A tile
+four bits an output, in the format of `rad.packing.bits.pack_integers`, two outputs a byte. A tile
 is (bytes, 2 outputs, 4 inputs); the first input is the window's upper left one, row by row.
 """
 
@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rad.kernels.draws import wide_type
-from rad.sketches.bits import packed_bytes
+from rad.draws.kernels import wide_type
+from rad.packing.bits import packed_bytes
 
 OCTETS = 256
 

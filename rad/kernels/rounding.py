@@ -17,9 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rad.kernels.draws import wide_type, word
-from rad.sketches.codes import PLANES
-from rad.sketches.grid import PART_MASK, near, scale_dtype
+from rad.draws.kernels import wide_type, word
+from rad.dtypes import scale_dtype
+from rad.packing.codes import PLANES
+from rad.sketches.grid import PART_MASK, near
 
 if TYPE_CHECKING:
     from rad.sketches.rounding import Rounding

@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rad.kernels.draws import integer
+from rad.draws.kernels import integer
 from rad.kernels.rounding import read
 from rad.sketches.rounding import Rounding
 

@@ -9,9 +9,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, distributed, nn
 
+from rad.backends.operators import opaque
 from rad.functional.arguments import product_dtype
 from rad.nn.shared import Kept, Shared
-from rad.operators import opaque
 from rad.sketches import Identity, Sketch, fold_in, make_key
 
 Keep = Callable[[Tensor, Tensor, Sketch, Tensor], tuple[Tensor, ...]]

@@ -18,8 +18,8 @@ from rad.nn.elementwise import _Elementwise
 from rad.nn.linear import Linear
 from rad.nn.pooling import ReLUAvgPool2d, _MaxPool, _ShapeOnly
 from rad.nn.recurrent import RNN
+from rad.packing.bits import packed_bytes
 from rad.sketches import Identity
-from rad.sketches.bits import packed_bytes
 from rad.sketches.rounding import Rounding
 
 KEY_BYTES = 8

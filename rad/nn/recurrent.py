@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from rad.backends.operators import uncompiled
 from rad.functional.linear import linear_noise_weights, linear_weight_grad_variance
 from rad.functional.recurrent import Nonlinearity, rnn
 from rad.nn.base import Sketching
-from rad.operators import uncompiled
 from rad.sketches import Identity, Sketch, fold_in
 
 

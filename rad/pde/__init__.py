@@ -1,10 +1,10 @@
 """Reaction-diffusion control with a sketched adjoint (paper, section 5)."""
 
-from rad.pde.checkpointing import Adjoint, Checkpointing
 from rad.pde.control import control_loss
+from rad.pde.cpu.checkpointing import Adjoint, Checkpointing
+from rad.pde.fourier import Fourier
 from rad.pde.problem import ReactionDiffusion
 from rad.pde.residual import Residual
-from rad.pde.series import Fourier
 
 __all__ = [
     "Adjoint",

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rad import kernels
+from rad import backends
 from rad.errors import UsageError
 from rad.functional.second_order import OF_SIMULATION, refused
-from rad.pde import host
-from rad.pde.checkpointing import Adjoint
+from rad.pde.cpu import engine as host
+from rad.pde.cpu.checkpointing import Adjoint
 from rad.pde.problem import ReactionDiffusion
 
 
@@ -49,9 +49,9 @@ def _engine(coefficients: Tensor) -> ModuleType:
     """What runs simulations on that device."""
     if coefficients.is_cpu:
         return host
-    if not kernels.use_kernels(coefficients):
+    if not backends.use_kernels(coefficients):
         raise UsageError("off the CPU, simulations need Triton and RAD_KERNELS not off: device=cpu")
-    from rad.pde import gpu
+    from rad.pde.cuda import engine as gpu
 
     return gpu
 

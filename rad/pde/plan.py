@@ -8,8 +8,9 @@ from typing import Any
 
 from rad.errors import UsageError
 from rad.memory.budget import Budget, largest_within, parse_budget
-from rad.pde.checkpointing import Adjoint, Checkpointing
-from rad.pde.chunks import chunks
+from rad.packing.codes import PLANES, code_bytes
+from rad.pde.cpu.checkpointing import Adjoint, Checkpointing
+from rad.pde.cpu.chunks import chunks
 from rad.pde.problem import ReactionDiffusion
 from rad.pde.residual import Residual
 from rad.sketches import (
@@ -19,7 +20,6 @@ from rad.sketches import (
     SampledRounding,
     StochasticRounding,
 )
-from rad.sketches.codes import PLANES, code_bytes
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "baseline": (),

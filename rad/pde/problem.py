@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rad.errors import UsageError
-from rad.pde.series import Fourier
+from rad.pde.fourier import Fourier
 
 DTYPES = (torch.float32, torch.float64)
 

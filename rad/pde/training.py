@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from rad.draws.reference import integers
 from rad.errors import UsageError
-from rad.pde.checkpointing import Adjoint
 from rad.pde.control import control_loss
+from rad.pde.cpu.checkpointing import Adjoint
+from rad.pde.fourier import Fourier
 from rad.pde.problem import ReactionDiffusion
-from rad.pde.series import Fourier
 from rad.results import RunFolder
 from rad.sketches import fold_in, make_key
-from rad.sketches.random import integers
 from rad.training import Logger, Settings, TrainResult, checkpoint
 from rad.training.progress_bar import ProgressBar
 

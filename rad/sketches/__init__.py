@@ -1,10 +1,10 @@
 """What is kept of a tensor, and how it is read back without bias."""
 
+from rad.draws.reference import fold_in, make_key
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
 from rad.sketches.projection import DifferentProject, Project
-from rad.sketches.random import fold_in, make_key
 from rad.sketches.rotation import RotatedRounding
 from rad.sketches.rounding import DitheredRounding, StochasticRounding
 from rad.sketches.sampled_rounding import SampledRounding

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rad.draws.selectors import Selectors
+from rad.dtypes import accumulation_dtype
+
 Shape = tuple[int, ...]
 
 
@@ -45,15 +48,14 @@ class Sketch(ABC):
     def variance(self, x: Tensor) -> Tensor:
         """E |x_hat - x|^2 over the keys, in closed form, summed over all of x: shape ()."""
 
+    def selectors(self, d: int) -> Selectors | None:
+        """How kernels read rows of d; None where this sketch is not made of selectors."""
+        return None
+
 
 def rows_of(shape: Shape) -> range:
     """The rows of a tensor of that shape: its leading axes flattened."""
     return range(torch.Size(shape[:-1]).numel())
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums over values of that dtype run: float32 at least."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def squared_norm(x: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rad.sketches.base import accumulation_dtype
-from rad.sketches.codes import reinterpret
-from rad.sketches.draws import in_loops, words
-from rad.sketches.random import SLOT, signed
+from rad.backends import in_loops
+from rad.draws.dispatch import words
+from rad.draws.reference import SLOT, signed
+from rad.dtypes import LOOP_DTYPES, accumulation_dtype, scale_dtype
+from rad.packing.codes import reinterpret
 
 LANE_BITS = 16
 
@@ -29,14 +30,6 @@ NEAR = 1 << 12
 """float32 positions below so many of the smallest parts of a step are rounded at random."""
 
 PART_MASK = (1 << 24) - 1
-
-LOOP_DTYPES = (torch.float32, torch.float64)
-"""What the compiled loops know."""
-
-
-def scale_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of `low` and `half` for values of that type: the same; float32 for float16."""
-    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def fit(x: Tensor, steps: int, *, skip_zeros: bool = False) -> Tensor:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, rows_of
-from rad.sketches.casting import KEPT, READ, cast
-from rad.sketches.draws import words
+from rad.draws.casting import KEPT, READ, cast
+from rad.draws.dispatch import words
+from rad.dtypes import accumulation_dtype
+from rad.sketches.base import ReducingSketch, Shape, rows_of
 
 UNIT = 1 << 32
 """Inclusion probabilities are multiples of 1 / UNIT."""

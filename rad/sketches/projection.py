@@ -8,15 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.sketches.base import (
-    ReducingSketch,
-    Shape,
-    accumulation_dtype,
-    kept_rows,
-    rows_of,
-)
-from rad.sketches.casting import KEPT, READ, cast
-from rad.sketches.draws import signs
+from rad.draws.casting import KEPT, READ, cast
+from rad.draws.dispatch import signs
+from rad.draws.selectors import Selectors
+from rad.dtypes import accumulation_dtype
+from rad.sketches.base import ReducingSketch, Shape, kept_rows, rows_of
 
 LARGEST = 1 << 19
 """Entries of a random matrix that is drawn whole; a larger one is drawn some rows at a time."""
@@ -39,6 +35,10 @@ class _Projection(ReducingSketch):
         k = self.kept(d)
         step = d if d * k <= LARGEST else max(1, BLOCK // k)
         return [range(start, min(start + step, d)) for start in range(0, d, step)]
+
+    def selectors(self, d: int) -> Selectors:
+        kept, scale = self.kept(d), self.kept(d) ** -0.5
+        return Selectors(kept, True, isinstance(self, DifferentProject), scale, scale)
 
     def _gather(self, x: Tensor, key: Tensor, first: int = 0) -> Tensor:
         """x R for x (..., d), of the accumulation dtype; R are rows first..first+d-1 of signs."""

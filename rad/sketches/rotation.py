@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.sketches.base import Shape, Sketch, accumulation_dtype, rows_of
-from rad.sketches.casting import READ, cast
-from rad.sketches.draws import signs
-from rad.sketches.random import make_key
+from rad.draws.casting import READ, cast
+from rad.draws.dispatch import signs
+from rad.draws.reference import make_key
+from rad.dtypes import accumulation_dtype
+from rad.sketches.base import Shape, Sketch, rows_of
 from rad.sketches.rounding import PIECE, DitheredRounding, Rounding, StochasticRounding
 
 SEED = 0x5249474E

@@ -16,23 +16,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rad import kernels
+from rad import backends
+from rad.backends import Keys, host_keys, in_loops
+from rad.draws.casting import READ, cast
+from rad.dtypes import LOOP_DTYPES, accumulation_dtype, scale_dtype
 from rad.errors import UsageError
-from rad.sketches.base import Shape, Sketch, accumulation_dtype
-from rad.sketches.casting import READ, cast
-from rad.sketches.codes import PLANES, code_bytes, pack_codes, unpack_codes
-from rad.sketches.draws import Keys, host_keys, in_loops
-from rad.sketches.grid import (
-    LOOP_DTYPES,
-    fit,
-    near,
-    part,
-    place,
-    positions,
-    scale_dtype,
-    squared_step,
-    uniform,
-)
+from rad.packing.codes import PLANES, code_bytes, pack_codes, unpack_codes
+from rad.sketches.base import Shape, Sketch
+from rad.sketches.grid import fit, near, part, place, positions, squared_step, uniform
 
 BLOCKS = (None, 256, 1024, 4096)
 """Blocks to choose among: rows first, then what costs less than short rows do."""
@@ -189,7 +180,7 @@ class Rounding(Sketch):
 
     def in_kernels(self, values: Tensor, key: Tensor) -> bool:
         """Whether kernels round those values, or read what was kept."""
-        return key.dim() == 0 and kernels.use_kernels(values, key)
+        return key.dim() == 0 and backends.use_kernels(values, key)
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         if self.in_kernels(x, key):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, rows_of, squared_norm
-from rad.sketches.casting import READ, cast
-from rad.sketches.codes import code_bytes, pack_codes, unpack_codes
-from rad.sketches.grid import scale_dtype
-from rad.sketches.random import fold_in
+from rad.draws.casting import READ, cast
+from rad.draws.reference import fold_in
+from rad.dtypes import accumulation_dtype, scale_dtype
+from rad.packing.codes import code_bytes, pack_codes, unpack_codes
+from rad.sketches.base import ReducingSketch, Shape, rows_of, squared_norm
 from rad.sketches.rounding import PIECE, DitheredRounding, Rounding, StochasticRounding
 from rad.sketches.sampling import DifferentSample
 

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad import kernels
-from rad.sketches.base import (
-    ReducingSketch,
-    Shape,
-    accumulation_dtype,
-    kept_rows,
-    rows_of,
-)
-from rad.sketches.casting import READ, cast
-from rad.sketches.draws import distinct_integers, integers
+from rad import backends
+from rad.draws.casting import READ, cast
+from rad.draws.dispatch import distinct_integers, integers
+from rad.draws.selectors import Selectors
+from rad.dtypes import accumulation_dtype
+from rad.sketches.base import ReducingSketch, Shape, kept_rows, rows_of
 
 MAX_SLOTS = 1024
 """The most of a row that kernels add up: to find repeated columns they compare all pairs."""
@@ -35,9 +31,15 @@ class _Sampling(ReducingSketch):
         draw = integers if self.replacement else distinct_integers
         return draw(key, rows, self.kept(d), d)
 
+    def selectors(self, d: int) -> Selectors | None:
+        if not self.replacement:
+            return None
+        kept = self.kept(d)
+        return Selectors(kept, False, isinstance(self, DifferentSample), 1.0, d / kept)
+
     def in_kernels(self, values: Tensor, key: Tensor) -> bool:
         """Whether kernels draw the columns of those values and read, or write, them at once."""
-        return self.replacement and kernels.use_kernels(values, key)
+        return self.replacement and backends.use_kernels(values, key)
 
     def spreads_in_kernels(self, kept: Tensor, key: Tensor) -> bool:
         """Whether kernels draw the columns of what was kept (..., k), and add it to them."""

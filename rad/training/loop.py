@@ -19,12 +19,13 @@ from torch.optim import Optimizer
 from rad.data import Dataset
 from rad.errors import Diverged
 from rad.results import RunFolder
-from rad.training import checkpoint, graphed
+from rad.training import checkpoint
+from rad.training import cuda_graphs as graphed
+from rad.training.batches import Sampler
 from rad.training.evaluate import evaluate
 from rad.training.loggers import Logger
 from rad.training.optimizers import make_optimizer, set_learning_rate
 from rad.training.progress_bar import ProgressBar
-from rad.training.sampling import Sampler
 from rad.training.settings import Settings
 from rad.training.state import Progress, Row
 

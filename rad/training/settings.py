@@ -18,7 +18,7 @@ class Settings:
     norm over all parameters. `bootstrap` trains on a sample of the training set, of its size and
     with replacement. `train_loss_every` is `evaluate_every` where None. `time_limit` is in
     seconds: the run then stops at a checkpoint, to be resumed. `cuda_graph` replays updates as a
-    CUDA graph (`rad.training.graphed`), to the same end.
+    CUDA graph (`rad.training.cuda_graphs`), to the same end.
 
     Raises:
         UsageError: a value that cannot be used.

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from rad.data import Dataset
+from rad.draws.reference import distinct_integers
 from rad.errors import UsageError
 from rad.sketches import fold_in, make_key
-from rad.sketches.random import distinct_integers
 
 # Sub-key of the held-out examples, far from those of layers.
 HELD_OUT = 1 << 33

@@ -12,9 +12,9 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from rad.draws.reference import words
 from rad.errors import UsageError
 from rad.sketches import fold_in, make_key
-from rad.sketches.random import words
 
 SAMPLERS = ("random", "tpe")
 PARAMETERS = ("learning_rate", "weight_decay")

@@ -3,11 +3,11 @@ import torch
 from torch import Tensor, nn
 
 import rad
+from rad.draws.reference import lanes
 from rad.functional import dropout
 from rad.functional.dropout import PIECE
 from rad.memory import saved_bytes
 from rad.sketches import make_key
-from rad.sketches.random import lanes
 
 
 def test_the_backward_mask_is_the_forward_one() -> None:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
 
 import rad
+from rad.draws.casting import READ, cast
+from rad.dtypes import accumulation_dtype
 from rad.functional import elementwise, elementwise_grad_variance
 from rad.functional.elementwise import times_derivative
 from rad.memory import saved_bytes
@@ -19,8 +21,6 @@ from rad.sketches import (
     fold_in,
     make_key,
 )
-from rad.sketches.base import accumulation_dtype
-from rad.sketches.casting import READ, cast
 
 LAYERS = [
     nn.GELU(),

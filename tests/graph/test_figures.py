@@ -9,7 +9,7 @@ from rad.errors import UsageError
 from rad.graph import LinearizedGraph
 from rad.graph.drawing import draw, layered_positions
 from rad.graph.figures import figure1, figure2
-from rad.graph.measuring import COLUMNS, Place, rows_at
+from rad.graph.relative_variance import COLUMNS, Place, rows_at
 from rad.sketches import make_key
 
 

@@ -12,7 +12,7 @@ import rad.graph as rg
 from rad.errors import UsageError
 from rad.functional import linear
 from rad.graph.injection import injection_noise
-from rad.graph.measuring import exact_every_jacobian, measure_every_jacobian
+from rad.graph.relative_variance import exact_every_jacobian, measure_every_jacobian
 from rad.graph.relu_network import ReluNetwork
 from rad.sketches import (
     DifferentProject,

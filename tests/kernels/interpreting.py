@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
-from rad import kernels
+from rad import backends
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -37,8 +37,8 @@ def kernels_on(on: bool) -> Iterator[None]:
     """Operators take the kernels, or torch's operators, whatever the device."""
 
     def use_kernels(*tensors: Tensor) -> bool:
-        return on and all(map(kernels.is_readable, tensors))
+        return on and all(map(backends.is_readable, tensors))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "use_kernels", use_kernels)
+        patch.setattr(backends, "use_kernels", use_kernels)
         yield

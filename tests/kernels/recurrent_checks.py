@@ -145,7 +145,5 @@ def test_nan_counts_as_active() -> None:
 
 
 def test_only_sketches_made_of_selectors_are_read() -> None:
-    from rad.kernels.draws import selection
-
-    drawn = {name for name, sketch in LOSSY.items() if selection(sketch, 10)}
+    drawn = {name for name, sketch in LOSSY.items() if sketch.selectors(10)}
     assert drawn == {"same_sample", "different_sample", "project", "different_project"}

@@ -6,7 +6,7 @@ from kernels.interpreting import DEVICE, integers_that_count, kernels_on  # noqa
 
 from rad.functional import relu, relu_avg_pool2d
 from rad.kernels import relu as kernel
-from rad.sketches.bits import pack, pack_integers
+from rad.packing.bits import pack, pack_integers
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(1,), (5, 7), (3, 2, 5, 3), (0, 3), (8,), (2055,), ()]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from kernels.interpreting import DEVICE, integers_that_count, kernels_on  # noqa: F401
 
+from rad.draws import reference as random
 from rad.functional.linear import by_pieces, weight_grad
 from rad.kernels import sampling
 from rad.kernels import weight_grad as fused
-from rad.sketches import DifferentSample, SameSample, Sketch, fold_in, make_key, random
+from rad.sketches import DifferentSample, SameSample, Sketch, fold_in, make_key
 
 DRAWS: list[tuple[Any, ...]] = [("words", 9), ("integers", 9, 7), ("integers", 8, (1 << 31) - 1)]
 DRAWS += [("integers", 300, 1000), ("integers", 1, 1), ("signs", 130, torch.float32)]

@@ -8,7 +8,7 @@ import torch
 from kernels.running import check, cuda
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rad import kernels
+from rad import backends
 from rad.functional import linear, relu
 from rad.pde import ReactionDiffusion, control_loss
 from rad.sketches import DifferentSample, Identity, SameSample, make_key
@@ -20,12 +20,12 @@ def test_kernels_equal_torchs_operators(name: str) -> None:
 
 
 def test_a_cpu_and_tensors_without_memory_take_none() -> None:
-    assert not kernels.use_kernels(torch.ones(2))
-    assert kernels.is_readable(torch.ones(2))
+    assert not backends.use_kernels(torch.ones(2))
+    assert backends.is_readable(torch.ones(2))
     with FakeTensorMode():
-        assert not kernels.is_readable(torch.ones(2))
+        assert not backends.is_readable(torch.ones(2))
     seen: list[bool] = []
-    torch.vmap(lambda x: x * (seen.append(kernels.is_readable(x)) or 1))(torch.ones(3))
+    torch.vmap(lambda x: x * (seen.append(backends.is_readable(x)) or 1))(torch.ones(3))
     assert seen == [False]
 
 
@@ -39,11 +39,11 @@ def test_importing_rad_does_not_import_triton() -> None:
 def test_a_gpu_takes_them_unless_they_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     x = torch.randn(3, 5, device="cuda")
-    assert kernels.use_kernels(x)
-    assert not kernels.use_kernels(x, x.cpu())
-    assert not torch.vmap(lambda row: row * kernels.use_kernels(row))(x).any()
+    assert backends.use_kernels(x)
+    assert not backends.use_kernels(x, x.cpu())
+    assert not torch.vmap(lambda row: row * backends.use_kernels(row))(x).any()
     monkeypatch.setenv("RAD_KERNELS", "off")
-    assert not kernels.use_kernels(x)
+    assert not backends.use_kernels(x)
     problem = ReactionDiffusion(points=5, steps=3)
     with pytest.raises(ValueError, match="RAD_KERNELS"):
         control_loss(problem, torch.zeros(7, device="cuda"), Identity(), make_key(0, "cuda"))

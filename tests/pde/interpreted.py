@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from pde.kernel_case import ADJOINTS, PROBLEM, inputs
 
-from rad.pde import gpu
+from rad.pde.cuda import engine as gpu
 
 
 def main() -> None:

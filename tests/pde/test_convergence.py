@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rad.pde import Fourier, ReactionDiffusion
-from rad.pde.trajectory import trajectory
+from rad.pde.cpu.trajectory import trajectory
 
 A, D, END = 0.3, 0.25, 0.25
 B = D * math.pi**2 * A**2

@@ -5,7 +5,7 @@ import torch
 from pde.reference import RICH, SMALL, TINY, loss_of, states_of, theta_of
 
 from rad.pde import Adjoint, Checkpointing, ReactionDiffusion, control_loss
-from rad.pde.trajectory import trajectory
+from rad.pde.cpu.trajectory import trajectory
 from rad.sketches import DifferentSample, Identity, make_key
 
 KEY = make_key(0)

@@ -4,7 +4,7 @@ import pytest
 
 from rad.errors import UsageError
 from rad.pde import Checkpointing
-from rad.pde.checkpointing import places, split
+from rad.pde.cpu.checkpointing import places, split
 
 
 @cache

@@ -9,11 +9,12 @@ from unbiased import check_biased_is_caught, check_unbiased
 
 from rad.errors import UsageError
 from rad.memory import saved_bytes
-from rad.pde import Checkpointing, ReactionDiffusion, Residual, control_loss, plan, states
-from rad.pde.grid import lay_out
-from rad.pde.loops import sweep_back
-from rad.pde.points import add_loss_gradient
-from rad.pde.states import keep, read, sampled_points
+from rad.pde import Checkpointing, ReactionDiffusion, Residual, control_loss, plan
+from rad.pde.cpu import sketches as states
+from rad.pde.cpu.grid import lay_out
+from rad.pde.cpu.points import add_loss_gradient
+from rad.pde.cpu.sketches import keep, read, sampled_points
+from rad.pde.cpu.steps import sweep_back
 from rad.sketches import (
     DifferentSample,
     DitheredRounding,

@@ -8,7 +8,8 @@ import torch
 from pde.kernel_case import ADJOINTS, PROBLEM, inputs
 
 from rad.errors import UsageError
-from rad.pde import Checkpointing, ReactionDiffusion, control_loss, host
+from rad.pde import Checkpointing, ReactionDiffusion, control_loss
+from rad.pde.cpu import engine as host
 from rad.sketches import DifferentSample, Identity, make_key
 
 pytest.importorskip("triton")
@@ -31,7 +32,7 @@ def test_the_kernels_agree_with_the_compiled_loops_draw_for_draw(tmp_path: Path)
 
 @pytest.mark.parametrize("adjoint", [Checkpointing(3), DifferentSample(0.1, False)])
 def test_what_a_gpu_cannot_do_is_refused(adjoint: object) -> None:
-    from rad.pde import gpu
+    from rad.pde.cuda import engine as gpu
 
     problem = ReactionDiffusion(points=5, steps=3)
     coefficients = problem.series.matrix(torch.zeros(1, 7))

@@ -14,7 +14,7 @@ from calling import Call
 from torch import nn
 
 import rad
-from rad.benchmarking import captured
+from rad.benchmarks.timing import captured
 from rad.errors import UsageError
 
 CPU = torch.device("cpu")

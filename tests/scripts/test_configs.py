@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rad import data, models
 from rad.errors import UsageError
-from rad.variants import VARIANTS
+from rad.planning.variants import VARIANTS
 
 PAPER = {
     "baseline": (0.001350, 4.066478e-07),

@@ -14,8 +14,8 @@ from calling import SCRIPTS, Call
 from hydra import compose, initialize_config_dir
 
 from rad import data
-from rad.plan import Memory, Plan
-from rad.reporting import Report
+from rad.conversion.report import Report
+from rad.planning.plan import Memory, Plan
 from rad.sketches import DifferentSample
 
 TINY = ("model.hidden=[12,9]", "optimizer.iterations=6", "training.evaluate_every=3")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
 
+from rad.draws.reference import words
 from rad.errors import UsageError
 from rad.sketches import (
     DitheredRounding,
@@ -20,7 +21,6 @@ from rad.sketches import (
     sampled_rounding,
 )
 from rad.sketches.grid import NEAR, uniform
-from rad.sketches.random import words
 from rad.sketches.rounding import Rounding
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

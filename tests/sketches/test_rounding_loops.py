@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rad.sketches import (
-    DitheredRounding,
-    StochasticRounding,
-    codes,
-    fold_in,
-    grid,
-    make_key,
-    rounding,
-)
+from rad.packing import codes
+from rad.sketches import DitheredRounding, StochasticRounding, fold_in, grid, make_key, rounding
 from rad.sketches.rounding import Rounding
 
 SKETCHES = [

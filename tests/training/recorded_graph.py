@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rad.sketches import codes, draws, grid, rounding
+from rad.draws import dispatch as draws
+from rad.packing import codes
+from rad.sketches import grid, rounding
 
 aten = torch.ops.aten
 
@@ -80,7 +82,7 @@ class Recording(TorchDispatchMode):
 
 
 class RecordedGraphs:
-    """Stands in for `rad.training.graphed.CudaGraphs`."""
+    """Stands in for `rad.training.cuda_graphs.CudaGraphs`."""
 
     def __init__(self) -> None:
         self.captures = self.replays = self.eager = 0

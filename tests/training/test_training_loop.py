@@ -16,7 +16,7 @@ from rad.data import Dataset, load
 from rad.errors import UsageError
 from rad.results import RunFolder
 from rad.training import NullLogger, Settings, TrainResult, train
-from rad.training.sampling import Sampler
+from rad.training.batches import Sampler
 
 
 class Recorder:

@@ -1,0 +1,62 @@
+"""Timing of programs that take turns in one process.
+
+A shared machine drifts; programs that alternate drift together, so that ratios of
+medians can be trusted where seconds cannot.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from rad.training.cuda_graphs import capturing
+
+
+def alternate(
+    programs: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of each program in each round, after warm-up rounds that do not count.
+
+    In a round every program runs once, in turn; CUDA devices are waited for.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(-warmup, rounds):
+        for name, program in programs.items():
+            _wait()
+            start = time.perf_counter()
+            program()
+            _wait()
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio_of_medians(seconds: Sequence[float], reference: Sequence[float]) -> float:
+    """How many times as long as the reference."""
+    return statistics.median(seconds) / statistics.median(reference)
+
+
+def captured(step: Callable[[], object], warmup: int = 3) -> Callable[[], object]:
+    """`step` as a CUDA graph: each call replays the kernels that one call of `step` launched.
+
+    `step` runs so many times before it is captured, on a stream of its own.
+    Raises RuntimeError where it does what a graph cannot, such as waiting for the device.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(warmup):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with capturing(graph, side):
+        step()
+    return graph.replay
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,1 @@
+"""A model converted: its layers, who reads what, and what is said about it."""

@@ -1,0 +1,142 @@
+"""A torch.nn model to the same model with RAD layers.
+
+Two passes: first, who reads the output of which ReLU; then each layer is replaced,
+and what a ReLU keeps is decided. Nothing else of the model changes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from rad.conversion.copying import copied
+from rad.conversion.example import check_model
+from rad.conversion.readers import read_graph
+from rad.errors import UsageError
+from rad.nn import LAYERS, RNN, ReLU, Sketching
+from rad.nn.kinds import become, kind_of
+from rad.nn.shared import Shared
+from rad.sketches import Identity, Sketch
+
+KINDS: dict[type[nn.Module], type[nn.Module]] = LAYERS | {kind: kind for kind in LAYERS.values()}
+"""What each layer, of torch or of RAD, becomes."""
+
+
+def convert(
+    model: nn.Module, sketch: Sketch | Mapping[str, Sketch], seed: int = 0, *, inplace: bool = False
+) -> nn.Module:
+    """The model, with weight gradients that are estimated from sketches of the activations.
+
+    In a training script: `model = rad.convert(model, sketch, inplace=True)`. The same object comes
+    back, with the same parameters, so that an optimizer, a compiled or distributed wrapper or a
+    hook made before stays right; what cannot be copied (old-style weight or spectral norm,
+    sharded parameters, a lock) can be converted so. By default a converted *copy* comes back and
+    `model` stays as it is: an optimizer made for `model` trains nothing of the copy, of which a
+    warning is given.
+
+    Every linear, convolution and recurrent layer keeps `sketch` of its input, with draws that
+    depend on `seed` (any integer, modulo 2**64), the layer's place and the number of the call, and
+    on the rank among several processes of torch.distributed; every
+    `torch.nn.ReLU` keeps one bit per unit, or nothing where the layer after it keeps
+    its output exactly; pooling and dropout keep what their backward pass needs.
+    A mapping gives each layer a sketch by the module's dotted name, any of them if it has
+    several; layers that it does not
+    name keep their input exactly. Parameters start equal, and the names in `state_dict` are the
+    original's; hooks and parametrizations stay. What has no RAD layer stays as it is: see
+    `rad.report`. A converted model may be converted again, in place too.
+
+    Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for a name in the mapping
+    that is no layer which sketches, for two sketches of one layer under two names, for a model
+    that cannot be copied, for a class in place of a model, and for lazy layers that have not seen
+    an input. Nothing is converted then.
+    """
+    check_model(model)
+    _sketches_by_layer(model, sketch)
+    seed = operator.index(seed)
+    conversion = Conversion(model if inplace else copied(model))
+    conversion.assign(sketch, seed)
+    return conversion.model
+
+
+class Conversion:
+    """A model whose layers were replaced in place, and to which sketches can be assigned again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._readers = read_graph(model)
+        layers = _layers(model)
+        _check_names_are_free(layers)
+        for module in layers.values():
+            become(module, KINDS[kind_of(module)])
+        self._layers = list(layers.values())
+        self.sketching = {n: m for n, m in layers.items() if isinstance(m, Sketching)}
+
+    def assign(self, sketch: Sketch | Mapping[str, Sketch], seed: int = 0) -> None:
+        """Decide what every layer keeps, and start its draws; as in `convert`."""
+        wanted = _sketches_by_layer(self.model, sketch)
+        shared = Shared()
+        for place, (name, layer) in enumerate(self.sketching.items()):
+            layer.set_sketch(wanted.get(name, Identity()), seed, place)
+            layer.shared = shared
+        for module in self._layers:
+            if isinstance(module, RNN):
+                module.sequence_read = module not in self._readers.unread_sequences
+            if isinstance(module, ReLU):
+                calls = self._readers.relu_layers.get(module, [])
+                told = bool(calls) and all(map(_keeps_exactly, calls))
+                module.mask = "output" if told else "packed"
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that have a RAD layer or are one, by their first names.
+
+    One whose forward was replaced by a function may compute something else, and is left alone.
+    """
+    modules = model.named_modules()
+    return {n: m for n, m in modules if kind_of(m) in KINDS and "forward" not in vars(m)}
+
+
+def _check_names_are_free(layers: Mapping[str, nn.Module]) -> None:
+    """Raise UsageError where a torch layer has an attribute that a RAD layer needs for itself."""
+    needed = ("key", "calls", "sketch", "seed", "place", "shared", "replica", "mask")
+    for name, layer in layers.items():
+        if kind_of(layer) not in LAYERS:
+            continue
+        for attribute in needed:
+            if hasattr(layer, attribute):
+                raise UsageError(
+                    f"layer {name!r} has an attribute {attribute!r}, a name that its RAD layer "
+                    "needs: rename the attribute"
+                )
+
+
+def _sketches_by_layer(
+    model: nn.Module, sketch: Sketch | Mapping[str, Sketch]
+) -> dict[str, Sketch]:
+    """The sketch of each layer that is given one, by the layer's first name; as in `convert`."""
+    for each in sketch.values() if isinstance(sketch, Mapping) else (sketch,):
+        if not isinstance(each, Sketch):
+            raise TypeError(f"sketch must be a rad.sketches.Sketch, got {type(each).__name__}")
+    layers = _layers(model)
+    names = {m: n for n, m in layers.items() if issubclass(KINDS[kind_of(m)], Sketching)}
+    if not isinstance(sketch, Mapping):
+        return dict.fromkeys(names.values(), sketch)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    wanted: dict[str, Sketch] = {}
+    for name, each in sketch.items():
+        first = names.get(modules[name]) if name in modules else None
+        if first is None:
+            known = ", ".join(names.values())
+            raise UsageError(f"there is no layer {name!r} to sketch: choose among {known}")
+        if wanted.setdefault(first, each) != each:
+            raise UsageError(
+                f"{name!r} and {first!r} are one layer, and are given two sketches: give it one"
+            )
+    return wanted
+
+
+def _keeps_exactly(layers: Iterable[nn.Module]) -> bool:
+    """Whether one of the layers that read a tensor keeps it as it is."""
+    return any(isinstance(layer.sketch, Identity) for layer in layers)

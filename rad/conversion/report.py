@@ -1,0 +1,111 @@
+"""What a conversion replaced, what it left, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from rad.conversion.readers import RESHAPES, functional_calls
+from rad.nn import LAYERS, RAD_LAYERS
+from rad.nn.kinds import kind_of
+
+MODULES = {
+    **{kind.__name__.lower(): kind.__name__ for kind in LAYERS},
+    "leaky_relu": "LeakyReLU",
+    **{f"avg_pool{axes}d": f"AvgPool{axes}d" for axes in (1, 2, 3)},
+    **{f"max_pool{axes}d": f"MaxPool{axes}d" for axes in (1, 2, 3)},
+    "adaptive_avg_pool2d": "AdaptiveAvgPool2d",
+}
+"""Functions -> the module under torch.nn that does the same and that `convert` replaces."""
+
+_SHAPES_AND_SUMS = """
+add iadd sub isub neg getitem getattr size dim numel shape view reshape flatten unflatten
+permute transpose t contiguous to float half bfloat16 double type squeeze unsqueeze expand
+expand_as cat stack chunk split unbind mean sum detach clone eq ne lt gt le ge floordiv movedim
+swapaxes repeat flip roll narrow select pad zeros ones arange zeros_like ones_like new_zeros
+new_ones view_as reshape_as type_as interpolate
+"""
+KEEP_NOTHING = frozenset(_SHAPES_AND_SUMS.split())
+"""Functions that keep no activation for backward."""
+
+UNTRACED = "functional calls could not be looked for: this forward pass cannot be traced"
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One module of a converted model: its name, its type, and what it keeps."""
+
+    name: str
+    kind: str
+    keeps: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `convert` replaced and what it left, module by module; prints as a table."""
+
+    replaced: tuple[Replacement, ...]
+    left: tuple[Replacement, ...]
+    note: str = ""
+
+    def __str__(self) -> str:
+        rows = [("replaced", r) for r in self.replaced] + [("left", r) for r in self.left]
+        cells = [(r.name or "(model)", r.kind, state, r.keeps) for state, r in rows]
+        cells.insert(0, ("module", "type", "", "keeps for backward"))
+        widths = [max(len(row[i]) for row in cells) for i in range(3)]
+        lines = [
+            "  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]])
+            for row in cells
+        ]
+        return "\n".join([*lines, *filter(None, [self.note])])
+
+
+def report(model: nn.Module) -> Report:
+    """What was replaced in a converted model, what was not, and why.
+
+    A module with several names has a row for each. Functions that forward passes call by
+    themselves (`F.relu`, `x.relu()`, `torch.matmul`) stand among what was left, by the module
+    that calls them, as far as the model can be traced; where it cannot, `note` says so.
+    """
+    replaced, left = [], []
+    first: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        kind = kind_of(module)
+        again = f" (the same module as {first[module]!r})" if module in first else ""
+        first.setdefault(module, name)
+        if kind in RAD_LAYERS:
+            keeps = f"{module.keeps}{again}"
+            replaced.append(Replacement(name, kind.__name__, keeps))
+        elif isinstance(module, RESHAPES):
+            left.append(Replacement(name, kind.__name__, f"nothing: it only reshapes{again}"))
+        elif isinstance(module, parametrize.ParametrizationList):
+            continue  # belongs to its layer
+        elif not any(module.children()) or list(module.parameters(recurse=False)):
+            left.append(Replacement(name, kind.__name__, f"{_why_left(module)}{again}"))
+    calls = functional_calls(model)
+    note = "" if calls is not None else UNTRACED
+    for (name, function), count in (calls or {}).items():
+        if function not in KEEP_NOTHING:
+            times = f" ({count} calls)" if count > 1 else ""
+            left.append(Replacement(name, f"{function}(){times}", _why_functional(function)))
+    return Report(tuple(replaced), tuple(left), note)
+
+
+def _why_left(module: nn.Module) -> str:
+    kind = kind_of(module)
+    if kind in LAYERS and "forward" in vars(module):
+        return "what torch keeps: a forward pass of its own may compute something else"
+    if kind in LAYERS:
+        return "what torch keeps: convert the model"
+    if issubclass(kind, tuple(LAYERS)):
+        return "what torch keeps: a subclass of a torch layer may compute something else"
+    return "what torch keeps: no RAD layer for this type"
+
+
+def _why_functional(function: str) -> str:
+    layer = MODULES.get(function.rstrip("_"))
+    if layer is None:
+        return "what torch keeps: a functional call, for which there is no RAD layer"
+    return f"what torch keeps: a functional call; make it a torch.nn.{layer} module"

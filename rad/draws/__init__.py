@@ -1,0 +1,1 @@
+"""Counter-based random numbers: one hash in torch operators, compiled loops and Triton."""

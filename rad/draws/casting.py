@@ -1,0 +1,78 @@
+"""Casts to short types that are right on average.
+
+The nearest bfloat16 or float16 of a number is the same every time: a bias of half a unit in its
+last place, which averaging does not take away. A number between two of the type goes to one of
+them at random instead. Draws are those of a sub-key; numbers that the type holds stay.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rad.draws.dispatch import words
+from rad.draws.reference import fold_in
+from rad.packing.codes import reinterpret
+
+KEPT, READ = 0x6B657074, 0x72656164
+"""The sub-keys of what is kept, and of what is read from it."""
+
+
+class _Short(NamedTuple):
+    """A type as float32 sees it: what it drops, and its largest and smallest normal number."""
+
+    dropped: int  # bits of the significand
+    largest: float
+    tiny: float
+
+
+SHORT = {
+    torch.bfloat16: _Short(16, torch.finfo(torch.bfloat16).max, 0.0),  # subnormal as float32 is
+    torch.float16: _Short(13, torch.finfo(torch.float16).max, torch.finfo(torch.float16).tiny),
+}
+
+
+def cast(x: Tensor, dtype: torch.dtype, key: Tensor, use: int, rows: range | None = None) -> Tensor:
+    """`cast_at_random` with the sub-key `use` to bfloat16 and float16, `x.to` to other types."""
+    if dtype not in SHORT or x.dtype == dtype:
+        return x.to(dtype)
+    return cast_at_random(x, dtype, fold_in(key, use), rows)
+
+
+def cast_at_random(x: Tensor, dtype: torch.dtype, key: Tensor, rows: range | None = None) -> Tensor:
+    """x (..., d) as bfloat16 or float16, of E[result] = x; what these hold stays as it is.
+
+    Up to half a unit beyond the type's largest number it is that number, further out an infinity
+    as in torch. `rows` numbers the rows of x (None: from 0 on); slot s of a row draws lane s % 4
+    of word s // 4. `key` may also hold one key a row.
+    """
+    if not x.numel():
+        return x.to(dtype)
+    wide = x.to(torch.float32)
+    flat = wide.reshape(-1, x.shape[-1])
+    numbers = range(len(flat)) if rows is None else rows
+    drawn = _lanes(key, numbers, flat.shape[1])
+    rounded = _rounded(flat, drawn, SHORT[dtype]).to(dtype).view(x.shape)
+    nearest = wide.to(dtype)
+    return torch.where(nearest.isfinite(), rounded, nearest)
+
+
+def _lanes(key: Tensor, rows: range, slots: int) -> Tensor:
+    """Independent draws from 0..2**16-1: int32, (len(rows), slots)."""
+    drawn = reinterpret(words(key, rows, -(-slots // 4)), torch.int16)
+    return drawn[..., :slots].to(torch.int32).bitwise_and_(0xFFFF)
+
+
+def _rounded(x: Tensor, drawn: Tensor, short: _Short) -> Tensor:
+    """float32 numbers that the type holds, x being finite; draws of 16 bits."""
+    mask = (1 << short.dropped) - 1
+    rounded = reinterpret(reinterpret(x, torch.int32) + (drawn & mask) & ~mask, torch.float32)
+    if short.tiny:
+        unit = short.tiny * 2.0 ** (short.dropped - 23)
+        parts = x.abs() / unit
+        up = parts.frac() + drawn * 2.0**-16 >= 1
+        whole = (parts.floor() + up) * unit
+        rounded = torch.where(x.abs() < short.tiny, whole.copysign(x), rounded)
+    return rounded.clamp(-short.largest, short.largest)

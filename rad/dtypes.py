@@ -1,0 +1,16 @@
+"""Which dtype a computation runs in, and which one is kept."""
+
+import torch
+
+LOOP_DTYPES = (torch.float32, torch.float64)
+"""What the compiled loops know."""
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums over values of that dtype run: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def scale_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of `low` and `half` for values of that type: the same; float32 for float16."""
+    return torch.float32 if dtype == torch.float16 else dtype

@@ -1,0 +1,1 @@
+"""The PDE engine for CPUs: chunks of steps in compiled loops."""

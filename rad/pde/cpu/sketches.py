@@ -1,0 +1,193 @@
+"""What is kept of the states of a simulation, and how an estimate of them is read back.
+
+The state after t steps is a row of n^2 interior values, sketched with the key
+`fold_in(key, t)`: a fresh draw each step. A sketch without a shortcut here is called state
+by state.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from rad.draws import loops as compiled
+from rad.functional.steps import compress_steps, decode_steps, row_keys
+from rad.packing.codes import pack_codes, unpack_codes
+from rad.pde.cpu.grid import Grid
+from rad.pde.cpu.points import add_loss_gradient, add_residual_gradient, gather
+from rad.sketches import DifferentSample, Identity, SameSample, SampledRounding, Sketch, fold_in
+from rad.sketches.rounding import Rounding
+
+Sampling = DifferentSample | SameSample  # alike on a single row
+
+
+class Estimate(NamedTuple):
+    """States as `weight` times `values` at interior points, added up; 0 at all others."""
+
+    points: np.ndarray  # (m, k) int32, or EVERY
+    values: np.ndarray  # (m, k)
+    weight: float
+    residual: bool = False  # of the states minus the target
+
+
+EVERY = np.empty((1, 0), np.int32)
+"""All interior points in order."""
+
+
+@singledispatch
+def keep(sketch: Sketch, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+    """What is kept of the states after `first`, first + 1, ... steps, those of a chunk.
+
+    Shapes: states (m, points, points - 1) -> tensors (m, ...), the last `kept_per_chunk` of
+    them (1, ...).
+    """
+    rows = all_points(grid, states)
+    kept = [sketch.compress(row, fold_in(key, first + s)) for s, row in enumerate(rows.split(1))]
+    return tuple(torch.stack(parts) for parts in zip(*kept, strict=True))
+
+
+@singledispatch
+def read(sketch: Sketch, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+    """An unbiased estimate of the states that `kept` was kept of."""
+    shape, dtype = (1, len(grid.places)), torch.from_numpy(grid.initial).dtype
+    rows = [
+        sketch.decompress(parts, shape, dtype, fold_in(key, first + s))
+        for s, parts in enumerate(zip(*kept, strict=True))
+    ]
+    return Estimate(EVERY, torch.cat(rows).numpy(), 1.0)
+
+
+@keep.register
+def _(sketch: Identity, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+    return (all_points(grid, states),)
+
+
+@read.register
+def _(sketch: Identity, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+    return Estimate(EVERY, kept[0].numpy(), 1.0)
+
+
+@keep.register(DifferentSample)
+@keep.register(SameSample)
+def _(sketch: Sampling, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+    chosen = sampled_points(sketch, len(states), len(grid.places), first, key)
+    values = states.new_empty(chosen.shape)
+    gather(grid, states.numpy(), chosen, values.numpy())
+    return (values,)
+
+
+@read.register(DifferentSample)
+@read.register(SameSample)
+def _(sketch: Sampling, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+    (values,) = kept
+    chosen = sampled_points(sketch, len(values), len(grid.places), first, key)
+    return Estimate(chosen, values.numpy(), len(grid.places) / values.shape[1])
+
+
+@keep.register
+def _(sketch: Rounding, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+    rows = all_points(grid, states)
+    return compress_steps(sketch, rows.unsqueeze(1), _keys(key, first, len(rows)))
+
+
+@read.register
+def _(sketch: Rounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+    keys, dtype = _keys(key, first, len(kept[0])), torch.from_numpy(grid.initial).dtype
+    rows = decode_steps(sketch, kept, 1, len(grid.places), dtype, keys)
+    return Estimate(EVERY, rows.numpy(), 1.0)
+
+
+@keep.register
+def _(
+    sketch: SampledRounding, grid: Grid, states: Tensor, first: int, key: Tensor
+) -> tuple[Tensor, ...]:
+    """Codes of each state's points; the states of a chunk share one grid, the last that is kept."""
+    chosen, keys = _sampled_and_keys(sketch, len(states), len(grid.places), first, key)
+    values = states.new_empty(chosen.shape)
+    gather(grid, states.numpy(), chosen, values.numpy())
+    shared = sketch.rounding.fit(states.reshape(1, -1))
+    grids, every = shared.expand(len(states), -1), range(len(states))
+    codes = sketch.rounding.round(values, grids, keys, every)
+    return *pack_codes(codes, sketch.bits), shared
+
+
+@read.register
+def _(
+    sketch: SampledRounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor
+) -> Estimate:
+    *planes, shared = kept
+    count, points = len(planes[0]), len(grid.places)
+    chosen, keys = _sampled_and_keys(sketch, count, points, first, key)
+    codes = unpack_codes(tuple(planes), sketch.bits)[:, : chosen.shape[1]]
+    grids, every = shared.expand(count, -1), range(count)
+    values = sketch.rounding.read(codes, grids, shared.dtype, keys, every)
+    return Estimate(chosen, values.numpy(), points / chosen.shape[1])
+
+
+@singledispatch
+def kept_per_chunk(sketch: Sketch) -> int:
+    """How many of the tensors that `keep` returns, the last ones, hold one row for all states."""
+    return 0
+
+
+@kept_per_chunk.register
+def _(sketch: SampledRounding) -> int:
+    return 1
+
+
+def _sampled_and_keys(
+    sketch: SampledRounding, count: int, high: int, first: int, key: Tensor
+) -> tuple[np.ndarray, Tensor]:
+    """The points of each state, and each state's rounding key, as row 0 uses it."""
+    sampling, rounding = sketch.keys(_keys(key, first, count))
+    chosen = sketch.sample.indices((count, high), row_keys(sampling, 1)).to(torch.int32)
+    return chosen.numpy(), row_keys(rounding, 1)
+
+
+def _keys(key: Tensor, first: int, count: int) -> Tensor:
+    """The keys of states first .. first + count - 1."""
+    return fold_in(key, torch.arange(first, first + count))
+
+
+def final_adjoint(grid: Grid, step: int, state: Estimate) -> np.ndarray:
+    """dL/dphi of the last state, after `step` steps: (points, points - 1)."""
+    adjoint = np.zeros_like(grid.initial)
+    chosen, values, flat = state.points[0], state.values[0], adjoint.reshape(-1)
+    if state.residual:
+        add_residual_gradient(grid, chosen, values, state.weight, flat)
+    else:
+        add_loss_gradient(grid, step, chosen, values, state.weight, flat)
+    return adjoint
+
+
+def sampled_points(sketch: Sampling, count: int, high: int, first: int, key: Tensor) -> np.ndarray:
+    """The interior points chosen for states first .. first + count - 1: int32, (count, k).
+
+    Those of `sketch.indices((1, high), fold_in(key, t))`.
+    """
+    out = np.empty((count, sketch.kept(high)), np.int32)
+    _draw(compiled.key_word(key), first, high, sketch.replacement, out)
+    return out
+
+
+@njit(nogil=True)
+def _draw(key: np.uint64, first: int, high: int, replacement: bool, out: np.ndarray) -> None:
+    marks = np.zeros(high, np.bool_)
+    for s in range(len(out)):
+        sub_key = compiled.fold_in(key, first + s)
+        if replacement:
+            compiled.integers(sub_key, 0, high, out[s])
+        else:
+            compiled.distinct_integers(sub_key, 0, high, out[s], marks)
+
+
+def all_points(grid: Grid, states: Tensor) -> Tensor:
+    """A copy of the interior of states (m, points, points - 1): (m, n^2)."""
+    rows = states.new_empty(len(states), len(grid.places))
+    gather(grid, states.numpy(), EVERY, rows.numpy())
+    return rows

@@ -1,0 +1,1 @@
+"""The PDE engine for GPUs: all steps in Triton kernels."""

@@ -1,0 +1,1 @@
+"""A budget in bytes, and the sketch, batch or layers that meet it."""

@@ -1,0 +1,66 @@
+"""What a variant does with a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rad.conversion.report import Report
+from rad.sketches import Sketch
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of parameters, and of one forward and backward pass (`rad.memory`)."""
+
+    parameter_bytes: int
+    saved_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a variant does with a budget, and the memory it then takes, measured.
+
+    `rad.convert(model, plan.sketch)`, trained with batches of `batch_size`, carries it out.
+    `keep_fraction` is that of all layers, None where there is none or layers differ; `bits`
+    those of a rounding sketch. `layers` gives each layer's keep fraction or sketch where they
+    differ, `reason` why they were chosen.
+    Prints as one line and the table of `rad.report`.
+    """
+
+    variant: str
+    budget: str
+    kind: str
+    allocation: str
+    sketch: Sketch | Mapping[str, Sketch]
+    keep_fraction: float | None
+    bits: int | None
+    batch_size: int
+    memory: Memory
+    report: Report
+    layers: Mapping[str, float | str] | None = None
+    reason: str | None = None
+
+    def describe(self) -> str:
+        """One line: what the variant does with the budget."""
+        memory = self.memory
+        return (
+            f"{self.variant}, batch {self.batch_size}, keep {self._kept()}, "
+            f"{memory.parameter_bytes:,} parameter + {memory.saved_bytes:,} saved bytes"
+        )
+
+    def _kept(self) -> str:
+        if self.layers is not None:
+            kept = (
+                (name, f"{v:.3g}" if isinstance(v, float) else v) for name, v in self.layers.items()
+            )
+            return " ".join(f"{name}:{value}" for name, value in kept)
+        parts = [] if self.keep_fraction is None else [f"{self.keep_fraction:.4g}"]
+        parts += [] if self.bits is None else [f"{self.bits} bits"]
+        return " in ".join(parts) or "everything"
+
+    def __str__(self) -> str:
+        peak = f"{self.memory.peak_bytes:,} peak bytes, budget {self.budget} ({self.kind})"
+        why = "" if self.reason is None else f"\n{self.reason}"
+        return f"{self.describe()}, {peak}{why}\n{self.report}"

@@ -1,0 +1,172 @@
+"""Measuring what a model would take, without touching it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from rad.conversion.copying import duplicated
+from rad.conversion.example import check_loss, check_model, check_real_memory, read_example
+from rad.conversion.modules import Conversion
+from rad.conversion.report import Report, report
+from rad.errors import UsageError
+from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
+from rad.nn import RNN, Sketching
+from rad.nn.layer_io import Recording
+from rad.planning.plan import Memory
+from rad.sketches import Sketch
+from rad.sketches.base import Shape
+
+Loss = Callable[[Any], Tensor]
+Kind = Literal["saved", "peak"]
+KINDS = get_args(Kind)
+Sketches = Sketch | Mapping[str, Sketch]
+
+
+class Trial:
+    """Measures a copy of a model on an example, with any sketches and any smaller batch.
+
+    `example` holds the model's inputs at the full batch size (`read_example`); `loss` maps the
+    output, whatever that is, to a scalar. Bytes are those of the parameters plus, by `kind`,
+    everything saved for backward, or the peak of a forward and backward pass, gradients included.
+    Every module is in the mode that it has in the model. Raises UsageError for another `kind`, for
+    inputs without a batch, for a model that is none, is lazy, or is in evaluation mode as a whole,
+    and where there are no numbers (meta device).
+    """
+
+    def __init__(self, model: nn.Module, example: Any, loss: Loss, kind: Kind = "saved") -> None:
+        if kind not in KINDS:
+            raise UsageError(f"unknown kind of budget {kind!r}: choose one of {', '.join(KINDS)}")
+        check_model(model)
+        self.example, self.loss, self.kind = read_example(example), loss, kind
+        check_real_memory(model, self.example.tensors)
+        if not any(module.training for module in model.modules()):
+            raise UsageError(
+                "the model is in evaluation mode, where nothing is sketched: call model.train() "
+                "first (of what is then left in eval() the plan counts what torch keeps)"
+            )
+        self.full_batch = self.example.batch
+        self.parameter_bytes = parameter_bytes(model)
+        self._conversion = Conversion(
+            duplicated(model, "plan for a model without what stands in the way")
+        )
+        self._devices = {t.device for t in self.example.tensors if t.is_cuda}
+
+    @property
+    def sketches(self) -> bool:
+        """Whether any layer would sketch: one in training mode whose weight is trained."""
+        return any(
+            layer.training and parameter.requires_grad
+            for layer in self.layers.values()
+            for name, parameter in layer.named_parameters()
+            if "weight" in name
+        )
+
+    @property
+    def layers(self) -> dict[str, Sketching]:
+        """The layers that sketch the input of a weight, by name."""
+        layers = self._conversion.sketching
+        return {name: layer for name, layer in layers.items() if list(layer.parameters())}
+
+    def total_bytes(self, sketch: Sketches, batch: int) -> int:
+        """Parameter bytes plus saved or peak bytes."""
+        forward = self._forward(sketch, batch)
+        if self.kind == "peak":
+            return self.parameter_bytes + self._peak(forward)
+        return self.parameter_bytes + saved_bytes(forward)
+
+    def memory(self, sketch: Sketches, batch: int) -> Memory:
+        """All three figures."""
+        forward = self._forward(sketch, batch)
+        return Memory(self.parameter_bytes, saved_bytes(forward), self._peak(forward))
+
+    def report(self, sketch: Sketches) -> Report:
+        """What is replaced and what is not."""
+        self._conversion.assign(sketch)
+        return report(self._conversion.model)
+
+    def shapes(self) -> dict[str, list[Shape]]:
+        """For each layer the shapes of the tensors that it sketches."""
+        recorders = {name: Recording() for name in self.layers}
+        self._forward(recorders, self.full_batch)()
+        return {name: recorder.shapes for name, recorder in recorders.items()}
+
+    def widths(self) -> dict[str, set[int]]:
+        """For each layer the sizes d of the axes that sketches act on in it."""
+        return {name: {shape[-1] for shape in shapes} for name, shapes in self.shapes().items()}
+
+    def inputs_and_gradients(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """For each layer and call, its input and the gradient of the loss by its output.
+
+        A recurrent layer makes a call for each step and each weight whose input it sketches; the
+        gradient is that by what enters the activation.
+        Raises UsageError where the gradient is zero everywhere, or not finite somewhere.
+        """
+        recurrent = {n: Recording() for n, layer in self.layers.items() if isinstance(layer, RNN)}
+        seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+
+        def watch(name: str) -> Callable[..., None]:
+            def hook(
+                layer: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any], output: Any
+            ) -> None:
+                x = (args[0] if args else keywords["input"]).detach()
+                if isinstance(output, Tensor) and output.requires_grad:
+                    output.register_hook(lambda grad: seen[name].append((x, grad.detach())))
+
+            return hook
+
+        hooks = [
+            layer.register_forward_hook(watch(name), with_kwargs=True)
+            for name, layer in self.layers.items()
+        ]
+        try:
+            self._backward(self._forward(recurrent, self.full_batch))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found = dict(seen) | {name: each.products for name, each in recurrent.items()}
+        _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
+        return found
+
+    def _peak(self, forward: Callable[[], Tensor]) -> int:
+        return peak_bytes(lambda: self._backward(forward))
+
+    def _backward(self, forward: Callable[[], Tensor]) -> None:
+        model = self._conversion.model
+        model.zero_grad(set_to_none=True)
+        # Gradients of nothing else: the loss may reach what is not the copy's.
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        forward().backward(inputs=trained)
+        model.zero_grad(set_to_none=True)
+
+    def _forward(self, sketch: Sketches, batch: int) -> Callable[[], Tensor]:
+        self._conversion.assign(sketch)
+
+        def forward() -> Tensor:
+            with torch.random.fork_rng(self._devices):
+                loss = self.loss(self.example.call(self._conversion.model, batch))
+            check_loss(loss)
+            return loss
+
+        return forward
+
+
+def _check_gradients(gradients: Mapping[str, list[Tensor]]) -> None:
+    """Refuse gradients that say nothing about which layer needs how much."""
+    for name, of_layer in gradients.items():
+        if not all(gradient.isfinite().all() for gradient in of_layer):
+            raise UsageError(
+                f"the example's gradient is not finite at layer {name!r}: give an example, a model "
+                "and a loss in range, or a variant that needs no gradient, such as "
+                "stochastic_rounding"
+            )
+    if any(gradients.values()) and not any(g.any() for each in gradients.values() for g in each):
+        raise UsageError(
+            "the example's gradient is zero in every layer, which tells nothing about their "
+            "variances: give an example whose loss is not at its minimum (or a larger loss, where "
+            "it vanishes), or a variant that needs no gradient, such as stochastic_rounding"
+        )

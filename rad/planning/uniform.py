@@ -1,0 +1,127 @@
+"""What a memory budget buys: a batch size, a keep fraction, bits. Measured, never calculated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+
+from rad.errors import UsageError
+from rad.memory.budget import Budget, largest_within
+from rad.packing.codes import PLANES
+from rad.planning.allocation import keep_fraction
+from rad.planning.probe import Trial
+from rad.sketches import DifferentSample, Identity
+from rad.sketches.base import ReducingSketch
+from rad.sketches.rotation import RotatedRounding
+from rad.sketches.rounding import BLOCKS, Rounding
+
+SMALL_BATCHES = 4
+"""A model that runs on no batch up to this size is taken to run on no smaller batch at all."""
+
+BitSketch = Rounding | RotatedRounding
+"""Sketches that keep some bits of each number."""
+
+
+def limit(trial: Trial, budget: Budget) -> int | None:
+    """The bytes of a budget: for a fraction those of `different_sample`; None for everything."""
+    if budget.kind == "full":
+        return None
+    if budget.kind == "fraction":
+        return trial.total_bytes(DifferentSample(budget.value), trial.full_batch)
+    return int(budget.value)
+
+
+def largest_batch(trial: Trial, budget: Budget) -> int:
+    """The largest batch of the lean exact model that fits, of those that the model can be run on.
+
+    Raises UsageError where it runs on no smaller batch.
+    """
+    bytes_ = limit(trial, budget)
+    if bytes_ is None:
+        return trial.full_batch
+
+    def cost(batch: int) -> int:
+        return trial.total_bytes(Identity(), batch)
+
+    smallest = _smallest_batch(trial, cost)
+    batch = largest_within(range(smallest, trial.full_batch + 1), cost, bytes_)
+    if batch is None:
+        raise infeasible(trial, budget, bytes_, cost(smallest), f"a batch of {smallest}")
+    return batch
+
+
+def _smallest_batch(trial: Trial, cost: Callable[[int], int]) -> int:
+    """The first of a few batches that runs: batch normalisation of vectors needs two examples."""
+    failures: list[Exception] = []
+    for batch in range(1, min(SMALL_BATCHES, trial.full_batch) + 1):
+        try:
+            cost(batch)
+        except UsageError:
+            raise
+        except Exception as error:  # whatever the user's model and loss may raise
+            failures.append(error)
+        else:
+            return batch
+    raise UsageError(
+        f"the model or its loss does not run on the first {len(failures)} of the "
+        f"{trial.full_batch} examples ({failures[-1]}): the loss must take a smaller batch, such "
+        "as F.cross_entropy(out, y[: len(out)])"
+    ) from failures[-1]
+
+
+def largest_keep_fraction(
+    trial: Trial, budget: Budget, variant: str, make: Callable[[float], ReducingSketch]
+) -> float:
+    """The largest keep fraction at which the variant fits."""
+    bytes_ = limit(trial, budget)
+    if bytes_ is None:
+        return 1.0
+
+    def cost(fraction: float) -> int:
+        return trial.total_bytes(make(fraction), trial.full_batch)
+
+    sketch, shapes = make(1.0), chain.from_iterable(trial.shapes().values())
+    candidates = _keep_fractions(sketch.kept_of(shape) for shape in shapes)
+    largest = largest_within(candidates, cost, bytes_)
+    if largest is None:
+        least = f"{variant} at its smallest keep fraction"
+        raise infeasible(trial, budget, bytes_, cost(candidates[0]), least)
+    return largest
+
+
+def most_bits(
+    trial: Trial, budget: Budget, variant: str, make: Callable[[int, int | None], BitSketch | None]
+) -> BitSketch:
+    """The rounding with the most bits that fits, with the first of BLOCKS that fits with them.
+
+    `make` gives the sketch of a number of bits and a block, None where there is none.
+    """
+    bytes_ = limit(trial, budget)
+    smallest: int | None = None
+    for bits in sorted(PLANES, reverse=True):
+        for block in BLOCKS:
+            sketch = make(bits, block)
+            if sketch is None:
+                continue
+            taken = trial.total_bytes(sketch, trial.full_batch)
+            if bytes_ is None or taken <= bytes_:
+                return sketch
+            smallest = taken if smallest is None else min(smallest, taken)
+    assert smallest is not None
+    assert bytes_ is not None
+    raise infeasible(trial, budget, bytes_, smallest, f"{variant} with the fewest bits")
+
+
+def infeasible(trial: Trial, budget: Budget, limit: int, smallest: int, what: str) -> UsageError:
+    """The error that refuses a budget and names the smallest that will do."""
+    peak = " at its peak" if trial.kind == "peak" else ""
+    return UsageError(
+        f"budget {budget.text} ({limit:,} bytes) is too small: parameters alone take "
+        f"{trial.parameter_bytes:,} bytes, and {what} needs {smallest:,} in all{peak}; "
+        f"give at least {smallest} or a smaller model or batch"
+    )
+
+
+def _keep_fractions(sizes: Iterable[int]) -> list[float]:
+    """Every keep fraction at which the count kept of some size grows, ascending."""
+    return sorted({keep_fraction(j, d) for d in set(sizes) for j in range(1, d + 1)})

@@ -1,0 +1,172 @@
+"""Where runs live on disk, and how they are read back.
+
+A run's folder is a function of its configuration. Files in it are written whole or not at all,
+and a lock that the operating system drops with the process keeps a second one out.
+"""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rad.errors import UsageError
+from rad.results.files import write_atomic
+
+
+def run_path(
+    root: str | Path,
+    experiment: str,
+    variant: str,
+    budget: float | str | None,
+    overrides: Sequence[str],
+    seed: int,
+) -> Path:
+    """`<root>/<experiment>/<variant>/budget=<b>[,<key>=<value>...]/seed=<n>`.
+
+    `overrides` are the `key=value` settings that change the outcome and that the path does not
+    hold otherwise; their order and Hydra's leading `+` are of no account. `baseline` spends no
+    budget, so its budget is always `full`. Spaces become `_`, slashes `%2F`.
+    """
+    spent = "full" if variant == "baseline" or budget is None else _number(budget)
+    settings = [f"budget={spent}", *sorted(override.lstrip("+") for override in overrides)]
+    names = (experiment, variant, ",".join(settings), f"seed={seed}")
+    return Path(root).joinpath(*(component(name) for name in names))
+
+
+def _number(budget: float | str) -> str:
+    whole = isinstance(budget, float) and budget.is_integer()
+    return str(int(budget) if whole else budget)
+
+
+def component(name: str) -> str:
+    safe = re.sub(r"\s", "_", name.strip()).replace("/", "%2F").replace("\0", "")
+    if safe in ("", ".", ".."):
+        raise UsageError(f"{name!r} cannot name a results folder; choose a name with letters")
+    return safe
+
+
+class RunFolder:
+    """The folder of one run. Making the object touches nothing on disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.csv"
+        self.summary_file = self.path / "summary.json"
+        self.checkpoint_file = self.path / "checkpoint.pt"
+
+    def finished(self) -> bool:
+        """Whether the run has left a readable summary."""
+        try:
+            return isinstance(json.loads(self.summary_file.read_bytes()), dict)
+        except (OSError, ValueError):
+            return False
+
+    @contextmanager
+    def open(self, config_text: str) -> Iterator["RunFolder"]:
+        """Hold the folder for the run that `config_text` (YAML) describes; write it if absent.
+
+        Raises:
+            UsageError: the folder cannot be written, another process holds it, or it belongs to
+                another configuration. Files of runs that stand there are untouched.
+        """
+        lock = self._lock()
+        try:
+            self._claim(config_text)
+            yield self
+        finally:
+            os.close(lock)
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Write metrics.csv: None and absent values are empty, floats round-trip exactly."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.metrics_file, text.getvalue().encode())
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, which marks the run as finished.
+
+        Raises:
+            ValueError: a value is NaN or infinite, which JSON cannot hold.
+        """
+        text = json.dumps(summary, indent=2, allow_nan=False)
+        write_atomic(self.summary_file, f"{text}\n".encode())
+
+    def _lock(self) -> int:
+        """Lock the folder, made if need be; closing the descriptor unlocks it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to the results folder {self.path} ({error.strerror}); "
+                "make it writable or choose another results folder"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                message = f"another process is working on {self.path}; wait until it has ended"
+            else:
+                message = (
+                    f"cannot lock {self.path} ({error.strerror}); "
+                    "choose a results folder on a file system with locks"
+                )
+            raise UsageError(message) from error
+        return descriptor
+
+    def _claim(self, config_text: str) -> None:
+        if not self.config_file.exists():
+            write_atomic(self.config_file, config_text.encode())
+            return
+        try:
+            there = self.config_file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"cannot read {self.config_file} ({error}); delete {self.path} to run afresh"
+            ) from error
+        differing = difference(there, config_text)
+        if differing:
+            raise UsageError(
+                f"{self.path} holds a run of another configuration (differing: {differing}); "
+                "delete that folder, or choose another experiment name or results folder"
+            )
+
+
+def difference(there: str, here: str) -> str:
+    """The top-level keys in which two YAML texts differ, `key (old, new)` for scalars."""
+    old, new = _blocks(there), _blocks(here)
+    words = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key, "absent"), new.get(key, "absent")
+        if before != after:
+            scalars = "\n" not in before + after
+            words.append(f"{key} ({before} there, {after} here)" if scalars else key)
+    return ", ".join(words)
+
+
+def _blocks(text: str) -> dict[str, str]:
+    """Each top-level key of a YAML text with everything below it."""
+    blocks: dict[str, str] = {}
+    key = ""
+    for line in text.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if line[0] in " -":
+            blocks[key] = f"{blocks.get(key, '')}\n{line}"
+        else:
+            key, _, value = line.partition(":")
+            blocks[key] = value.strip()
+    return blocks

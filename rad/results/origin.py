@@ -1,0 +1,57 @@
+"""Where a result comes from: command, commit, versions and device, without machine paths."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("torch", "torchvision", "triton", "numpy", "numba", "pandas", "scikit-learn"),
+    *("hydra-core", "optuna"),
+)
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and command of this process, without machine paths.
+
+    The commit is git's, with `-dirty` where tracked files are changed; outside of a checkout it
+    is $RAD_COMMIT, or `unknown`.
+    """
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = _git_commit() or os.environ.get("RAD_COMMIT") or "unknown"
+    return {"versions": versions, "commit": commit, "command": _command(sys.argv)}
+
+
+def _git_commit() -> str | None:
+    """None where `rad` does not lie at the top of a git checkout with a commit."""
+    if not (REPOSITORY / ".git").exists():
+        return None
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(describe, cwd=REPOSITORY, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """`python scripts/<name>.py ...`; absolute paths outside of the checkout become PATH."""
+    program = Path(arguments[0]).resolve()
+    inside = program.is_relative_to(REPOSITORY)
+    shown = program.relative_to(REPOSITORY).as_posix() if inside else program.name
+    local = (argument.replace(f"{REPOSITORY}/", "") for argument in arguments[1:])
+    rest = (re.sub(r"(?<![^=,:\[{'\"\s])~?/[^\s,'\"\]}]*", "PATH", argument) for argument in local)
+    return shlex.join(["python", shown, *rest])

@@ -1,0 +1,62 @@
+"""The operators that compiled programs call: true schemas, fakes of the right shapes."""
+
+from typing import Any
+
+import pytest
+import torch
+from cases import LOSSY
+
+import rad.functional
+import rad.nn  # noqa: F401
+from rad.backends.operators import as_text
+from rad.functional.activation import Activation
+from rad.functional.conv import Geometry
+from rad.sketches import Sketch, StochasticRounding, make_key
+
+KEY = make_key(1)
+X, GRAD = torch.randn(6, 9), torch.randn(6, 4)
+IMAGE, POOLED = torch.randn(2, 3, 6, 4), torch.randn(2, 3, 3, 2)
+BITS = torch.randint(0, 256, (18,), dtype=torch.uint8)
+WINDOW = [2, 2, 2, 2, 0, 0, 1, 1]
+
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "key_and_next_count": (KEY, torch.tensor(3), 2),
+    "fold_in_integer": (KEY, 5),
+    "active_bits": (IMAGE.relu(),),
+    "relu_backward": (BITS, IMAGE),
+    "pooled_and_bits": (IMAGE,),
+    "relu_avg_pool2d_backward": (BITS, POOLED, [2, 3, 6, 4]),
+    "max_pool_offsets": (torch.zeros(2, 3, 3, 2, dtype=torch.int64), [6, 4], WINDOW),
+    "max_pool_backward": (POOLED, BITS[:9], [2, 3, 6, 4], 2, WINDOW),
+    "drop": (IMAGE, 1 << 15, KEY),
+    "random_like": (torch.zeros((), dtype=torch.int64),),
+    "elementwise": (X, KEY, as_text(Activation("tanh")), as_text(StochasticRounding(3))),
+}
+
+
+def check(name: str, arguments: tuple[Any, ...]) -> None:
+    operator = getattr(torch.ops.rad, name).default
+    torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_of_plain_tensors(name: str) -> None:
+    if name == "random_like":  # its result is never the same twice
+        operator = torch.ops.rad.random_like.default
+        torch.library.opcheck(operator, PLAIN[name], test_utils="test_faketensor")
+    else:
+        check(name, PLAIN[name])
+
+
+@pytest.mark.parametrize("sketch", LOSSY.values(), ids=LOSSY.keys())
+def test_of_sketches(sketch: Sketch) -> None:
+    text = as_text(sketch)
+    check("compress", (X, KEY, text))
+    kept = list(sketch.compress(X, KEY))
+    check("linear_weight_grad", (GRAD, kept, 9, KEY, text))
+    rows = list(sketch.compress(IMAGE.flatten(2).flatten(0, 1), KEY))
+    weight, geometry = torch.randn(5, 3, 3, 3), as_text(Geometry((1, 1), (1, 1), (1, 1), 1))
+    grad = torch.randn(2, 5, 6, 4)
+    needs = [True, True, True]
+    check("conv_gradients", (grad, rows, weight, [2, 3, 6, 4], KEY, needs, geometry, text))
+    check("elementwise_backward", (X, kept, KEY, text))

@@ -1,0 +1,71 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import rad
+from rad.conversion.report import UNTRACED
+from rad.sketches import SameSample
+
+
+class Calling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.again, self.calls = self.layer, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        x = F.relu(self.layer(x)).relu() + x.reshape(-1, 4)
+        return torch.matmul(x, x.t())
+
+
+def test_functional_calls_are_left_with_what_to_do() -> None:
+    model = nn.Sequential(Calling(), nn.ReLU())
+    report = rad.report(rad.convert(model, SameSample(0.5)))
+    left = {(row.name, row.kind): row.keeps for row in report.left}
+    assert left.keys() == {("0", "relu() (2 calls)"), ("0", "matmul()")}
+    assert "torch.nn.ReLU module" in left["0", "relu() (2 calls)"]
+    assert "no RAD layer" in left["0", "matmul()"]
+    assert not report.note
+    assert model[0].calls == 0
+
+
+def test_a_model_that_cannot_be_traced_is_said_to_be() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() if x.sum() > 0 else x
+
+    assert str(rad.report(nn.Sequential(Branching()))).endswith(UNTRACED)
+    assert rad.report(nn.Linear(3, 3)).note == ""
+
+
+def test_every_name_of_a_module_has_a_row() -> None:
+    report = rad.report(rad.convert(Calling(), SameSample(0.5)))
+    assert [row.name for row in report.replaced] == ["layer", "again"]
+    assert "same module as 'layer'" in report.replaced[1].keeps
+
+
+def test_a_parametrized_layer_sketches_and_is_said_to() -> None:
+    for parametrized_first in (True, False):
+        model: nn.Module = nn.Sequential(nn.Linear(4, 4))
+        if parametrized_first:
+            parametrizations.weight_norm(model[0])
+        model = rad.convert(model, SameSample(0.5))
+        if not parametrized_first:
+            parametrizations.weight_norm(model[0])
+        (row,) = rad.report(model).replaced
+        assert (row.name, row.kind) == ("0", "Linear")
+        assert row.keeps == str(SameSample(0.5))
+        assert int(model[0].calls) == 0
+        model(torch.randn(2, 4))
+        assert int(model[0].calls) == 1
+
+
+def test_only_subclasses_are_called_that() -> None:
+    class Own(nn.Linear):
+        pass
+
+    plain, own = rad.report(nn.Sequential(nn.Linear(3, 3), Own(3, 3))).left
+    assert "convert the model" in plain.keeps
+    assert "subclass" in own.keeps

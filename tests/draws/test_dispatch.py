@@ -1,0 +1,45 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rad.draws import dispatch as draws
+from rad.draws import reference as random
+from rad.sketches import fold_in, make_key
+
+WORDS = st.integers(-(1 << 63), (1 << 63) - 1)
+DRAWS = (("words", 9), ("integers", 9, 7), ("integers", 8, (1 << 31) - 1))
+DRAWS += (("distinct_integers", 9, 30), ("distinct_integers", 9, 12), ("distinct_integers", 5, 5))
+DRAWS += (("signs", 130, torch.float32), ("signs", 64, torch.float64), ("signs", 3, torch.bfloat16))
+
+
+@pytest.mark.parametrize("draw", DRAWS, ids=str)
+@given(WORDS, st.integers(0, 1 << 31), st.integers(0, 4), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_loops_draw_what_torch_draws(
+    draw: tuple[object, ...], word: int, first: int, count: int, each: bool
+) -> None:
+    name, *arguments = draw
+    key, rows = torch.tensor(word), range(first, first + count)
+    if each:
+        key = fold_in(key, torch.arange(count))
+    expected = getattr(random, str(name))(key, rows, *arguments)
+    got = getattr(draws, str(name))(key, rows, *arguments)
+    assert torch.equal(got, expected)
+    assert got.dtype == expected.dtype
+
+
+def test_under_vmap_torch_draws() -> None:
+    keys = fold_in(make_key(0), torch.arange(5))
+    together = torch.vmap(lambda key: draws.integers(key, range(3), 4, 10))(keys)
+    apart = torch.stack([draws.integers(key, range(3), 4, 10) for key in keys])
+    assert torch.equal(together, apart)
+    assert not draws.in_loops(torch.empty(2, device="meta"))
+
+
+def test_bad_counts_are_refused_as_by_torch() -> None:
+    key = make_key(0)
+    with pytest.raises(ValueError, match="high must lie"):
+        draws.integers(key, range(1), 1, 1 << 31)
+    with pytest.raises(ValueError, match="cannot draw 4 distinct"):
+        draws.distinct_integers(key, range(1), 4, 3)

@@ -1,0 +1,174 @@
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from unbiased import check_mean_square
+
+import rad
+from rad import models
+from rad.memory import parameter_bytes, saved_bytes
+from rad.planning.allocation import LayerCost, _greedy, _with_exact_layers, layer_costs, total
+from rad.planning.probe import Trial
+
+BATCH = 12
+X, Y = torch.randn(BATCH, 2, 6, 6), torch.randint(4, (BATCH,))
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 15), nn.ReLU(), nn.Linear(15, 4)
+    )
+
+
+def loss(out: Tensor) -> Tensor:
+    return F.cross_entropy(out, Y[: len(out)].clone())
+
+
+def gradient(model: nn.Module) -> Tensor:
+    weights = [p for n, p in model.named_parameters() if n.endswith("weight")]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss(model(X)), weights)])
+
+
+@pytest.mark.parametrize("variant", ["same_sample", "different_sample", "project"])
+@pytest.mark.parametrize("budget", [0.1, 0.4, 0.9])
+def test_no_more_bytes_and_less_predicted_variance_than_uniform(
+    variant: str, budget: float
+) -> None:
+    model = network()
+    uniform = rad.fit(model, (X,), loss, budget, variant)
+    optimal = rad.fit(model, (X,), loss, budget, variant, allocation="optimal")
+    assert optimal.memory.saved_bytes <= uniform.memory.saved_bytes
+    assert optimal.keep_fraction is None
+    assert set(optimal.layers or {}) == {"0", "3", "5"}
+
+    make = type(uniform.sketch)
+    costs = layer_costs(Trial(model, (X,), loss), make, variant)  # type: ignore[arg-type]
+
+    def predicted(fractions: dict[str, float]) -> float:
+        kept = {c.name: make(fractions[c.name]).kept(c.width) for c in costs}  # type: ignore
+        return total(costs, make, kept)  # type: ignore[arg-type]
+
+    assert predicted(dict(optimal.layers or {})) < predicted(dict.fromkeys("035", budget))
+
+
+def test_the_predicted_variance_is_the_measured_one() -> None:
+    model, make = network(), rad.DifferentSample
+    costs = layer_costs(Trial(model, (X,), loss), make, "different_sample")
+    predicted = total(costs, make, {cost.name: make(0.3).kept(cost.width) for cost in costs})
+    exact, converted = gradient(model), rad.convert(model, make(0.3), seed=1)
+    samples = torch.stack([gradient(converted) for _ in range(500)])
+    check_mean_square(samples, exact, predicted)
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_no_other_division_is_better(replacement: bool) -> None:
+    """Against every division of a small budget, up to what one step of a layer is worth."""
+
+    def make(fraction: float) -> rad.SameSample:
+        return rad.SameSample(fraction, replacement)
+
+    layers = [
+        LayerCost("a", 5, 9, 4, 2.0),
+        LayerCost("b", 3, 7, 4, 0.3),
+        LayerCost("c", 1, 11, 8, 7.0),
+    ]
+    choices = list(itertools.product(*(range(1, layer.width + 1) for layer in layers)))
+    for limit in (60, 100, 150, 220, 300):
+        found = _with_exact_layers(layers, make, limit)
+
+        def spent(kept: tuple[int, ...]) -> int:
+            return sum(c.rows * k * c.itemsize for c, k in zip(layers, kept, strict=True))
+
+        def variance(kept: tuple[int, ...]) -> float:
+            return sum(c.variance(make, k) for c, k in zip(layers, kept, strict=True))
+
+        kept = tuple(found.values())
+        assert spent(kept) <= limit
+        worth = max(cost.rows * cost.itemsize for cost in layers)
+        smaller = min(variance(other) for other in choices if spent(other) <= limit - worth)
+        assert variance(kept) <= smaller
+
+
+def test_a_budget_below_one_number_a_row_is_not_met() -> None:
+    assert _greedy([LayerCost("a", 5, 9, 4, 2.0)], rad.SameSample, 19, {"a": 1}) is None
+
+
+def test_bytes_as_budget_are_used_and_not_exceeded() -> None:
+    model = network()
+    uniform = rad.fit(model, (X,), loss, 0.3)
+    budget = uniform.memory.parameter_bytes + uniform.memory.saved_bytes + 17
+    plan = rad.fit(model, (X,), loss, budget, allocation="optimal")
+    converted = rad.convert(model, plan.sketch)
+    used = parameter_bytes(model) + saved_bytes(lambda: loss(converted(X.clone())))
+    assert budget - 16 * BATCH <= used <= budget
+
+
+def test_recurrent_layers_share_with_the_others() -> None:
+    """Within the uniform plan's bytes, and with no more predicted variance."""
+    model = models.build("irnn", (1, 5, 4), 10, seed=0, hidden=12, std=0.3)
+    x, y = torch.rand(6, 1, 5, 4), torch.randint(10, (6,))
+
+    def of(out: Tensor) -> Tensor:
+        return F.cross_entropy(out, y)
+
+    uniform = rad.fit(model, (x,), of, 0.3)
+    plan = rad.fit(model, (x,), of, 0.3, allocation="optimal")
+    assert plan.memory.saved_bytes <= uniform.memory.saved_bytes
+    assert plan.layers is not None
+    assert set(plan.layers) == {"rnn", "output"}
+    costs = layer_costs(Trial(model, (x,), of), rad.DifferentSample, "different_sample")
+    kept = {cost.name: math.ceil(plan.layers[cost.name] * cost.width) for cost in costs}
+    alike = {cost.name: math.ceil(0.3 * cost.width) for cost in costs}
+    assert total(costs, rad.DifferentSample, kept) <= total(costs, rad.DifferentSample, alike)
+
+
+def test_a_recurrent_layer_that_keeps_its_states_costs_nothing() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.output = nn.RNN(1, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.output(self.rnn(x)[1][0])  # type: ignore[no-any-return]
+
+    trial = Trial(Net(), (torch.randn(4, 3, 1),), lambda out: out.square().sum())
+    costs = layer_costs(trial, rad.DifferentSample, "different_sample")
+    assert [cost.name for cost in costs] == ["output"]
+
+
+def test_an_exact_recurrent_layer_that_keeps_its_first_state_too_stays_in_the_limit() -> None:
+    """Kept exactly, a short sequence's states are one more than what is sketched of them."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.read = nn.RNN(1, 64, nonlinearity="relu"), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.read(self.rnn(x.transpose(0, 1))[1][-1])
+            return out
+
+    torch.manual_seed(0)
+    model, x = Last(), torch.randn(50, 8, 1)
+    of = lambda out: out.square().mean()  # noqa: E731
+    uniform = rad.fit(model, (x,), of, 0.99, "different_sample")
+    optimal = rad.fit(model, (x,), of, 0.99, "different_sample", allocation="optimal")
+    assert optimal.memory.saved_bytes <= uniform.memory.saved_bytes
+
+
+@pytest.mark.parametrize("width", [20, 90, 300])
+def test_peaks_stay_in_the_limit(width: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(90, width), nn.ReLU(), nn.Linear(width, 5))
+    x = torch.randn(60, 90)
+    of = lambda out: out.square().mean()  # noqa: E731
+    for budget in (0.1, 0.5):
+        uniform = rad.fit(model, (x,), of, budget, "different_sample", kind="peak")
+        optimal = rad.fit(
+            model, (x,), of, budget, "different_sample", kind="peak", allocation="optimal"
+        )
+        assert optimal.memory.peak_bytes <= uniform.memory.peak_bytes
