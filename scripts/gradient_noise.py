@@ -26,7 +26,7 @@ from rad import data, models
 from rad.data import Dataset
 from rad.errors import UsageError
 from rad.gradient_noise import Sampling, full_gradient, measure, weight_layers
-from rad.planning.variants import SKETCHING, Built, build
+from rad.planning.variants import Built, build, sketching
 from rad.plotting import save
 from rad.plotting.gradient_noise import noise_figure
 from rad.results import RunFolder, provenance, write_atomic
@@ -75,7 +75,7 @@ def check(config: DictConfig, overrides: list[str]) -> None:
     for name, valid, what in (
         ("iterations", _is_count, "different whole numbers of at least 0"),
         ("keep_fractions", _is_fraction, "different numbers in (0, 1]"),
-        ("variants", SKETCHING.__contains__, f"some of {', '.join(SKETCHING)}"),
+        ("variants", sketching().__contains__, f"some of {', '.join(sketching())}"),
     ):
         values = noise[name]
         listed = isinstance(values, ListConfig) and len(values) == len(set(map(str, values))) > 0

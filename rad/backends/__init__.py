@@ -1,5 +1,56 @@
-"""How a primitive runs: which form of it takes a tensor, and what a compiler sees of it."""
+"""Which form of a primitive takes a tensor: Triton kernels, compiled loops, or torch's operators.
 
-from rad.backends.choice import Keys, host_keys, in_loops, is_readable, use_kernels
+Every primitive has a form in torch's operators, which is its specification. What is drawn, packed
+or kept is the same to the bit in every form; sums may round differently.
+"""
 
-__all__ = ["Keys", "host_keys", "in_loops", "is_readable", "use_kernels"]
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+
+
+def use_kernels(*tensors: Tensor) -> bool:
+    """Whether kernels take tensors: on CUDA, where Triton is, in none of torch's transforms.
+
+    The environment variable RAD_KERNELS=off leaves everything to torch's operators. What runs
+    as a kernel in forward runs as one in backward: leave it as it is while a program runs.
+    """
+    if not all(x.is_cuda for x in tensors) or os.environ.get("RAD_KERNELS") == "off":
+        return False
+    return _triton_is_installed() and all(map(is_readable, tensors))
+
+
+def in_loops(x: Tensor) -> bool:
+    """Whether compiled loops can read a tensor: on the CPU, in none of torch's transforms."""
+    return x.is_cpu and is_readable(x)
+
+
+def host_keys(key: Tensor) -> Keys | None:
+    """Keys (int64, any shape) as compiled loops take them: uint64, (n,); None where they cannot."""
+    return key.numpy().view(np.uint64).reshape(-1) if in_loops(key) else None
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether a tensor has memory to read: not under torch.vmap or torch.compile, nor a fake."""
+    if torch.compiler.is_compiling() or isinstance(x, FakeTensor):
+        return False
+    try:
+        x.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
+@cache
+def _triton_is_installed() -> bool:
+    return find_spec("triton") is not None

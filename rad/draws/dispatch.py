@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from rad import backends
-from rad.backends import host_keys
 from rad.draws import reference
 
 
@@ -23,7 +22,7 @@ def words(key: Tensor, rows: range, slots: int) -> Tensor:
         from rad.draws import kernels
 
         return kernels.words(key, rows, slots)
-    keys = host_keys(key)
+    keys = backends.host_keys(key)
     if keys is None:
         return reference.words(key, rows, slots)
     from rad.draws import loops
@@ -40,7 +39,7 @@ def integers(key: Tensor, rows: range, slots: int, high: int) -> Tensor:
 
         reference.check_high(high)
         return kernels.integers(key, rows, slots, high)
-    keys = host_keys(key)
+    keys = backends.host_keys(key)
     if keys is None:
         return reference.integers(key, rows, slots, high)
     from rad.draws import loops
@@ -53,7 +52,7 @@ def integers(key: Tensor, rows: range, slots: int, high: int) -> Tensor:
 
 def distinct_integers(key: Tensor, rows: range, count: int, high: int) -> Tensor:
     """`rad.draws.reference.distinct_integers`."""
-    keys = host_keys(key)
+    keys = backends.host_keys(key)
     if keys is None:
         return reference.distinct_integers(key, rows, count, high)
     from rad.draws import loops
@@ -70,7 +69,7 @@ def signs(key: Tensor, rows: range, slots: int, dtype: torch.dtype) -> Tensor:
         from rad.draws import kernels
 
         return kernels.signs(key, rows, slots, dtype)
-    keys = host_keys(key)
+    keys = backends.host_keys(key)
     if keys is None:
         return reference.signs(key, rows, slots, dtype)
     from rad.draws import loops

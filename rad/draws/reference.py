@@ -67,6 +67,21 @@ def _fold_in_integer(key: Tensor, i: int) -> Tensor:
     return _mix_(key + signed((i + 1) * FOLD))
 
 
+def step_keys(key: Tensor, steps: int) -> Tensor:
+    """`fold_in(key, t)` for t = 0..steps-1: int64, (steps,)."""
+    return fold_in(key, torch.arange(steps, device=key.device))
+
+
+def row_keys(keys: Tensor, rows: int) -> Tensor:
+    """A key for each of the rows of all steps in one sequence: (steps * rows,).
+
+    The words of row s * rows + r under its key are those of row r under keys[s]: a
+    word depends on key + ROW * row alone.
+    """
+    step = torch.arange(len(keys), device=keys.device)
+    return (keys - step * signed(rows * ROW)).repeat_interleave(rows)
+
+
 def words(key: Tensor, rows: range, slots: int) -> Tensor:
     """`word(key, row, slot)` for the given rows and slots 0..slots-1: int64, (len(rows), slots).
 

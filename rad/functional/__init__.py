@@ -1,15 +1,14 @@
 """Operators with an exact forward pass and a backward pass from what was kept."""
 
 from rad.functional.conv import conv, keep_for_conv
-from rad.functional.conv_noise import conv_noise_weights, conv_weight_grad_variance
+from rad.functional.conv_noise import conv_weight_grad_variance
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
 from rad.functional.linear import (
     keep_for_linear,
     linear,
-    linear_noise_weights,
-    linear_weight_grad_variance,
 )
+from rad.functional.linear_noise import linear_weight_grad_variance
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.functional.relu import relu
@@ -19,7 +18,6 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool",
     "conv",
-    "conv_noise_weights",
     "conv_weight_grad_variance",
     "dropout",
     "elementwise",
@@ -27,7 +25,6 @@ __all__ = [
     "keep_for_conv",
     "keep_for_linear",
     "linear",
-    "linear_noise_weights",
     "linear_weight_grad_variance",
     "max_pool",
     "relu",

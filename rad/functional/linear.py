@@ -8,7 +8,6 @@ because it is linear in x_hat (paper, section 4).
 
 from __future__ import annotations
 
-from functools import singledispatch
 from typing import Any
 
 import torch
@@ -16,25 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
-from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import check_real, product_dtype
 from rad.functional.keeping import keep
-from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
-from rad.sketches.base import Sketch, squared_norm
+from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
-from rad.sketches.importance import ImportanceSampling
-from rad.sketches.projection import DifferentProject, Project
-from rad.sketches.rotation import RotatedRounding
-from rad.sketches.rounding import Rounding
-from rad.sketches.sampled_rounding import SampledRounding
-from rad.sketches.sampling import DifferentSample, SameSample
-
-PIECE_BYTES = 1 << 22
-"""The most into which a sketch is read densely at a time."""
-
-SMALL_BYTES = 1 << 18
-"""What is read densely at once."""
 
 
 class _SketchedLinear(torch.autograd.Function):
@@ -69,14 +54,14 @@ class _SketchedLinear(torch.autograd.Function):
 
 
 def _weight_grad(ctx: Any, grad_output: Tensor, kept: list[Tensor], key: Tensor) -> Tensor:
-    """`weight_grad` as it can be compiled, and differentiated or not."""
-    sketch, d = ctx.sketch, ctx.input_shape[-1]
+    """grad_output^T x_hat as it can be compiled, and differentiated or not."""
+    sketch, shape = ctx.sketch, tuple(ctx.input_shape)
     if isinstance(sketch, Identity):
         return grad_output.t() @ kept[0].to(grad_output.dtype)
     if torch.compiler.is_compiling():
-        return _linear_weight_grad(grad_output, kept, d, key, as_text(sketch))
+        return _linear_weight_grad(grad_output, kept, shape[1], key, as_text(sketch))
     with torch.no_grad():
-        gradient = weight_grad(sketch, grad_output, tuple(kept), d, key)
+        gradient = sketch.contract(grad_output, tuple(kept), shape, key)
     if not will_be_differentiated():
         return gradient
     is_constant = not (grad_output.requires_grad or ctx.needs_input_grad[0])
@@ -87,7 +72,8 @@ def _weight_grad(ctx: Any, grad_output: Tensor, kept: list[Tensor], key: Tensor)
 def _linear_weight_grad(
     grad_output: Tensor, kept: list[Tensor], d: int, key: Tensor, sketch: str
 ) -> Tensor:
-    return weight_grad(from_text(sketch), grad_output, tuple(kept), d, key)
+    shape = (len(grad_output), d)
+    return from_text(sketch).contract(grad_output, tuple(kept), shape, key)
 
 
 def keep_for_linear(x: Tensor, weight: Tensor, sketch: Sketch, key: Tensor) -> tuple[Tensor, ...]:
@@ -126,172 +112,3 @@ def linear(
 
 def _rows(x: Tensor) -> Tensor:
     return x.reshape(x.shape[:-1].numel(), x.shape[-1])
-
-
-@singledispatch
-def weight_grad(
-    sketch: Sketch, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
-) -> Tensor:
-    """grad_output^T x_hat, for the x_hat that `kept` is a sketch of.
-
-    Shapes: grad_output (n, out_features); x_hat (n, d) -> (out_features, d).
-    Without a shortcut for the sketch, x_hat is read a piece of the rows at a time.
-    """
-    return by_pieces(sketch, grad_output, kept, d, key)
-
-
-def by_pieces(
-    sketch: Sketch, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
-) -> Tensor:
-    """`weight_grad`, of any sketch."""
-    rows, out_features = grad_output.shape
-    wide = accumulation_dtype(grad_output.dtype)
-    total = kept[0].new_empty(out_features, d, dtype=wide)
-    for number, piece in enumerate(_pieces(rows, d * wide.itemsize)):
-        x_hat = sketch.decompress(kept, (rows, d), wide, key, piece)
-        part = grad_output[piece.start : piece.stop].t().to(wide)
-        total.addmm_(part, x_hat, beta=min(number, 1))
-    return total.to(grad_output.dtype)
-
-
-def _pieces(rows: int, row_bytes: int) -> list[range]:
-    """The rows in two pieces, in more where one would be large, in one where it is small."""
-    halves = rows if rows * row_bytes <= SMALL_BYTES else -(-rows // 2)
-    step = max(1, min(halves, PIECE_BYTES // row_bytes))
-    return [range(start, min(start + step, rows)) for start in range(0, max(rows, 1), step)]
-
-
-@weight_grad.register
-def _(
-    sketch: Identity, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
-) -> Tensor:
-    return grad_output.t() @ kept[0]
-
-
-@weight_grad.register
-def _(
-    sketch: SameSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
-) -> Tensor:
-    (columns,) = kept
-    wide = accumulation_dtype(grad_output.dtype)
-    product = grad_output.t().to(wide) @ columns.to(wide)
-    if sketch.spreads_in_kernels(product, key):
-        from rad.kernels.sampling import spread
-
-        return spread(product, key, d, grad_output.dtype)
-    indices = sketch.indices((len(columns), d), key)
-    total = product.new_zeros(len(product), d)
-    total.index_add_(1, indices, product.mul_(d / len(indices)))
-    return total.to(grad_output.dtype)
-
-
-@weight_grad.register
-def _(
-    sketch: DifferentSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
-) -> Tensor:
-    (columns,) = kept
-    if sketch.spreads_in_kernels(columns, key):
-        from rad.kernels import weight_grad as kernel
-
-        if kernel.pays(grad_output, columns, d):
-            return kernel.sampled(grad_output, columns, key, d)
-        return by_pieces(sketch, grad_output, kept, d, key)
-    wide = accumulation_dtype(grad_output.dtype)
-    total = columns.new_empty(grad_output.shape[1], d, dtype=wide)
-    pieces = _pieces(len(columns), d * wide.itemsize)
-    buffer = columns.new_empty(len(pieces[0]), d, dtype=wide)
-    for number, piece in enumerate(pieces):
-        part = slice(piece.start, piece.stop)
-        scattered = buffer[: len(piece)].zero_()
-        indices = sketch.indices((len(columns), d), key, piece)
-        scattered.scatter_add_(1, indices, columns[part].to(wide))
-        transposed = grad_output[part].t().to(wide)
-        scale = d / columns.shape[1]
-        total.addmm_(transposed, scattered, beta=min(number, 1), alpha=scale)
-    return total.to(grad_output.dtype)
-
-
-@weight_grad.register
-def _(
-    sketch: Rounding, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
-) -> Tensor:
-    if sketch.in_kernels(kept[-1], key) and kept[-1].dtype != torch.float64:
-        from rad.kernels import weight_grad as kernel
-
-        if kernel.rounded_pays(grad_output, d):
-            return kernel.rounded(grad_output, kept, key, d, sketch)
-    return by_pieces(sketch, grad_output, kept, d, key)
-
-
-@weight_grad.register
-def _(
-    sketch: Project, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
-) -> Tensor:
-    wide = accumulation_dtype(grad_output.dtype)
-    product = grad_output.t().to(wide) @ kept[0].to(wide)
-    return sketch.spread(product, d, key).to(grad_output.dtype)
-
-
-@weight_grad.register
-def _(
-    sketch: ImportanceSampling, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
-) -> Tensor:
-    rows, drawn = kept
-    wide = accumulation_dtype(grad_output.dtype)
-    of_drawn = grad_output.index_select(0, drawn).t().to(wide)
-    return (of_drawn @ rows.to(wide)).to(grad_output.dtype)
-
-
-def linear_noise_weights(x: Tensor, grad_output: Tensor) -> Tensor:
-    """By what the variance of each number of x counts in that of dW: (rows, 1).
-
-    For errors that are uncorrelated: |grad_output_n|^2 for the numbers of row n.
-    """
-    grad = grad_output.detach().reshape(-1, grad_output.shape[-1])
-    return grad.to(accumulation_dtype(x.dtype)).square().sum(1, keepdim=True)
-
-
-def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
-    """E |dW_hat - dW|^2 over the keys, dW = grad_output^T x, in closed form: shape ().
-
-    With F = |dW|^2 and S = sum over rows of |grad_output_n|^2 |x_n|^2: r F where
-    all rows share one draw (their noises add up as the gradient itself does) and
-    r S where each row has its own, r being the sketch's relative variance. Rounding has
-    uncorrelated errors, rotated or not: sum over rows of |grad_output_n|^2 times their
-    variances, on top of the sampling's where columns are sampled too. Importance
-    sampling gives row n the random factor c_n:
-    sum_nm Cov(c_n, c_m) <grad_output_n, grad_output_m> <x_n, x_m>.
-    Numbers of any size are normalised first; the result is float64.
-    Shapes: x (..., d), grad_output (..., out_features). Raises TypeError for a
-    sketch without a closed form here.
-    """
-    wide = accumulation_dtype(x.dtype)
-    x, x_scale = normalised(x.reshape(-1, x.shape[-1]).to(wide))
-    grad, grad_scale = normalised(grad_output.reshape(-1, grad_output.shape[-1]).to(wide))
-    return variance_in_range(x, grad, sketch).double() * x_scale**2 * grad_scale**2
-
-
-def variance_in_range(x: Tensor, grad: Tensor, sketch: Sketch) -> Tensor:
-    """`linear_weight_grad_variance` of rows whose squares are in range, in their dtype.
-
-    Shapes: x (rows, d), grad (rows, out_features), in float32 at least.
-    """
-    match sketch:
-        case Identity():
-            return x.new_zeros(())
-        case SameSample() | Project():
-            return sketch.relative_variance(x.shape[1]) * squared_norm(grad.t() @ x)
-        case DifferentSample() | DifferentProject():
-            row_products = grad.square().sum(1) @ x.square().sum(1)
-            return sketch.relative_variance(x.shape[1]) * row_products
-        case Rounding():
-            return (linear_noise_weights(x, grad) * sketch.element_variance(x)).sum()
-        case RotatedRounding():
-            return (linear_noise_weights(x, grad) * sketch.rotated_variance(x)).sum()
-        case SampledRounding():
-            rounding = (linear_noise_weights(x, grad) * sketch.element_variance(x)).sum()
-            return rounding + variance_in_range(x, grad, sketch.sample)
-        case ImportanceSampling():
-            products = (grad @ grad.t()) * (x @ x.t())
-            return (sketch.weight_covariance(x) * products).sum().to(x.dtype)
-    raise TypeError(f"no closed-form weight gradient variance for {type(sketch).__name__}")

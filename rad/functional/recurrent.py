@@ -24,14 +24,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rad.draws.reference import fold_in
+from rad.draws.reference import fold_in, step_keys
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import product_dtype
-from rad.functional.linear import variance_in_range
+from rad.functional.linear_noise import LinearResponse
 from rad.functional.recurrent_fused import FusedRNN, can_fuse
-from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_RNN, refused
-from rad.functional.steps import compress_steps, step_keys, weight_grad_steps
 from rad.packing.bits import pack, packed_bytes, unpack
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
@@ -189,12 +187,14 @@ class _SketchedRNN(torch.autograd.Function):
                         part = (_states_before(told, states[0], steps),)
                     sketch = plan.states_sketch or Identity()
                     keys = states_keys[here]
-                    grad_w_hh += weight_grad_steps(sketch, delta, part, plan.hidden, keys)
+                    shape = (*delta.shape[:2], plan.hidden)
+                    grad_w_hh += sketch.contract_steps(delta, part, shape, keys)
                 if needs_ih:
                     part = tuple(tensor[here] for tensor in inputs)
                     sketch = plan.input_sketch or Identity()
                     keys = inputs_keys[here]
-                    grad_w_ih += weight_grad_steps(sketch, delta, part, plan.features, keys)
+                    shape = (*delta.shape[:2], plan.features)
+                    grad_w_ih += sketch.contract_steps(delta, part, shape, keys)
                 if any(needs_bias):
                     grad_bias += delta.sum((0, 1))
                 if grad_x is not None:
@@ -213,7 +213,7 @@ class _Kept:
         self.tensors: tuple[Tensor, ...] = ()
 
     def add(self, sketch: Sketch, x: Tensor, steps: range) -> None:
-        parts = compress_steps(sketch, x, self.keys[steps.start : steps.stop])
+        parts = sketch.compress_steps(x, self.keys[steps.start : steps.stop])
         if not self.tensors:
             self.tensors = tuple(p.new_empty(self.steps, *p.shape[1:]) for p in parts)
         for whole, part in zip(self.tensors, parts, strict=True):
@@ -307,11 +307,7 @@ def rnn_weight_grad_variance(inputs: Tensor, delta: Tensor, sketch: Sketch) -> T
     each that of a linear layer (`linear_weight_grad_variance`).
     Shapes: delta (T, B, H); inputs (T, B, H) are the states h_{t-1} for W_hh, or
     (T, B, I) the input for W_ih. ReLU; with tanh that of W_hh is 0. Numbers of any size are
-    normalised first; the result is float64.
+    brought into range first; the result is float64.
     """
-    wide = accumulation_dtype(inputs.dtype)
-    inputs, inputs_scale = normalised(inputs.to(wide))
-    delta, delta_scale = normalised(delta.to(wide))
     steps = zip(inputs, delta, strict=True)
-    total = torch.stack([variance_in_range(x, grad, sketch) for x, grad in steps]).sum()
-    return total.double() * inputs_scale**2 * delta_scale**2
+    return torch.stack([LinearResponse(x, grad).to_sketch(sketch) for x, grad in steps]).sum()

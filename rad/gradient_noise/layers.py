@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rad.errors import UsageError
-from rad.functional import conv_weight_grad_variance, linear_weight_grad_variance
 from rad.functional.conv import Geometry, geometry_of
+from rad.functional.conv_noise import ConvResponse
+from rad.functional.linear_noise import LinearResponse
+from rad.functional.noise_response import NoiseResponse
 from rad.functional.scaling import normalised
-from rad.sketches import Sketch
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,12 @@ class Trace:
         """d, the size of the axis that a sketch acts on."""
         return self.x.shape[-1] if isinstance(self.layer, nn.Linear) else self.x[0, 0].numel()
 
-    def sketch_variance(self, sketch: Sketch) -> Tensor:
-        """E |dW_hat - dW|^2 over the keys, given the minibatch: shape ()."""
+    def noise_response(self) -> NoiseResponse:
+        """How the weight's gradient, of the minibatch, answers noise in x."""
         if isinstance(self.layer, nn.Linear):
-            return linear_weight_grad_variance(self.x, self.grad_output, sketch)
+            return LinearResponse(self.x, self.grad_output)
         weight = self.layer.weight.detach()
-        geometry = _geometry_of(self.layer)
-        return conv_weight_grad_variance(self.x, self.grad_output, weight, geometry, sketch)
+        return ConvResponse(self.x, self.grad_output, weight, _geometry_of(self.layer))
 
     def example_squares(self) -> Tensor:
         """|g_n|^2 for the gradient g_n of each example's own loss: (B,), float64.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -17,26 +17,21 @@ from rad.draws.reference import integers
 from rad.errors import UsageError
 from rad.functional.scaling import normalised
 from rad.gradient_noise.full import FullGradient
-from rad.gradient_noise.layers import Trace, loss_and_gradient, trace, weight_gradients
+from rad.gradient_noise.layers import loss_and_gradient, trace, weight_gradients
 from rad.nn import Sketching
 from rad.planning.variants import Built
 from rad.sketches import (
-    DifferentProject,
-    DifferentSample,
     Identity,
-    Project,
-    SameSample,
     Sketch,
     fold_in,
     make_key,
 )
-from rad.sketches.base import ReducingSketch
 
 ALL = "all weights"
 PARTS = ("minibatch", "sketch", "total")
 
 Predicted = dict[tuple[str, Sketch], list[float]]
-"""The closed forms of a weight and a sketch (`_unit`), one for each minibatch predicted."""
+"""The closed forms of a weight and a sketch , one for each minibatch predicted."""
 
 # Sub-key of the minibatches, far from those of the layers' draws.
 MINIBATCHES = 1 << 32
@@ -104,8 +99,8 @@ def _of_batch_size(
     device = dataset.train_images.device
     key = fold_in(fold_in(make_key(sampling.seed, device), MINIBATCHES), size)
     samples: list[list[Tensor]] = [[] for _ in estimators]
-    units = {(n, _unit(s)) for e in estimators for n, s in _sketches(e).items()}
-    predicted: Predicted = {each: [] for each in units}
+    sketches = {(n, s) for e in estimators for n, s in _sketches(e).items()}
+    predicted: Predicted = defaultdict(list)
     for number in range(sampling.minibatches):
         batch = dataset.batch(integers(fold_in(key, number), range(1), size, count)[0])
         traces, _ = trace(model, *batch)
@@ -113,15 +108,16 @@ def _of_batch_size(
         for estimator, of_estimator in zip(estimators, samples, strict=True):
             of_estimator.append(_deviations(estimator, batch, exact, full, sampling.draws))
         if number < sampling.predictions:
-            for (name, unit), values in predicted.items():
-                values.append(traces[name].sketch_variance(unit).item())
+            responses = {name: each.noise_response() for name, each in traces.items()}
+            for name, sketch in sketches:
+                predicted[name, sketch].append(responses[name].to_sketch(sketch).item())
     return [
         row
         for estimator, of_estimator in zip(estimators, samples, strict=True)
         for row in _rows(
             estimator,
             torch.stack(of_estimator).cpu(),
-            _predictions(estimator, full, predicted, traces),
+            _predictions(estimator, full, predicted),
             full,
         )
     ]
@@ -134,16 +130,6 @@ def _sketches(estimator: Built) -> dict[str, Sketch]:
         for name, module in estimator.model.named_modules()
         if isinstance(module, Sketching) and list(module.parameters(recurse=False))
     }
-
-
-def _unit(sketch: Sketch) -> Sketch:
-    """The sketch with one number kept, where with k the variance is 1/k of its; else itself."""
-    match sketch:
-        case SameSample(replacement=True) | DifferentSample(replacement=True):
-            return replace(sketch, keep_fraction=sys.float_info.min)
-        case Project() | DifferentProject():
-            return replace(sketch, keep_fraction=sys.float_info.min)
-    return sketch
 
 
 def _deviations(
@@ -172,28 +158,16 @@ def _squares(estimate: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
     return torch.stack([d.square().sum().double() * scale**2 for d, scale in deviations])
 
 
-def _predictions(
-    estimator: Built, full: FullGradient, predicted: Predicted, traces: dict[str, Trace]
-) -> Tensor:
+def _predictions(estimator: Built, full: FullGradient, predicted: Predicted) -> Tensor:
     """The three closed forms: (3, weights), float64."""
     sketches, batch_size = _sketches(estimator), estimator.batch_size
     minibatch = torch.tensor(
         [full.minibatch_variance(n, batch_size) for n in full.gradients], dtype=torch.float64
     )
     noise = torch.tensor(
-        [_noise(sketches[n], traces[n].width, predicted, n) for n in full.gradients],
-        dtype=torch.float64,
+        [fmean(predicted[n, sketches[n]]) for n in full.gradients], dtype=torch.float64
     )
     return torch.stack([minibatch, noise, minibatch + noise])
-
-
-def _noise(sketch: Sketch, width: int, predicted: Predicted, name: str) -> float:
-    """The mean over the minibatches that were predicted."""
-    unit = _unit(sketch)
-    mean = fmean(predicted[name, unit])
-    if unit != sketch and isinstance(sketch, ReducingSketch):
-        mean /= sketch.kept(width)
-    return mean
 
 
 def _rows(

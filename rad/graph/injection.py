@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rad.errors import UsageError
 from rad.graph.linearized import check_order, check_vertices
-from rad.sketches import Identity, Project, SameSample, Sketch
+from rad.sketches import Identity, Sketch
+from rad.sketches.noise import Columns
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,14 @@ def injection_noise(sketch: Sketch, m: Tensor) -> Tensor:
     -M_ij (d - k)/(k (d - 1)). Projection: (M + tr(M) I - 2 diag(M))/k. The trace is
     tr(M) times the sketch's relative variance in each case.
     """
-    d = len(m)
-    match sketch:
-        case Identity():
-            return torch.zeros_like(m)
-        case SameSample():
-            of_pairs = (d * torch.eye(d, dtype=m.dtype, device=m.device) - 1) / max(d - 1, 1)
-            return sketch.relative_variance(d) * of_pairs * m
-        case Project():
-            spread = m.trace() * torch.eye(d, dtype=m.dtype, device=m.device)
-            return (m + spread - 2 * torch.diag(m.diagonal())) / sketch.kept(d)
-    raise TypeError(f"no closed-form injection noise for {type(sketch).__name__}")
+    d, total = len(m), torch.zeros_like(m)
+    eye = torch.eye(d, dtype=m.dtype, device=m.device)
+    for part in sketch.noise(d):
+        if not isinstance(part, Columns) or not part.shared:
+            raise TypeError(f"no closed-form injection noise for {type(sketch).__name__}")
+        if part.mixed:
+            unit = m + m.trace() * eye - 2 * torch.diag(m.diagonal())
+        else:
+            unit = (d * eye - 1) * m
+        total = total + part.factor * unit
+    return total

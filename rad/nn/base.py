@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 
 from rad.backends.operators import opaque
 from rad.functional.arguments import product_dtype
+from rad.functional.noise_response import NoiseResponse
 from rad.nn.shared import Kept, Shared
 from rad.sketches import Identity, Sketch, fold_in, make_key
 
@@ -134,18 +135,16 @@ class Sketching(nn.Module):
         return str(self.sketch)
 
     def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
-        """E |dW_hat - dW|^2 of a call with this input, in closed form: shape ().
+        """E |dW_hat - dW|^2 of a call with this input, in closed form: float64, shape ().
 
         Raises TypeError for a layer or a sketch without a closed form.
         """
-        raise TypeError(f"no closed-form weight gradient variance for {type(self).__name__}")
+        return self.noise_response(x, grad_output).to_sketch(sketch)
 
-    def rows_and_noise_weights(self, x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of a sketch of this input, and by what the variance of each number counts.
+    def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:
+        """How the weight's gradient of a call with this input answers noise in it.
 
-        Uncorrelated errors of variance s in the rows (n, d) give the weight's gradient the
-        variance <weights, s>; the weights are (n, d) or (n, 1). Raises TypeError for a layer
-        without a closed form.
+        Raises TypeError for a layer without a closed form.
         """
         raise TypeError(f"no closed-form weight gradient variance for {type(self).__name__}")
 

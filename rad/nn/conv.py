@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rad import functional
-from rad.functional.conv import Geometry, geometry_of
+from rad.functional.conv import geometry_of
+from rad.functional.conv_noise import ConvResponse
+from rad.functional.noise_response import NoiseResponse
 from rad.nn.base import Sketching
 from rad.sketches import Identity, Sketch
 
@@ -44,20 +46,12 @@ class _Conv(Sketching, _ConvNd):
             kept=kept,
         )
 
-    def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
-        return functional.conv_weight_grad_variance(*self._batched(x, grad_output), sketch)
-
-    def rows_and_noise_weights(self, x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
-        batched = self._batched(x, grad_output)
-        return batched[0].flatten(2).flatten(0, 1), functional.conv_noise_weights(*batched)
-
-    def _batched(self, x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, Geometry]:
-        """With a batch axis, and what else the closed forms need."""
+    def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:
         options = (self.stride, self.padding, self.dilation, self.groups)
         geometry = geometry_of(self.weight, *options, self.padding_mode)
         axes = len(self.kernel_size)
         x, grad_output = (t.unsqueeze(0) if t.dim() == axes + 1 else t for t in (x, grad_output))
-        return x, grad_output, self.weight.detach(), geometry
+        return ConvResponse(x, grad_output, self.weight.detach(), geometry)
 
 
 class Conv1d(_Conv, nn.Conv1d):

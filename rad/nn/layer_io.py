@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rad.functional.linear import weight_grad
 from rad.sketches.base import Shape, Sketch
 from rad.sketches.identity import Identity
 
@@ -18,7 +17,7 @@ class Recording(Sketch):
 
     Not an `Identity`, which operators treat apart. `shapes` are those of the tensors it
     compressed; `products` the pairs of the tensor (rows, d) and the gradient of the layer's
-    output (rows, out_features) of each weight gradient calculated by `weight_grad`, which is once a
+    output (rows, out_features) of each weight gradient calculated by `contract`, which is once a
     step in a recurrent layer.
     """
 
@@ -45,11 +44,9 @@ class Recording(Sketch):
     def variance(self, x: Tensor) -> Tensor:
         return Identity().variance(x)
 
-
-@weight_grad.register
-def _(
-    sketch: Recording, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
-) -> Tensor:
-    (x,) = kept
-    sketch.products.append((x, grad_output.detach().to(x.dtype, copy=True)))
-    return weight_grad(Identity(), grad_output, (x.to(grad_output.dtype),), d, key)
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        (x,) = saved
+        self.products.append((x, left.detach().to(x.dtype, copy=True)))
+        return Identity().contract(left, (x.to(left.dtype),), shape, key)

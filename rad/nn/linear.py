@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rad import functional
+from rad.functional.linear_noise import LinearResponse
+from rad.functional.noise_response import NoiseResponse
 from rad.nn.base import Sketching
 from rad.sketches import Identity, Sketch
 
@@ -38,8 +40,5 @@ class Linear(Sketching, nn.Linear):
             input, self.weight, self.bias, sketch=self.sketch, key=key, kept=kept
         )
 
-    def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
-        return functional.linear_weight_grad_variance(x, grad_output, sketch)
-
-    def rows_and_noise_weights(self, x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
-        return x.reshape(-1, x.shape[-1]), functional.linear_noise_weights(x, grad_output)
+    def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:
+        return LinearResponse(x, grad_output)

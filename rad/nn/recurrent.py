@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rad.backends.operators import uncompiled
-from rad.functional.linear import linear_noise_weights, linear_weight_grad_variance
+from rad.functional.linear_noise import LinearResponse
+from rad.functional.noise_response import NoiseResponse
 from rad.functional.recurrent import Nonlinearity, rnn
 from rad.nn.base import Sketching
 from rad.sketches import Identity, Sketch, fold_in
@@ -80,16 +81,13 @@ class RNN(Sketching, nn.RNN):
             )
         return f"{self.sketch} of every state"
 
-    def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
+    def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:
         """That of one step and weight, x being the state before it, or its input.
 
         Steps draw independently, so that their variances add up. `grad_output` is the gradient
         by what enters the activation.
         """
-        return linear_weight_grad_variance(x, grad_output, sketch)
-
-    def rows_and_noise_weights(self, x: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
-        return x, linear_noise_weights(x, grad_output)
+        return LinearResponse(x, grad_output)
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rad.backends import in_loops
+from rad import backends
 
 PLANES: dict[int, tuple[torch.dtype, ...]] = {
     1: (torch.uint8,),
@@ -65,7 +65,7 @@ def pack_codes(codes: Tensor, bits: int) -> tuple[Tensor, ...]:
     word = reinterpret(codes.flatten(), torch.int64).view(*codes.shape[:-1], -1)
     if bits == 8:
         return (word,)
-    if in_loops(word):
+    if backends.in_loops(word):
         return _pack_in_loops(word, bits)
     for fields in (1, 2, 4):
         word = (word >> fields * (8 - bits)).bitwise_or_(word)
@@ -76,7 +76,7 @@ def pack_codes(codes: Tensor, bits: int) -> tuple[Tensor, ...]:
 
 def unpack_codes(planes: tuple[Tensor, ...], bits: int) -> Tensor:
     """The uint8 codes (..., 8 * groups) which `pack_codes` packed, with those that filled it up."""
-    if bits < 8 and in_loops(planes[0]):
+    if bits < 8 and backends.in_loops(planes[0]):
         return _unpack_in_loops(planes, bits).view(torch.uint8)
     word = planes[0].to(torch.int64)
     if bits < 8:

@@ -8,30 +8,16 @@ from typing import Any
 
 from rad.errors import UsageError
 from rad.memory.budget import Budget, largest_within, parse_budget
-from rad.packing.codes import PLANES, code_bytes
+from rad.packing.codes import code_bytes
 from rad.pde.cpu.checkpointing import Adjoint, Checkpointing
 from rad.pde.cpu.chunks import chunks
 from rad.pde.problem import ReactionDiffusion
 from rad.pde.residual import Residual
-from rad.sketches import (
-    DifferentSample,
-    DitheredRounding,
-    Identity,
-    SampledRounding,
-    StochasticRounding,
-)
+from rad.sketches import DifferentSample, Identity, SampledRounding
+from rad.sketches.registry import SketchKind, kinds
 
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "baseline": (),
-    "different_sample": ("replacement",),
-    "stochastic_rounding": (),
-    "dithered_rounding": (),
-    "sampled_rounding": ("bits", "dithered"),
-    "residual_rounding": ("bits", "dithered"),
-    "checkpointing": (),
-}
-"""The variants, and what each can be told beside its budget."""
-VARIANTS = tuple(OPTIONS)
+RESIDUAL = "residual_rounding"
+"""The variant that rounds and samples how far states are from the target."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +37,36 @@ def plan(problem: ReactionDiffusion, variant: str, budget: str | float, **option
     A fraction is the keep fraction of `different_sample`, and for others the bytes that this
     needs: rounding takes the most bits that fit, sampled and rounded the largest keep fraction,
     `checkpointing` the most states. Bytes are those of theta and of what is saved for
-    backward. `baseline` has no budget. `options` are fields of the sketch (`OPTIONS`).
-    Raises UsageError for an unknown variant or option, and for a budget that cannot be read
-    or met.
+    backward. `baseline` has no budget. `options` are fields of the sketch
+    (`rad.sketches.registry`). Raises UsageError for an unknown variant or option, and for a budget
+    that cannot be read or met.
     """
-    if variant not in VARIANTS:
-        raise UsageError(f"unknown variant {variant!r}; choose one of {', '.join(VARIANTS)}")
-    unknown = set(options) - set(OPTIONS[variant])
+    if variant not in variants():
+        raise UsageError(f"unknown variant {variant!r}; choose one of {', '.join(variants())}")
+    kind = _kind(variant)
+    unknown = set(options) - set(kind.options if kind else ())
     if unknown:
         raise UsageError(f"{variant} has no option {', '.join(sorted(unknown))}")
     wanted = parse_budget(budget)
     if variant == "baseline":
         return Plan(variant, "full", Identity(), None, None)
-    if variant == "different_sample" and wanted.kind != "bytes":
-        adjoint: Adjoint = DifferentSample(wanted.value, **options)
+    if kind and kind.of_paper and wanted.kind != "bytes":
+        adjoint: Adjoint = kind.make(wanted.value, **options)
     else:
         adjoint = _largest(problem, variant, wanted, options)
     sketch = adjoint.sketch if isinstance(adjoint, Residual) else adjoint
     fraction, bits = getattr(sketch, "keep_fraction", None), getattr(sketch, "bits", None)
     return Plan(variant, wanted.text, adjoint, fraction, bits)
+
+
+def variants() -> tuple[str, ...]:
+    """All variants by name: every kind of sketch, and what stands beside them."""
+    return ("baseline", *kinds(), RESIDUAL, "checkpointing")
+
+
+def _kind(variant: str) -> SketchKind | None:
+    """The kind of sketch that a variant takes of the states, or of their residuals."""
+    return kinds().get("sampled_rounding" if variant == RESIDUAL else variant)
 
 
 def _largest(
@@ -93,20 +90,11 @@ def _choices(
     problem: ReactionDiffusion, variant: str, options: dict[str, Any]
 ) -> Sequence[Adjoint]:
     """What a variant can be, by growing bytes."""
-    points = problem.inner**2
-    fractions = [k / points for k in range(1, points + 1)]
-    match variant:
-        case "checkpointing":
-            return [Checkpointing(s) for s in range(len(chunks(problem)))]
-        case "stochastic_rounding":
-            return [StochasticRounding(bits) for bits in sorted(PLANES)]
-        case "dithered_rounding":
-            return [DitheredRounding(bits) for bits in sorted(PLANES)]
-        case "sampled_rounding":
-            return [SampledRounding(f, **{"bits": 2, **options}) for f in fractions]
-        case "residual_rounding":
-            return [Residual(SampledRounding(f, **{"bits": 2, **options})) for f in fractions]
-    return [DifferentSample(f, **options) for f in fractions]
+    kind, points = _kind(variant), problem.inner**2
+    if kind is None:
+        return [Checkpointing(s) for s in range(len(chunks(problem)))]
+    sketches = kind.ascending((1, points), **options)
+    return [Residual(sketch) for sketch in sketches] if variant == RESIDUAL else sketches
 
 
 def saved_bytes(problem: ReactionDiffusion, adjoint: Adjoint) -> int:

@@ -12,31 +12,18 @@ one option in all layers; what is left of the bytes goes to single better option
 from __future__ import annotations
 
 import heapq
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rad.errors import UsageError
-from rad.functional.scaling import normalised
 from rad.nn import Sketching
-from rad.packing.codes import PLANES
 from rad.planning.probe import Trial
-from rad.sketches import (
-    DifferentSample,
-    DitheredRounding,
-    Identity,
-    RotatedRounding,
-    SampledRounding,
-    Sketch,
-    StochasticRounding,
-)
-from rad.sketches.rounding import BLOCKS, Rounding
-
-FRACTIONS = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Keep fractions that sampling may have."""
+from rad.sketches import Identity, Sketch
+from rad.sketches.noise import Numbers
+from rad.sketches.registry import kinds
 
 
 @dataclass(frozen=True)
@@ -97,7 +84,7 @@ def layer_options(trial: Trial) -> dict[str, list[Option]]:
         options[name] = [
             Option(sketch, sum(sketch.nbytes(shape, dtype) for shape in shapes[name]), value)
             for sketch in _sketches()
-            if not isinstance(sketch, RotatedRounding) or variance.rows_alike
+            if variance.is_cheap(sketch)
             for value in [variance(sketch)]
         ]
     for name in {name for name, found in shapes.items() if found} - set(options):
@@ -106,60 +93,19 @@ def layer_options(trial: Trial) -> dict[str, list[Option]]:
 
 
 class _Variance:
-    """The variance of a layer's weight gradient with any of `_sketches`, summed over its calls.
-
-    `weight_grad_variance` for all of them at the price of one: noise weights and the variance
-    of sampling one number a row are calculated once.
-    """
+    """The variance of a layer's weight gradient with any sketch, summed over its calls."""
 
     def __init__(self, layer: Sketching, calls: list[tuple[Tensor, Tensor]]) -> None:
-        one = DifferentSample(sys.float_info.min, replacement=False)
-        self._one = [layer.weight_grad_variance(x, g, one).item() for x, g in calls]
-        self._rows: list[tuple[Tensor, Tensor]] = []
-        self._scales: list[float] = []  # of the rows' variances, which are normalised
-        for call in calls:
-            (x, x_scale), (grad, grad_scale) = map(normalised, call)
-            self._rows.append(layer.rows_and_noise_weights(x, grad))
-            self._scales.append(x_scale**2 * grad_scale**2)
-        self._rounding: dict[Rounding, list[float]] = {}
+        self._responses = [layer.noise_response(x, grad) for x, grad in calls]
 
-    @property
-    def rows_alike(self) -> bool:
-        """Whether a rotation of a row leaves the noise weights as they are."""
-        return all(weights.shape[1] == 1 for _, weights in self._rows)
+    def is_cheap(self, sketch: Sketch) -> bool:
+        """Whether the sketch's noise can be told without a pass over the layer for each option."""
+        parts = (part for each in self._responses for part in sketch.noise(each.rows.shape[1]))
+        rotated = any(isinstance(part, Numbers) and part.rotation for part in parts)
+        return not rotated or all(response.rotates_freely for response in self._responses)
 
     def __call__(self, sketch: Sketch) -> float:
-        if isinstance(sketch, Rounding):
-            return sum(self._rounded(sketch))
-        if isinstance(sketch, RotatedRounding):
-            return sum(self._weighted(sketch.rotated_variance))
-        if isinstance(sketch, DifferentSample):
-            return self._sampled(sketch)
-        if isinstance(sketch, SampledRounding):
-            rounding = zip(self._rounded(sketch.rounding), self._rows, strict=True)
-            sizes = ((each, x.shape[1]) for each, (x, _) in rounding)
-            scaled = sum(each * d / sketch.kept(d) for each, d in sizes)
-            return self._sampled(sketch.sample) + scaled
-        return 0.0
-
-    def _rounded(self, sketch: Rounding) -> list[float]:
-        """Of each call."""
-        if sketch not in self._rounding:
-            self._rounding[sketch] = self._weighted(sketch.element_variance)
-        return self._rounding[sketch]
-
-    def _weighted(self, noise: Callable[[Tensor], Tensor]) -> list[float]:
-        """<noise weights, noise(rows)> of each call."""
-        rows = zip(self._rows, self._scales, strict=True)
-        return [(w * noise(x)).sum().item() * scale for (x, w), scale in rows]
-
-    def _sampled(self, sketch: DifferentSample) -> float:
-        """(d - k)/k of what (d - 1)/1 is the variance of."""
-        total = 0.0
-        for one, (x, _) in zip(self._one, self._rows, strict=True):
-            d = x.shape[1]
-            total += one * sketch.relative_variance(d) / max(d - 1, 1)
-        return total
+        return sum(response.to_sketch(sketch).item() for response in self._responses)
 
 
 def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
@@ -231,19 +177,8 @@ def _filled(
 
 def _sketches() -> Iterator[Sketch]:
     yield Identity()
-    for bits in PLANES:
-        yield RotatedRounding(bits)
-        for block in BLOCKS:
-            yield StochasticRounding(bits, block)
-            yield DitheredRounding(bits, block)
-            if bits > 1:
-                yield StochasticRounding(bits, block, zero_code=True)
-                yield DitheredRounding(bits, block, zero_code=True)
-    for fraction in FRACTIONS:
-        yield DifferentSample(fraction, replacement=False)
-        for bits in (1, 2, 4):
-            for dithered in (False, True):
-                yield SampledRounding(fraction, bits, dithered)
+    for kind in kinds().values():
+        yield from kind.menu()
 
 
 def _smallest(options: dict[str, list[Option]]) -> dict[str, Option]:

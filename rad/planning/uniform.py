@@ -10,16 +10,12 @@ from rad.memory.budget import Budget, largest_within
 from rad.packing.codes import PLANES
 from rad.planning.allocation import keep_fraction
 from rad.planning.probe import Trial
-from rad.sketches import DifferentSample, Identity
+from rad.sketches import DifferentSample, Identity, Sketch
 from rad.sketches.base import ReducingSketch
-from rad.sketches.rotation import RotatedRounding
-from rad.sketches.rounding import BLOCKS, Rounding
+from rad.sketches.rounding import BLOCKS
 
 SMALL_BATCHES = 4
 """A model that runs on no batch up to this size is taken to run on no smaller batch at all."""
-
-BitSketch = Rounding | RotatedRounding
-"""Sketches that keep some bits of each number."""
 
 
 def limit(trial: Trial, budget: Budget) -> int | None:
@@ -90,8 +86,8 @@ def largest_keep_fraction(
 
 
 def most_bits(
-    trial: Trial, budget: Budget, variant: str, make: Callable[[int, int | None], BitSketch | None]
-) -> BitSketch:
+    trial: Trial, budget: Budget, variant: str, make: Callable[[int, int | None], Sketch | None]
+) -> Sketch:
     """The rounding with the most bits that fits, with the first of BLOCKS that fits with them.
 
     `make` gives the sketch of a number of bits and a block, None where there is none.
@@ -110,6 +106,14 @@ def most_bits(
     assert smallest is not None
     assert bytes_ is not None
     raise infeasible(trial, budget, bytes_, smallest, f"{variant} with the fewest bits")
+
+
+def only(trial: Trial, budget: Budget, variant: str, sketch: Sketch) -> Sketch:
+    """A sketch of which nothing is to be chosen, where it fits."""
+    bytes_, taken = limit(trial, budget), trial.total_bytes(sketch, trial.full_batch)
+    if bytes_ is not None and taken > bytes_:
+        raise infeasible(trial, budget, bytes_, taken, variant)
+    return sketch
 
 
 def infeasible(trial: Trial, budget: Budget, limit: int, smallest: int, what: str) -> UsageError:

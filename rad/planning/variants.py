@@ -25,58 +25,29 @@ from rad.planning.auto import choose, fewest_bytes
 from rad.planning.plan import Plan
 from rad.planning.probe import Kind, Loss, Sketches, Trial
 from rad.planning.uniform import (
-    BitSketch,
     infeasible,
     largest_batch,
     largest_keep_fraction,
     limit,
     most_bits,
+    only,
 )
-from rad.sketches import (
-    DifferentProject,
-    DifferentSample,
-    DitheredRounding,
-    Identity,
-    ImportanceSampling,
-    Project,
-    RotatedRounding,
-    SameSample,
-    SampledRounding,
-    StochasticRounding,
-)
+from rad.sketches import Identity, Sketch
 from rad.sketches.base import ReducingSketch
+from rad.sketches.registry import SketchKind, kinds
 
 Allocation = Literal["uniform", "optimal"]
 ALLOCATIONS = get_args(Allocation)
 
-_PAPER: dict[str, Callable[..., ReducingSketch]] = {
-    "same_sample": SameSample,
-    "different_sample": DifferentSample,
-    "project": Project,
-    "different_project": DifferentProject,
-}
-_KEEPING: dict[str, Callable[..., ReducingSketch]] = {
-    **_PAPER,
-    "sampled_rounding": partial(SampledRounding, bits=2),
-    "importance_sampling": ImportanceSampling,
-}
-_ROUNDING: dict[str, Callable[..., BitSketch]] = {
-    "stochastic_rounding": StochasticRounding,
-    "dithered_rounding": DitheredRounding,
-    "rotated_rounding": RotatedRounding,
-}
-SKETCHING = (*_KEEPING, *_ROUNDING, "auto")
-VARIANTS = ("baseline", "reduced_batch", *SKETCHING)
 
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "same_sample": ("replacement",),
-    "different_sample": ("replacement",),
-    "sampled_rounding": ("bits", "dithered"),
-    "stochastic_rounding": ("block", "zero_code"),
-    "dithered_rounding": ("block", "zero_code"),
-    "rotated_rounding": ("block", "dithered"),
-}
-"""What a variant can be told beside its budget: the fields of its sketch."""
+def sketching() -> tuple[str, ...]:
+    """The variants that sketch: every kind of sketch, and `auto`, which chooses among them."""
+    return (*kinds(), "auto")
+
+
+def variants() -> tuple[str, ...]:
+    """All variants by name."""
+    return ("baseline", "reduced_batch", *sketching())
 
 
 @dataclass(frozen=True)
@@ -142,9 +113,9 @@ def fit(
     `allocation="optimal"` divides what the uniform keep fraction takes among the layers so
     that the predicted variance of the gradient is least (`rad.planning.allocation`); "auto" chooses
     each layer's sketch so (`rad.planning.auto`).
-    `options` are fields of the variant's sketch (`OPTIONS`): `replacement` of the sampling
-    variants, `block` and `zero_code` of rounding, `block` and `dithered` of rotated, `bits` and
-    `dithered` of sampled rounding.
+    `options` are fields of the variant's sketch (`rad.sketches.registry`): `replacement` of the
+    sampling variants, `block` and `zero_code` of rounding, `block` and `dithered` of rotated,
+    `bits` and `dithered` of sampled rounding.
 
     Modules are planned in the mode that they have: what is in `eval()`, such as frozen batch
     normalisation, keeps what torch keeps, and is to be so in training, too.
@@ -161,12 +132,12 @@ def fit(
     _check(variant, allocation, options)
     wanted = parse_budget("full" if variant == "baseline" else budget)
     trial = Trial(model, example, loss, kind)
-    if not trial.layers and variant in SKETCHING:
+    if not trial.layers and variant in sketching():
         raise UsageError(
             f"{variant} has nothing to sketch: the model has no linear, convolution or recurrent "
             "layer of torch.nn (subclasses are left alone)"
         )
-    if not trial.sketches and variant in SKETCHING:
+    if not trial.sketches and variant in sketching():
         raise UsageError(
             f"{variant} has nothing to sketch: each linear, convolution and recurrent layer is "
             "frozen or in evaluation mode; call train() and requires_grad_() on those to be trained"
@@ -176,7 +147,7 @@ def fit(
         variant=variant,
         budget=wanted.text,
         kind=kind,
-        allocation=allocation if variant in SKETCHING else "uniform",
+        allocation=allocation if variant in sketching() else "uniform",
         sketch=spent.sketch,
         keep_fraction=spent.keep_fraction,
         bits=spent.bits,
@@ -206,14 +177,18 @@ def _spend(
     batch = trial.full_batch
     if variant == "auto":
         return _automatic(trial, budget)
-    if variant in _ROUNDING:
-        rounding = most_bits(trial, budget, variant, partial(_rounding, variant, options))
-        return _Spent(rounding, batch, bits=rounding.bits)
-    if variant not in _KEEPING:
+    if variant not in kinds():
         return _Spent(Identity(), largest_batch(trial, budget))
-    make = partial(_KEEPING[variant], **options)
+    kind = kinds()[variant]
+    if kind.decides == "bits":
+        rounding = most_bits(trial, budget, variant, partial(_rounding, kind, options))
+        return _Spent(rounding, batch, bits=getattr(rounding, "bits", None))
+    if kind.decides is None:
+        sketch = only(trial, budget, variant, kind.make(**options))
+        return _Spent(sketch, batch, bits=getattr(sketch, "bits", None))
+    make: Callable[[float], ReducingSketch] = partial(kind.make, **options)  # type: ignore[assignment]
     fraction = budget.value
-    if variant not in _PAPER or budget.kind == "bytes":
+    if not kind.of_paper or budget.kind == "bytes":
         fraction = largest_keep_fraction(trial, budget, variant, make)
     sketch = make(fraction)
     if allocation == "optimal":
@@ -226,15 +201,17 @@ def _spend(
 
 
 def _rounding(
-    variant: str, options: dict[str, Any], bits: int, block: int | None
-) -> BitSketch | None:
+    kind: SketchKind, options: dict[str, Any], bits: int, block: int | None
+) -> Sketch | None:
     """The sketch of that many bits and that block, unless the options say otherwise."""
+    if "block" not in kind.options:
+        return kind.make(bits, **options) if block is None else None
     wanted = options.get("block")
     if wanted is not None and block is not None:
         return None
     if options.get("zero_code", False) and bits == 1:
         return None
-    return _ROUNDING[variant](bits, **{**options, "block": block if wanted is None else wanted})
+    return kind.make(bits, **{**options, "block": block if wanted is None else wanted})
 
 
 def _automatic(trial: Trial, budget: Budget) -> _Spent:
@@ -249,17 +226,18 @@ def _automatic(trial: Trial, budget: Budget) -> _Spent:
 
 
 def _check(variant: str, allocation: str, options: dict[str, Any]) -> None:
-    if variant not in VARIANTS:
-        raise UsageError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    if variant not in variants():
+        raise UsageError(f"unknown variant {variant!r}: choose one of {', '.join(variants())}")
+    kind = kinds().get(variant)
     if allocation not in ALLOCATIONS:
         choices = ", ".join(ALLOCATIONS)
         raise UsageError(f"unknown allocation {allocation!r}: choose one of {choices}")
-    if allocation == "optimal" and variant in SKETCHING and variant not in _PAPER:
+    if allocation == "optimal" and variant in sketching() and not (kind and kind.of_paper):
         raise UsageError(
             f"allocation=optimal divides the paper's keep fractions among layers; {variant} has "
             "none: use allocation=uniform, or variant=auto, which chooses for each layer"
         )
-    known = OPTIONS.get(variant, ())
+    known = kind.options if kind else ()
     for name in options:
         if name not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"

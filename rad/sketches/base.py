@@ -10,8 +10,18 @@ from torch import Tensor
 
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
+from rad.sketches.noise import Noise
 
 Shape = tuple[int, ...]
+
+FRACTIONS = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Keep fractions to choose among (`variant=auto`)."""
+
+PIECE_BYTES = 1 << 22
+"""The most into which a sketch is read densely at a time."""
+
+SMALL_BYTES = 1 << 18
+"""What is read densely at once."""
 
 
 class Sketch(ABC):
@@ -48,6 +58,64 @@ class Sketch(ABC):
     def variance(self, x: Tensor) -> Tensor:
         """E |x_hat - x|^2 over the keys, in closed form, summed over all of x: shape ()."""
 
+    def noise(self, d: int) -> tuple[Noise, ...]:
+        """What x_hat - x is made of, for rows of d; none where it is zero.
+
+        Raises TypeError where the sketch does not tell: no closed form of a weight gradient's
+        variance is then known.
+        """
+        raise TypeError(f"no closed-form weight gradient variance for {type(self).__name__}")
+
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        """left^T x_hat for left (rows, m) and the x_hat (rows, d) of `saved`: (m, d).
+
+        Of the dtype of `left`. Reads x_hat a piece of the rows at a time; sketches that need not
+        read it densely know better.
+        """
+        rows, d = shape
+        wide = accumulation_dtype(left.dtype)
+        total = saved[0].new_empty(left.shape[1], d, dtype=wide)
+        for number, piece in enumerate(pieces(rows, d * wide.itemsize)):
+            x_hat = self.decompress(saved, (rows, d), wide, key, piece)
+            part = left[piece.start : piece.stop].t().to(wide)
+            total.addmm_(part, x_hat, beta=min(number, 1))
+        return total.to(left.dtype)
+
+    def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        """What is kept of x (steps, rows, d): `compress(x[s], keys[s])`, stacked over the steps.
+
+        One step of a recurrence is little work, so that calling the sketch for each costs more
+        than what it does: sketches that can do all at once do, with the same draws.
+        """
+        kept = [self.compress(x_s, key) for x_s, key in zip(x.unbind(), keys.unbind(), strict=True)]
+        return tuple(torch.stack(parts) for parts in zip(*kept, strict=True))
+
+    def decompress_steps(
+        self, saved: tuple[Tensor, ...], shape: Shape, dtype: torch.dtype, keys: Tensor
+    ) -> Tensor:
+        """The estimate of the x (steps, rows, d) of that shape that `compress_steps` kept.
+
+        `dtype` is float32 at least.
+        """
+        steps = zip(keys.unbind(), *(part.unbind() for part in saved), strict=True)
+        read = [self.decompress(tuple(kept), shape[1:], dtype, key) for key, *kept in steps]
+        return torch.stack(read)
+
+    def contract_steps(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, keys: Tensor
+    ) -> Tensor:
+        """sum_s x_hat_s^T left_s, for the x_hat_s (steps, rows, d) that `saved` holds: (d, m).
+
+        left (steps, rows, m) is of the dtype in which sums run. One step at a time, where the
+        sketch knows no better. The transpose of what `contract` gives.
+        """
+        total = saved[0].new_zeros(shape[2], left.shape[2], dtype=left.dtype)
+        for left_s, key, *parts in zip(left, keys, *saved, strict=True):
+            total = total.add_(self.contract(left_s, tuple(parts), shape[1:], key).t())
+        return total
+
     def selectors(self, d: int) -> Selectors | None:
         """How kernels read rows of d; None where this sketch is not made of selectors."""
         return None
@@ -68,6 +136,13 @@ def kept_rows(kept: Tensor, rows: range | None) -> Tensor:
     if rows is None:
         return kept
     return kept.reshape(-1, kept.shape[-1])[rows.start : rows.stop]
+
+
+def pieces(rows: int, row_bytes: int) -> list[range]:
+    """The rows in two pieces, in more where one would be large, in one where it is small."""
+    halves = rows if rows * row_bytes <= SMALL_BYTES else -(-rows // 2)
+    step = max(1, min(halves, PIECE_BYTES // row_bytes))
+    return [range(start, min(start + step, rows)) for start in range(0, max(rows, 1), step)]
 
 
 @dataclass(frozen=True)

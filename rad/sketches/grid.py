@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rad.backends import in_loops
+from rad import backends
 from rad.draws.dispatch import words
 from rad.draws.reference import SLOT, signed
 from rad.dtypes import LOOP_DTYPES, accumulation_dtype, scale_dtype
@@ -39,7 +39,7 @@ def fit(x: Tensor, steps: int, *, skip_zeros: bool = False) -> Tensor:
     steps, the very operations that `positions` does: no position lies above `steps`.
     """
     wide = accumulation_dtype(x.dtype)
-    if x.numel() and x.dtype in LOOP_DTYPES and in_loops(x):
+    if x.numel() and x.dtype in LOOP_DTYPES and backends.in_loops(x):
         return _fit_in_loops(x, steps, skip_zeros)
     if skip_zeros:
         other = x != 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rad.sketches.base import Shape, Sketch
+from rad.sketches.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,16 @@ class Identity(Sketch):
 
     def variance(self, x: Tensor) -> Tensor:
         return torch.zeros((), device=x.device)
+
+    def noise(self, d: int) -> tuple[Noise, ...]:
+        return ()
+
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        return left.t() @ saved[0]
+
+    def contract_steps(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, keys: Tensor
+    ) -> Tensor:
+        return saved[0].to(left.dtype).flatten(0, 1).t() @ left.flatten(0, 1)

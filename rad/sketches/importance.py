@@ -11,6 +11,8 @@ from rad.draws.casting import KEPT, READ, cast
 from rad.draws.dispatch import words
 from rad.dtypes import accumulation_dtype
 from rad.sketches.base import ReducingSketch, Shape, rows_of
+from rad.sketches.noise import Noise, Rows
+from rad.sketches.registry import register
 
 UNIT = 1 << 32
 """Inclusion probabilities are multiples of 1 / UNIT."""
@@ -22,6 +24,7 @@ _LEAST = 2.0**-20
 """The smallest norm a row is sampled by, as a fraction of the mean: all can be drawn."""
 
 
+@register("importance_sampling", decides="keep_fraction")
 @dataclass(frozen=True)
 class ImportanceSampling(ReducingSketch):
     """Sampling of whole rows by their norm, systematic, without replacement.
@@ -55,6 +58,17 @@ class ImportanceSampling(ReducingSketch):
         part = (share / UNIT).frac()  # of a row with more than 1, only this part is random
         relative = part * (1 - part) / (share / UNIT).square()
         return relative.to(flat.dtype) @ flat.square().sum(1)
+
+    def noise(self, d: int) -> tuple[Noise, ...]:
+        return (Rows(self),)
+
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        rows, drawn = saved
+        wide = accumulation_dtype(left.dtype)
+        of_drawn = left.index_select(0, drawn).t().to(wide)
+        return (of_drawn @ rows.to(wide)).to(left.dtype)
 
     def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
         rows = len(rows_of(shape))

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.draws.casting import KEPT, READ, cast
+from rad.draws.casting import KEPT, READ, cast, cast_at_random
 from rad.draws.dispatch import signs
+from rad.draws.reference import fold_in, row_keys
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
 from rad.sketches.base import ReducingSketch, Shape, kept_rows, rows_of
+from rad.sketches.noise import Columns, Noise
+from rad.sketches.registry import register
 
 LARGEST = 1 << 19
 """Entries of a random matrix that is drawn whole; a larger one is drawn some rows at a time."""
@@ -26,6 +29,10 @@ class _Projection(ReducingSketch):
     def relative_variance(self, d: int) -> float:
         """(d - 1)/k."""
         return (d - 1) / self.kept(d)
+
+    def noise(self, d: int) -> tuple[Noise, ...]:
+        shared = isinstance(self, Project)
+        return (Columns(mixed=True, shared=shared, factor=1 / self.kept(d)),)
 
     def _signs(self, d: int, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
         return signs(key, rows, self.kept(d), dtype).mul_(self.kept(d) ** -0.5)
@@ -67,6 +74,7 @@ class _Projection(ReducingSketch):
         return x_hat
 
 
+@register("project", decides="keep_fraction", of_paper=True)
 @dataclass(frozen=True)
 class Project(_Projection):
     """Projection on a random matrix that all rows share (`project`).
@@ -102,7 +110,35 @@ class Project(_Projection):
         x_hat = self.spread(kept.to(accumulation_dtype(dtype)), shape[-1], key)
         return cast(x_hat, dtype, key, READ, rows).view(shape if rows is None else x_hat.shape)
 
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        wide = accumulation_dtype(left.dtype)
+        product = left.t().to(wide) @ saved[0].to(wide)
+        return self.spread(product, shape[1], key).to(left.dtype)
 
+    def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        wide = accumulation_dtype(x.dtype)
+        kept = torch.bmm(x.detach().to(wide), self._step_matrices(x.shape[2], wide, keys))
+        if kept.dtype == x.dtype:
+            return (kept,)
+        of_rows = row_keys(fold_in(keys, KEPT), x.shape[1])
+        return (cast_at_random(kept, x.dtype, of_rows),)
+
+    def contract_steps(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, keys: Tensor
+    ) -> Tensor:
+        product = torch.bmm(saved[0].to(left.dtype).mT, left)  # (steps, k, m)
+        matrices = self._step_matrices(shape[2], left.dtype, keys)
+        return matrices.transpose(0, 1).flatten(1) @ product.flatten(0, 1)
+
+    def _step_matrices(self, d: int, dtype: torch.dtype, keys: Tensor) -> Tensor:
+        """`matrix(d, dtype, keys[s])`: (steps, d, k)."""
+        each = DifferentProject(self.keep_fraction)  # whose first row draws as a Project
+        return each.matrices(d, dtype, row_keys(keys, d), range(len(keys)))
+
+
+@register("different_project", decides="keep_fraction", of_paper=True)
 @dataclass(frozen=True)
 class DifferentProject(_Projection):
     """Projection on a random matrix of each row's own (`different_project`).

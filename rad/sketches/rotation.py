@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,10 @@ from rad.draws.casting import READ, cast
 from rad.draws.dispatch import signs
 from rad.draws.reference import make_key
 from rad.dtypes import accumulation_dtype
+from rad.packing.codes import PLANES
 from rad.sketches.base import Shape, Sketch, rows_of
+from rad.sketches.noise import Noise, Numbers
+from rad.sketches.registry import register
 from rad.sketches.rounding import PIECE, DitheredRounding, Rounding, StochasticRounding
 
 SEED = 0x5249474E
@@ -54,6 +57,12 @@ def _blockwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([function(part) for part in x.split(sizes, -1)], -1) if sizes else x.clone()
 
 
+def _menu() -> Iterator[Sketch]:
+    for bits in PLANES:
+        yield RotatedRounding(bits)
+
+
+@register("rotated_rounding", decides="bits", options=("block", "dithered"), menu=_menu)
 @dataclass(frozen=True)
 class RotatedRounding(Sketch):
     """Rounding of the rotated rows: x S H, read back and rotated back.
@@ -118,9 +127,12 @@ class RotatedRounding(Sketch):
         return self.rounding.nbytes(shape, accumulation_dtype(dtype))
 
     def variance(self, x: Tensor) -> Tensor:
-        return self.rotated_variance(x).sum()
+        return self.element_variance(x).sum()
 
-    def rotated_variance(self, x: Tensor) -> Tensor:
+    def noise(self, d: int) -> tuple[Noise, ...]:
+        return (Numbers(self, rotation=rotate),)
+
+    def element_variance(self, x: Tensor) -> Tensor:
         """E e^2 of each number of the rotated x (..., d), all of them uncorrelated: (..., d)."""
         return self.rounding.element_variance(self._rotated(x))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from rad import backends
-from rad.backends import Keys, host_keys, in_loops
+from rad.backends import Keys
 from rad.draws.casting import READ, cast
+from rad.draws.reference import row_keys
 from rad.dtypes import LOOP_DTYPES, accumulation_dtype, scale_dtype
 from rad.errors import UsageError
 from rad.packing.codes import PLANES, code_bytes, pack_codes, unpack_codes
 from rad.sketches.base import Shape, Sketch
 from rad.sketches.grid import fit, near, part, place, positions, squared_step, uniform
+from rad.sketches.noise import Noise, Numbers
+from rad.sketches.registry import register
 
 BLOCKS = (None, 256, 1024, 4096)
 """Blocks to choose among: rows first, then what costs less than short rows do."""
@@ -90,8 +93,8 @@ class Rounding(Sketch):
         floor(position + u) with u uniform on [0, 1): up with the probability of the
         fraction. `key` may also hold one key a block.
         """
-        keys = host_keys(key)
-        if keys is not None and x.dtype in LOOP_DTYPES and in_loops(x):
+        keys = backends.host_keys(key)
+        if keys is not None and x.dtype in LOOP_DTYPES and backends.in_loops(x):
             return self._round_in_loops(x, scales, keys, rows.start)
         at = positions(x, scales).mul_(1 << self.fraction_bits)
         limit = near(x.dtype, dithered=self.dithered)
@@ -106,8 +109,8 @@ class Rounding(Sketch):
         self, codes: Tensor, scales: Tensor, dtype: torch.dtype, key: Tensor, rows: range
     ) -> Tensor:
         """The estimate that those codes (m, n) stand for: (m, n), of that dtype."""
-        keys = host_keys(key)
-        if keys is not None and dtype in LOOP_DTYPES and in_loops(codes):
+        keys = backends.host_keys(key)
+        if keys is not None and dtype in LOOP_DTYPES and backends.in_loops(codes):
             return self._read_in_loops(codes, scales, dtype, keys, rows.start)
         level = codes - 1 if self.zero_code else codes
         x_hat = place(self._position(level, dtype, key, rows), scales)
@@ -159,7 +162,7 @@ class Rounding(Sketch):
     def _noise(self, x: Tensor, scales: Tensor) -> Tensor:
         """E (x_hat - x)^2 of each number of x (m, n), in steps^2; zeros aside."""
 
-    def noise(self, x: Tensor, scales: Tensor) -> Tensor:
+    def variance_on(self, x: Tensor, scales: Tensor) -> Tensor:
         """E (x_hat - x)^2 of each number of x (m, n) on those grids: (m, n)."""
         noise = self._noise(x, scales) * squared_step(scales, accumulation_dtype(x.dtype))
         return noise.where(x != 0, 0) if self.zero_code else noise
@@ -168,10 +171,13 @@ class Rounding(Sketch):
         """E (x_hat - x)^2 of each number of x (..., d); their errors are uncorrelated: (..., d)."""
         x = x.detach()
         blocks = self._blocks(x.reshape(1, -1), self.block_size(x.shape[-1])).flatten(0, 1)
-        return self.noise(blocks, self.fit(blocks)).flatten()[: x.numel()].view(x.shape)
+        return self.variance_on(blocks, self.fit(blocks)).flatten()[: x.numel()].view(x.shape)
 
     def variance(self, x: Tensor) -> Tensor:
         return self.element_variance(x).sum()
+
+    def noise(self, d: int) -> tuple[Noise, ...]:
+        return (Numbers(self),)
 
     def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
         count = torch.Size(shape).numel()
@@ -188,7 +194,7 @@ class Rounding(Sketch):
 
             return compress(self, x, key)
         flat = x.detach().reshape(-1)
-        piece = LOOP_PIECE if in_loops(flat) else PIECE
+        piece = LOOP_PIECE if backends.in_loops(flat) else PIECE
         return self.compress_parts(lambda part: flat[part], x.shape, key, piece)
 
     def compress_parts(
@@ -252,6 +258,36 @@ class Rounding(Sketch):
         x_hat = x_hat[0, start - first : stop - first].view(wanted)
         return cast(x_hat, dtype, key, READ, rows)
 
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        if self.in_kernels(saved[-1], key) and saved[-1].dtype != torch.float64:
+            from rad.kernels import weight_grad as kernel
+
+            if kernel.rounded_pays(left, shape[1]):
+                return kernel.rounded(left, saved, key, shape[1], self)
+        return super().contract(left, saved, shape, key)
+
+    def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        flat, size = x.detach().flatten(1), self.block_size(x.shape[2])
+        each = -(-flat.shape[1] // size)
+        return self.encode(flat, size, row_keys(keys, each), range(len(x) * each))
+
+    def decompress_steps(
+        self, saved: tuple[Tensor, ...], shape: Shape, dtype: torch.dtype, keys: Tensor
+    ) -> Tensor:
+        _, rows, d = shape
+        each = saved[-1].shape[1]  # grids of a step
+        of_blocks, blocks = row_keys(keys, each), range(len(keys) * each)
+        numbers, size = range(rows * d), self.block_size(d)
+        return self.decode(saved, numbers, size, dtype, of_blocks, blocks).reshape(shape)
+
+    def contract_steps(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, keys: Tensor
+    ) -> Tensor:
+        x_hat = self.decompress_steps(saved, shape, left.dtype, keys)
+        return x_hat.flatten(0, 1).t() @ left.flatten(0, 1)
+
     def active(self, saved: tuple[Tensor, ...], shape: Shape) -> Tensor:
         """Which numbers are not exactly zero, from the codes alone: bool, of that shape.
 
@@ -305,6 +341,20 @@ class Rounding(Sketch):
         return x.unflatten(1, (x.shape[1] // size, size))
 
 
+def _menu(kind: type[Rounding]) -> Iterator[Sketch]:
+    for bits in PLANES:
+        for block in BLOCKS:
+            yield kind(bits, block)
+            if bits > 1:
+                yield kind(bits, block, zero_code=True)
+
+
+@register(
+    "stochastic_rounding",
+    decides="bits",
+    options=("block", "zero_code"),
+    menu=lambda: _menu(StochasticRounding),
+)
 @dataclass(frozen=True)
 class StochasticRounding(Rounding):
     """Rounding up or down at random.
@@ -332,6 +382,12 @@ class StochasticRounding(Rounding):
         return fraction * (1 - fraction)
 
 
+@register(
+    "dithered_rounding",
+    decides="bits",
+    options=("block", "zero_code"),
+    menu=lambda: _menu(DitheredRounding),
+)
 @dataclass(frozen=True)
 class DitheredRounding(Rounding):
     """Rounding after adding noise that is subtracted again when read (subtractive dither).

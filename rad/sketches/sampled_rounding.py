@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rad.draws.casting import READ, cast
-from rad.draws.reference import fold_in
+from rad.draws.reference import fold_in, row_keys
 from rad.dtypes import accumulation_dtype, scale_dtype
 from rad.packing.codes import code_bytes, pack_codes, unpack_codes
-from rad.sketches.base import ReducingSketch, Shape, rows_of, squared_norm
+from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, rows_of, squared_norm
+from rad.sketches.noise import Noise, Numbers
+from rad.sketches.registry import register
 from rad.sketches.rounding import PIECE, DitheredRounding, Rounding, StochasticRounding
 from rad.sketches.sampling import DifferentSample
 
 Keys = tuple[Tensor, Tensor]
 
 
+def _menu() -> Iterator[Sketch]:
+    for fraction in FRACTIONS:
+        for bits in (1, 2, 4):
+            for dithered in (False, True):
+                yield SampledRounding(fraction, bits, dithered)
+
+
+@register(
+    "sampled_rounding",
+    decides="keep_fraction",
+    options=("bits", "dithered"),
+    defaults={"bits": 2},
+    menu=_menu,
+)
 @dataclass(frozen=True)
 class SampledRounding(ReducingSketch):
     """Columns drawn afresh for every row, without replacement, and rounded without bias.
@@ -64,6 +81,9 @@ class SampledRounding(ReducingSketch):
         sampling = self.relative_variance(x.shape[-1]) * squared_norm(x)
         return sampling + self.element_variance(x).sum()
 
+    def noise(self, d: int) -> tuple[Noise, ...]:
+        return Numbers(self.rounding, d / self.kept(d)), *self.sample.noise(d)
+
     def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
         rows = len(rows_of(shape))
         scales = 2 * rows * scale_dtype(dtype).itemsize
@@ -97,6 +117,25 @@ class SampledRounding(ReducingSketch):
         x_hat = self.decode(kept, first % 8, d, wide, self.keys(key), wanted)
         read = cast(x_hat, dtype, key, READ, wanted)
         return read.view(shape if rows is None else (len(rows), d))
+
+    def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        rows = x.shape[1]
+        sampling, rounding = (row_keys(each, rows) for each in self.keys(keys))
+        return self.encode(x.detach(), (sampling, rounding), range(len(x) * rows))
+
+    def decompress_steps(
+        self, saved: tuple[Tensor, ...], shape: Shape, dtype: torch.dtype, keys: Tensor
+    ) -> Tensor:
+        steps, rows, d = shape
+        sampling, rounding = (row_keys(each, rows) for each in self.keys(keys))
+        of_rows = (sampling, rounding)
+        return self.decode(saved, 0, d, dtype, of_rows, range(steps * rows)).view(shape)
+
+    def contract_steps(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, keys: Tensor
+    ) -> Tensor:
+        x_hat = self.decompress_steps(saved, shape, left.dtype, keys)
+        return x_hat.flatten(0, 1).t() @ left.flatten(0, 1)
 
     def keys(self, key: Tensor) -> Keys:
         """The keys of sampling and of rounding. `key` may also hold several keys."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor
 from rad import backends
 from rad.draws.casting import READ, cast
 from rad.draws.dispatch import distinct_integers, integers
+from rad.draws.reference import row_keys
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
-from rad.sketches.base import ReducingSketch, Shape, kept_rows, rows_of
+from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, kept_rows, pieces, rows_of
+from rad.sketches.noise import Columns, Noise
+from rad.sketches.registry import register
 
 MAX_SLOTS = 1024
 """The most of a row that kernels add up: to find repeated columns they compare all pairs."""
@@ -26,6 +30,10 @@ class _Sampling(ReducingSketch):
         """(d - 1)/k with replacement, (d - k)/k without."""
         k = self.kept(d)
         return (d - 1 if self.replacement else d - k) / k
+
+    def noise(self, d: int) -> tuple[Noise, ...]:
+        factor = self.relative_variance(d) / max(d - 1, 1)
+        return (Columns(mixed=False, shared=isinstance(self, SameSample), factor=factor),)
 
     def _draw(self, d: int, key: Tensor, rows: range) -> Tensor:
         draw = integers if self.replacement else distinct_integers
@@ -46,6 +54,7 @@ class _Sampling(ReducingSketch):
         return kept.shape[-1] <= MAX_SLOTS and self.in_kernels(kept, key)
 
 
+@register("same_sample", decides="keep_fraction", options=("replacement",), of_paper=True)
 @dataclass(frozen=True)
 class SameSample(_Sampling):
     """Uniform sampling of columns, the same for every row (`same_sample`).
@@ -89,7 +98,52 @@ class SameSample(_Sampling):
         x_hat.index_add_(-1, self.indices(shape, key), scaled)
         return cast(x_hat, dtype, key, READ, rows)
 
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        (columns,) = saved
+        wide = accumulation_dtype(left.dtype)
+        product = left.t().to(wide) @ columns.to(wide)
+        if self.spreads_in_kernels(product, key):
+            from rad.kernels.sampling import spread
 
+            return spread(product, key, shape[1], left.dtype)
+        indices = self.indices(shape, key)
+        total = product.new_zeros(len(product), shape[1])
+        total.index_add_(1, indices, product.mul_(shape[1] / len(indices)))
+        return total.to(left.dtype)
+
+    def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        indices = self._step_indices(x.shape, keys)
+        return (x.detach().gather(2, indices.expand(-1, x.shape[1], -1)),)
+
+    def contract_steps(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, keys: Tensor
+    ) -> Tensor:
+        columns = saved[0].to(left.dtype)  # (steps, rows, k)
+        indices, d = self._step_indices(shape, keys), shape[2]
+        product = torch.bmm(columns.mT, left).flatten(0, 1)
+        total = product.new_zeros(d, product.shape[1])
+        return total.index_add_(0, indices.flatten(), product.mul_(d / columns.shape[2]))
+
+    def _step_indices(self, shape: Shape, keys: Tensor) -> Tensor:
+        """`indices(shape[1:], keys[s])`, as drawn for a first row: (steps, 1, k)."""
+        each = DifferentSample(self.keep_fraction, self.replacement)
+        return each.step_indices((shape[0], 1, shape[2]), keys)
+
+
+def _menu() -> Iterator[Sketch]:
+    for fraction in FRACTIONS:
+        yield DifferentSample(fraction, replacement=False)
+
+
+@register(
+    "different_sample",
+    decides="keep_fraction",
+    options=("replacement",),
+    of_paper=True,
+    menu=_menu,
+)
 @dataclass(frozen=True)
 class DifferentSample(_Sampling):
     """Uniform sampling of columns, drawn afresh for every row (`different_sample`).
@@ -132,3 +186,45 @@ class DifferentSample(_Sampling):
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
         x_hat.scatter_add_(-1, self.indices(shape, key, rows), kept.to(wide))
         return cast(x_hat.mul_(d / kept.shape[-1]), dtype, key, READ, rows)
+
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        (columns,) = saved
+        d = shape[1]
+        if self.spreads_in_kernels(columns, key):
+            from rad.kernels import weight_grad as kernel
+
+            if kernel.pays(left, columns, d):
+                return kernel.sampled(left, columns, key, d)
+            return super().contract(left, saved, shape, key)
+        wide = accumulation_dtype(left.dtype)
+        total = columns.new_empty(left.shape[1], d, dtype=wide)
+        parts = pieces(len(columns), d * wide.itemsize)
+        buffer = columns.new_empty(len(parts[0]), d, dtype=wide)
+        for number, piece in enumerate(parts):
+            part = slice(piece.start, piece.stop)
+            scattered = buffer[: len(piece)].zero_()
+            indices = self.indices((len(columns), d), key, piece)
+            scattered.scatter_add_(1, indices, columns[part].to(wide))
+            transposed = left[part].t().to(wide)
+            scale = d / columns.shape[1]
+            total.addmm_(transposed, scattered, beta=min(number, 1), alpha=scale)
+        return total.to(left.dtype)
+
+    def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        return (x.detach().gather(2, self.step_indices(x.shape, keys)),)
+
+    def contract_steps(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, keys: Tensor
+    ) -> Tensor:
+        values = saved[0].to(left.dtype)  # (steps, rows, k)
+        x_hat = values.new_zeros(*values.shape[:2], shape[2])
+        x_hat.scatter_add_(2, self.step_indices(shape, keys), values)
+        return (x_hat.flatten(0, 1).t() @ left.flatten(0, 1)).mul_(shape[2] / values.shape[2])
+
+    def step_indices(self, shape: Shape, keys: Tensor) -> Tensor:
+        """`indices(shape[1:], keys[s])` for each step of that shape: (steps, rows, k)."""
+        steps, rows, d = shape
+        drawn = self.indices((steps * rows, d), row_keys(keys, rows))
+        return drawn.view(steps, rows, drawn.shape[-1])

@@ -12,7 +12,7 @@ from unbiased import check_biased_is_caught, check_unbiased, draws
 
 from rad.draws import casting
 from rad.draws.casting import KEPT, READ, cast, cast_at_random
-from rad.functional.steps import compress_steps, step_keys
+from rad.draws.reference import step_keys
 from rad.sketches import (
     DifferentProject,
     DitheredRounding,
@@ -102,7 +102,7 @@ def test_what_is_kept_is_cast_at_random(sketch: Sketch, dtype: torch.dtype) -> N
         wide = sketch.compress(x_s.float(), key)[0]
         assert torch.equal(got, cast(wide, dtype, key, KEPT))
         assert not torch.equal(got, wide.to(dtype))
-    steps = compress_steps(sketch, x, keys)[0]
+    steps = sketch.compress_steps(x, keys)[0]
     torch.testing.assert_close(steps, torch.stack(kept))
 
 

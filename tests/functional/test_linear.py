@@ -6,7 +6,6 @@ from torch import Tensor
 from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
 
 from rad.functional import linear, linear_weight_grad_variance
-from rad.functional.linear import weight_grad
 from rad.memory import saved_bytes
 from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch, make_key
 
@@ -144,7 +143,9 @@ def test_weight_gradient_is_unbiased_with_the_stated_variance(sketch: Sketch) ->
     torch.manual_seed(1)
     x = torch.randn(3, 7, dtype=torch.float64)
     grad_output = torch.randn(3, 4, dtype=torch.float64)
-    samples = draws(lambda k: weight_grad(sketch, grad_output, sketch.compress(x, k), 7, k), 60_000)
+    samples = draws(
+        lambda k: sketch.contract(grad_output, sketch.compress(x, k), (3, 7), k), 60_000
+    )
     exact = grad_output.t() @ x
     check_unbiased(samples, exact)
     check_biased_is_caught(samples, exact)
@@ -158,7 +159,7 @@ def test_low_precision_has_no_common_scale(sketch: Sketch) -> None:
     for i in range(40):
         key = make_key(i)
         kept = sketch.compress(x, key)
-        low = weight_grad(sketch, grad_output, kept, 784, key).double()
+        low = sketch.contract(grad_output, kept, (50, 784), key).double()
         x_hat = sketch.decompress(kept, x.shape, torch.float64, key)
         exact = grad_output.double().t() @ x_hat
         ratios.append((low * exact).sum() / exact.square().sum())

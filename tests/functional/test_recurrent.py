@@ -8,9 +8,9 @@ from cases import LOSSY, SKETCHES
 from torch import Tensor, nn
 from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
 
+from rad.draws.reference import step_keys
 from rad.functional import linear, recurrent, relu
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
-from rad.functional.steps import compress_steps, step_keys, weight_grad_steps
 from rad.memory import peak_bytes, saved_bytes
 from rad.sketches import (
     DifferentSample,
@@ -277,7 +277,7 @@ def test_steps_at_once_are_the_steps_one_by_one(sketch: Sketch) -> None:
     x, grad = torch.randn(6, 5, 11, dtype=torch.float64), torch.randn(6, 5, 3, dtype=torch.float64)
     keys = step_keys(make_key(3), 6)
     assert torch.equal(keys, torch.stack([fold_in(make_key(3), t) for t in range(6)]))
-    kept = compress_steps(sketch, x, keys)
+    kept = sketch.compress_steps(x, keys)
     for t, key in enumerate(keys):
         for part, alone in zip(kept, sketch.compress(x[t], key), strict=True):
             torch.testing.assert_close(part[t], alone)
@@ -286,7 +286,9 @@ def test_steps_at_once_are_the_steps_one_by_one(sketch: Sketch) -> None:
         for t, key in enumerate(keys)
     ]
     naive = sum(a.t() @ b for a, b in zip(x_hat, grad, strict=True))
-    torch.testing.assert_close(weight_grad_steps(sketch, grad, kept, 11, keys), naive)
+    torch.testing.assert_close(sketch.contract_steps(grad, kept, x.shape, keys), naive)
+    read = sketch.decompress_steps(kept, x.shape, x.dtype, keys)
+    torch.testing.assert_close(read, torch.stack(x_hat))
 
 
 FAST = {"same": SameSample(0.5), "different": DifferentSample(0.5), "project": Project(0.5)}
@@ -300,7 +302,8 @@ def test_estimator_is_unbiased_with_the_stated_variance(sketch: Sketch) -> None:
 
     def estimate(key: Tensor) -> Tensor:
         keys = step_keys(key, 5)
-        return weight_grad_steps(sketch, delta, compress_steps(sketch, states, keys), 6, keys).t()
+        kept = sketch.compress_steps(states, keys)
+        return sketch.contract_steps(delta, kept, states.shape, keys).t()
 
     exact = torch.einsum("tbo,tbi->oi", delta, states)
     samples = draws(estimate, 20_000)

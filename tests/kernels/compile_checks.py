@@ -8,6 +8,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from rad.draws import kernels as draws
 from rad.kernels import relu, rounding, sampling, weight_grad
 from rad.kernels.recurrent import OPTIONS, ROWS, _backward, _forward
 
@@ -51,7 +52,7 @@ def pointwise() -> None:
     tile = {"tile_rows": 8, "tile_slots": 128}
     for kind, number in enumerate(("i64", "i64", "bf16")):
         types = {"key": "*i64", "out": "*number", "first": "i64"}
-        elementwise(sampling._draw, number, types, kind=kind, **tile)
+        elementwise(draws._draw, number, types, kind=kind, **tile)
     for number, different in itertools.product(("fp64", "fp32", "bf16"), (False, True)):
         names = ("x", "output", "grad_output", "grad_input", "kept", "out")
         types = {**dict.fromkeys(names, "*number"), "bits": "*u8", "key": "*i64"}

@@ -9,10 +9,9 @@ import pytest
 import torch
 from kernels.interpreting import DEVICE, integers_that_count, kernels_on  # noqa: F401
 
-from rad.functional.linear import by_pieces, weight_grad
+from rad import backends
 from rad.kernels import weight_grad as fused
-from rad.sketches import DitheredRounding, StochasticRounding, fold_in, make_key
-from rad.sketches import rounding as module
+from rad.sketches import DitheredRounding, Sketch, StochasticRounding, fold_in, make_key
 from rad.sketches.rounding import Rounding
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -44,7 +43,7 @@ def both(sketch: Rounding, x: torch.Tensor, key: torch.Tensor) -> list[Any]:
     found = []
     for on in (False, True):
         with kernels_on(on), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "in_loops", lambda x: False)
+            patch.setattr(backends, "in_loops", lambda x: False)
             kept = sketch.compress(x, key)
             found.append((kept, sketch.decompress(kept, x.shape, x.dtype, key)))
     return found
@@ -104,8 +103,8 @@ def test_weight_gradients_without_a_dense_buffer(
     with kernels_on(True):
         kept = sketch.compress(x, key)
         assert fused.rounded_pays(grad, d)
-        want = by_pieces(sketch, grad.double(), kept, d, key).float()
-        got = weight_grad(sketch, grad, kept, d, key)
+        want = Sketch.contract(sketch, grad.double(), kept, (rows, d), key).float()
+        got = sketch.contract(grad, kept, (rows, d), key)
         other = fused.rounded(grad, kept, fold_in(key, 0), d, sketch)
     assert got.dtype == dtype
     assert got.shape == (outputs, d)
@@ -134,4 +133,5 @@ def test_large_weight_gradients_are_left_to_torch(monkeypatch: pytest.MonkeyPatc
     x, key, sketch = numbers((7, 20), torch.float32), make_key(5, DEVICE), StochasticRounding(2)
     with kernels_on(True):
         kept = sketch.compress(x, key)
-        assert weight_grad(sketch, torch.ones(7, 3, device=DEVICE), kept, 20, key).shape == (3, 20)
+        left = torch.ones(7, 3, device=DEVICE)
+        assert sketch.contract(left, kept, (7, 20), key).shape == (3, 20)

@@ -1,14 +1,13 @@
 """Draws and samples by kernels against torch's operators. Run by test_kernels.py."""
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 from kernels.interpreting import DEVICE, integers_that_count, kernels_on  # noqa: F401
 
+from rad.draws import kernels
 from rad.draws import reference as random
-from rad.functional.linear import by_pieces, weight_grad
 from rad.kernels import sampling
 from rad.kernels import weight_grad as fused
 from rad.sketches import DifferentSample, SameSample, Sketch, fold_in, make_key
@@ -38,11 +37,11 @@ def test_draws_are_the_same_integers(draw: tuple[Any, ...], each: bool) -> None:
         key = make_key(7, DEVICE)
         key = fold_in(key, torch.arange(len(rows), device=DEVICE)) if each else key
         expected = getattr(random, name)(key, rows, *arguments)
-        got = getattr(sampling, name)(key, rows, *arguments)
+        got = getattr(kernels, name)(key, rows, *arguments)
         assert got.dtype == expected.dtype
         assert torch.equal(got, expected)
         if expected.numel() > 10 and arguments != [1, 1]:  # the control
-            assert not torch.equal(getattr(sampling, name)(key + 1, rows, *arguments), expected)
+            assert not torch.equal(getattr(kernels, name)(key + 1, rows, *arguments), expected)
 
 
 def both(sketch: Sketch, x: torch.Tensor, dtype: torch.dtype, key: torch.Tensor) -> list[Any]:
@@ -121,8 +120,8 @@ def test_weight_gradients(
 ) -> None:
     rows, d, out_features = shape
     if small:  # a sketch that is read densely would fail
-        pieces = by_pieces if dtype == torch.float64 else None
-        monkeypatch.setattr(sys.modules[weight_grad.__module__], "by_pieces", pieces)
+        if dtype != torch.float64:
+            monkeypatch.setattr(Sketch, "contract", None)
     else:
         monkeypatch.setattr(fused, "MAX_WORK", 0)
     torch.manual_seed(0)
@@ -132,11 +131,11 @@ def test_weight_gradients(
     grads = []
     for on in (False, True):
         with kernels_on(on):
-            grads.append(weight_grad(sketch, grad, kept, d, key))
+            grads.append(sketch.contract(grad, kept, (rows, d), key))
     assert grads[1].dtype == dtype
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 0.01)
     assert (grads[1] - grads[0]).norm() <= tolerance * grads[0].norm()
     if rows > 1:  # the control
         with kernels_on(True):
-            other = weight_grad(sketch, grad, kept, d, fold_in(key, 0))
+            other = sketch.contract(grad, kept, (rows, d), fold_in(key, 0))
         assert (other - grads[0]).norm() > 0.3 * grads[0].norm()

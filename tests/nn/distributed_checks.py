@@ -4,6 +4,7 @@ Prints as JSON, on rank 0, what the test asserts.
 """
 
 import json
+import os
 import sys
 
 import torch
@@ -105,8 +106,10 @@ def main() -> None:
         "sharded": fully_sharded(),
     }
     if rank == 0:
-        print(json.dumps(told))
+        print(json.dumps(told), flush=True)
+    distributed.barrier()
     distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads may outlive the group, and abort a process that ends beside them
 
 
 if __name__ == "__main__":

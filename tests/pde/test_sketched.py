@@ -384,7 +384,7 @@ def test_rounding_spends_its_budget() -> None:
 @pytest.mark.parametrize(
     ("variant", "budget", "message"),
     [
-        ("project", 0.1, "unknown variant 'project'.*checkpointing"),
+        ("accumulation", 0.1, "unknown variant 'accumulation'.*checkpointing"),
         ("different_sample", 1.5, "above 1"),
         ("different_sample", 1000, "1000 is too small.*at least 164"),
         ("stochastic_rounding", 0.01, "0.01 is too small for stochastic_rounding.*at least"),

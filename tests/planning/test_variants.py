@@ -8,10 +8,10 @@ from torch import Tensor, nn
 import rad
 from rad.errors import UsageError
 from rad.memory import parameter_bytes, saved_bytes
-from rad.planning.variants import VARIANTS, build
+from rad.planning.variants import build, variants
 
 PAPER = ["same_sample", "different_sample", "project", "different_project"]
-BEYOND = [v for v in VARIANTS if v not in ("baseline", "reduced_batch", *PAPER)]
+BEYOND = [v for v in variants() if v not in ("baseline", "reduced_batch", *PAPER)]
 BATCH = 40
 
 
@@ -86,7 +86,7 @@ def test_equal_seeds_equal_weights_and_the_model_given_is_untouched() -> None:
     model = network()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     state = torch.random.get_rng_state()
-    for variant in VARIANTS:
+    for variant in variants():
         built = build(model, (X,), loss, variant, 0.1, seed=3)
         for name, value in built.model.state_dict().items():
             assert torch.equal(value, before[name])

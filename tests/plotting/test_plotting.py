@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from rad import plotting
 from rad.errors import UsageError
-from rad.planning.variants import VARIANTS
+from rad.planning.variants import variants
 
 SAVED = {"baseline": 1_563_636, "reduced_batch": 226_020, "different_sample": 243_111}
 
@@ -81,7 +81,7 @@ def test_style_belongs_to_the_variant_not_to_the_figure() -> None:
 
 
 def test_every_variant_has_a_look_of_its_own() -> None:
-    assert set(VARIANTS) <= set(plotting.STYLES)
+    assert set(variants()) <= set(plotting.STYLES)
     colours, markers = zip(*plotting.STYLES.values(), strict=True)
     assert len(set(colours)) == len(set(markers)) == len(plotting.STYLES)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
 
+from rad import backends
 from rad.draws.reference import words
 from rad.errors import UsageError
 from rad.sketches import (
@@ -41,7 +42,7 @@ def all_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(rounding, "uniform", spread)
     # The compiled loops draw by themselves; test_rounding_loops.py has them equal to the bit.
-    monkeypatch.setattr(rounding, "in_loops", lambda x: False)
+    monkeypatch.setattr(backends, "in_loops", lambda x: False)
 
 
 def there_and_back(sketch: Rounding | SampledRounding, x: Tensor, seed: int = 0) -> Tensor:
@@ -98,7 +99,7 @@ def test_a_number_beside_an_outlier_is_unbiased(
     whole = math.floor(y)
     drawn = ((torch.arange(PARTS) * 2 + 1) / (2 * PARTS))[:, None]
     monkeypatch.setattr(rounding, "part", lambda key, rows, slots, kind: drawn.to(kind))
-    monkeypatch.setattr(rounding, "in_loops", lambda x: False)
+    monkeypatch.setattr(backends, "in_loops", lambda x: False)
 
     def raised(by: int) -> float:
         """How often a draw raises it that raises whole numbers of more than `by` parts."""

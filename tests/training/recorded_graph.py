@@ -13,9 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rad.draws import dispatch as draws
-from rad.packing import codes
-from rad.sketches import grid, rounding
+from rad import backends
 
 aten = torch.ops.aten
 
@@ -35,8 +33,7 @@ WAITS = {
 
 def no_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw and round as on a device, where compiled loops cannot read."""
-    for module in (codes, draws, grid, rounding):
-        monkeypatch.setattr(module, "in_loops", lambda x: False)
+    monkeypatch.setattr(backends, "in_loops", lambda x: False)
 
 
 class Recording(TorchDispatchMode):

@@ -16,12 +16,11 @@ from numba import njit
 from torch import Tensor
 
 from rad.draws import loops as compiled
-from rad.functional.steps import compress_steps, decode_steps, row_keys
+from rad.draws.reference import row_keys
 from rad.packing.codes import pack_codes, unpack_codes
 from rad.pde.cpu.grid import Grid
 from rad.pde.cpu.points import add_loss_gradient, add_residual_gradient, gather
 from rad.sketches import DifferentSample, Identity, SameSample, SampledRounding, Sketch, fold_in
-from rad.sketches.rounding import Rounding
 
 Sampling = DifferentSample | SameSample  # alike on a single row
 
@@ -47,19 +46,15 @@ def keep(sketch: Sketch, grid: Grid, states: Tensor, first: int, key: Tensor) ->
     them (1, ...).
     """
     rows = all_points(grid, states)
-    kept = [sketch.compress(row, fold_in(key, first + s)) for s, row in enumerate(rows.split(1))]
-    return tuple(torch.stack(parts) for parts in zip(*kept, strict=True))
+    return sketch.compress_steps(rows.unsqueeze(1), _keys(key, first, len(rows)))
 
 
 @singledispatch
 def read(sketch: Sketch, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
     """An unbiased estimate of the states that `kept` was kept of."""
-    shape, dtype = (1, len(grid.places)), torch.from_numpy(grid.initial).dtype
-    rows = [
-        sketch.decompress(parts, shape, dtype, fold_in(key, first + s))
-        for s, parts in enumerate(zip(*kept, strict=True))
-    ]
-    return Estimate(EVERY, torch.cat(rows).numpy(), 1.0)
+    count, dtype = len(kept[0]), torch.from_numpy(grid.initial).dtype
+    shape, keys = (count, 1, len(grid.places)), _keys(key, first, count)
+    return Estimate(EVERY, sketch.decompress_steps(kept, shape, dtype, keys)[:, 0].numpy(), 1.0)
 
 
 @keep.register
@@ -87,19 +82,6 @@ def _(sketch: Sampling, grid: Grid, kept: tuple[Tensor, ...], first: int, key: T
     (values,) = kept
     chosen = sampled_points(sketch, len(values), len(grid.places), first, key)
     return Estimate(chosen, values.numpy(), len(grid.places) / values.shape[1])
-
-
-@keep.register
-def _(sketch: Rounding, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
-    rows = all_points(grid, states)
-    return compress_steps(sketch, rows.unsqueeze(1), _keys(key, first, len(rows)))
-
-
-@read.register
-def _(sketch: Rounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
-    keys, dtype = _keys(key, first, len(kept[0])), torch.from_numpy(grid.initial).dtype
-    rows = decode_steps(sketch, kept, 1, len(grid.places), dtype, keys)
-    return Estimate(EVERY, rows.numpy(), 1.0)
 
 
 @keep.register

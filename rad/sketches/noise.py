@@ -1,0 +1,79 @@
+"""The noise of an estimate, in the terms in which operators carry it to their weight gradients.
+
+The error x_hat - x of a sketch is a sum of parts of three kinds, uncorrelated with each other. An
+operator that knows how its weight gradient answers each kind (`rad.functional.noise_response`)
+knows the variance with every sketch.
+
+Parts are hashable and hold no tensors. The variance that a part adds is `factor` times that of its
+`unit`, so that sketches that differ in the factor only share the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+_Part = TypeVar("_Part", bound="_Scaled")
+
+
+class _Scaled:
+    def unit(self: _Part) -> _Part:
+        """The same part with a factor of 1."""
+        return replace(self, factor=1.0)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Columns(_Scaled):
+    """Columns of x drawn at random, or mixed by random signs: x_hat = x P with E[P] = I.
+
+    With A_i the part of the weight gradient that column i of x contributes, drawn columns
+    (d [i = j] - 1 of them, in covariance) add factor (d sum_i |A_i|^2 - |sum_i A_i|^2); mixed
+    ones, with M_ij the product of column i with what meets column j, add
+    factor (|M|^2 + tr M^2 - 2 sum_i M_ii^2), summed over the weights. `shared`: all rows share P;
+    else each row has its own, and rows add up.
+    """
+
+    mixed: bool
+    shared: bool
+    factor: float
+
+
+class ElementVariance(Protocol):
+    """What has errors that are uncorrelated from number to number."""
+
+    def element_variance(self, x: Tensor) -> Tensor:
+        """The variance of the error of each number of x (..., d): (..., d)."""
+
+
+@dataclass(frozen=True)
+class Numbers(_Scaled):
+    """Errors of single numbers, uncorrelated, of variance factor * source.element_variance(x).
+
+    With `rotation`, an orthogonal map of rows (..., d), they are errors of the rotated rows, and so
+    are the variances that `source` tells.
+    """
+
+    source: ElementVariance
+    factor: float = 1.0
+    rotation: Callable[[Tensor], Tensor] | None = None
+
+
+class WeightCovariance(Protocol):
+    """What multiplies each row by a random factor of mean 1."""
+
+    def weight_covariance(self, x: Tensor) -> Tensor:
+        """The covariance of the factors of the rows of x (..., d): (rows, rows)."""
+
+
+@dataclass(frozen=True)
+class Rows(_Scaled):
+    """Whole rows kept or dropped together: factor times the covariance that `source` tells."""
+
+    source: WeightCovariance
+    factor: float = 1.0
+
+
+Noise = Columns | Numbers | Rows
