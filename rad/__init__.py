@@ -1,24 +1,33 @@
-"""Randomized automatic differentiation: unbiased gradients from sketched activations."""
+"""Randomized automatic differentiation: unbiased gradients from sketched activations.
 
-from rad import memory
-from rad.conversion.audit import Audit, audit
-from rad.conversion.modules import convert
-from rad.conversion.report import report
-from rad.planning.plan import Plan
-from rad.planning.variants import fit
-from rad.sketches import (
-    DifferentProject,
-    DifferentSample,
-    DitheredRounding,
-    Identity,
-    ImportanceSampling,
-    Project,
-    RotatedRounding,
-    SameSample,
-    SampledRounding,
-    Sketch,
-    StochasticRounding,
-)
+Names are imported when they are first used, so that `rad.results` and `rad.plotting` load no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rad import functional, memory, nn
+    from rad.conversion.audit import Audit, audit
+    from rad.conversion.modules import convert
+    from rad.conversion.report import report
+    from rad.planning.plan import Plan
+    from rad.planning.variants import fit
+    from rad.sketches import (
+        DifferentProject,
+        DifferentSample,
+        DitheredRounding,
+        Identity,
+        ImportanceSampling,
+        Project,
+        RotatedRounding,
+        SameSample,
+        SampledRounding,
+        Sketch,
+        StochasticRounding,
+    )
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Audit",
@@ -37,6 +46,30 @@ __all__ = [
     "audit",
     "convert",
     "fit",
+    "functional",
     "memory",
+    "nn",
     "report",
 ]
+
+_MODULES = {
+    "Audit": "rad.conversion.audit",
+    "audit": "rad.conversion.audit",
+    "convert": "rad.conversion.modules",
+    "report": "rad.conversion.report",
+    "Plan": "rad.planning.plan",
+    "fit": "rad.planning.variants",
+}
+"""Where the names are that are not sketches."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'rad' has no attribute {name!r}")
+    if name in ("functional", "memory", "nn"):
+        return import_module(f"rad.{name}")
+    return getattr(import_module(_MODULES.get(name, "rad.sketches")), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -27,12 +27,12 @@ def use_kernels(*tensors: Tensor) -> bool:
     """
     if not all(x.is_cuda for x in tensors) or os.environ.get("RAD_KERNELS") == "off":
         return False
-    return _triton_is_installed() and all(map(is_readable, tensors))
+    return _is_installed("triton") and all(map(is_readable, tensors))
 
 
 def in_loops(x: Tensor) -> bool:
-    """Whether compiled loops can read a tensor: on the CPU, in none of torch's transforms."""
-    return x.is_cpu and is_readable(x)
+    """Whether compiled loops take a tensor: on the CPU, where numba is, in no torch transform."""
+    return x.is_cpu and _is_installed("numba") and is_readable(x)
 
 
 def host_keys(key: Tensor) -> Keys | None:
@@ -52,5 +52,5 @@ def is_readable(x: Tensor) -> bool:
 
 
 @cache
-def _triton_is_installed() -> bool:
-    return find_spec("triton") is not None
+def _is_installed(package: str) -> bool:
+    return find_spec(package) is not None

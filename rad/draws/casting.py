@@ -16,9 +16,6 @@ from rad.draws.dispatch import words
 from rad.draws.reference import fold_in
 from rad.packing.codes import reinterpret
 
-KEPT, READ = 0x6B657074, 0x72656164
-"""The sub-keys of what is kept, and of what is read from it."""
-
 
 class _Short(NamedTuple):
     """A type as float32 sees it: what it drops, and its largest and smallest normal number."""

@@ -14,14 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rad.draws import casting, reference
+from rad.draws import reference
 from rad.dtypes import accumulation_dtype
 
 _WORDS = 1 << 64
 ROW = tl.constexpr(reference.ROW % _WORDS)
 SLOT = tl.constexpr(reference.SLOT % _WORDS)
 FOLD = tl.constexpr(reference.FOLD % _WORDS)
-KEPT = tl.constexpr(casting.KEPT)
+KEPT = tl.constexpr(reference.KEPT)
 LARGEST = tl.constexpr(torch.finfo(torch.bfloat16).max)
 
 

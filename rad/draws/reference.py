@@ -37,6 +37,10 @@ ROW = signed(0xD1B54A32D192ED03)
 SLOT = signed(0xABC98388FB8FAC03)
 FOLD = signed(0x8CB92BA72F3D8DD7)
 WORD_BITS = 64
+PART_MASK = (1 << 24) - 1  # of a word, what decides about parts of the smallest part of a step
+
+KEPT, READ = 0x6B657074, 0x72656164
+"""The sub-keys of what is kept, and of what is read from it."""
 _MULTIPLIERS = (signed(0xBF58476D1CE4E5B9), signed(0x94D049BB133111EB))
 _LOW_HALF = 0xFFFFFFFF
 

@@ -14,17 +14,15 @@ fast on a CPU as products over gathered positions. Where each position is read o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
 from rad.dtypes import accumulation_dtype
-from rad.functional.arguments import Sizes, check_real, each, product_dtype
+from rad.functional.arguments import Sizes, check_real, product_dtype
+from rad.functional.geometry import Geometry, Mask, geometry_of
 from rad.functional.keeping import keep
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
 from rad.sketches.base import Sketch
@@ -39,85 +37,7 @@ SMALL_BYTES = 1 << 20
 longer than they save memory."""
 
 
-Mask = tuple[bool, bool, bool]
 Gradients = tuple[Tensor | None, ...]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What a convolution is, apart from its tensors: per-axis integers of length 1, 2 or 3."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    pre_padding: tuple[int, ...] = ()
-    """What is added before the convolution, as `torch.nn.functional.pad` takes it."""
-    padding_mode: str = "constant"
-
-    def is_pointwise(self, weight: Tensor) -> bool:
-        """Whether each output position reads one input position, the same one."""
-        trivial = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in self.stride)
-        return trivial and not any(self.padding) and not self.pre_padding
-
-    def pad(self, x: Tensor) -> Tensor:
-        return F.pad(x, self.pre_padding, self.padding_mode) if self.pre_padding else x
-
-    def unpad(self, grad: Tensor, shape: torch.Size) -> Tensor:
-        """The transpose of `pad`: the gradient of an input of that shape, from that of pad(x)."""
-        if self.padding_mode == "constant":
-            return F.pad(grad, [-width for width in self.pre_padding])
-        positions = shape[2:].numel()
-        numbers = torch.arange(positions, dtype=torch.float64, device=grad.device)
-        read = self.pad(numbers.view(1, 1, *shape[2:])).flatten().to(torch.int64)
-        total = grad.new_zeros(*shape[:2], positions)
-        return total.index_add_(2, read, grad.flatten(2)).view(shape)
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
-        options = (self.stride, self.padding, self.dilation, self.groups)
-        return convolve(self.pad(x), weight, bias, *options)
-
-    def backward(
-        self, grad_output: Tensor, x: Tensor, weight: Tensor, mask: Mask
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of input, weight and bias that the mask asks for.
-
-        x matters to the second only; for the others its shape is enough.
-        """
-        grads = torch.ops.aten.convolution_backward(
-            grad_output,
-            self.pad(x),
-            weight,
-            [len(weight)],
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            (0,) * len(self.stride),
-            self.groups,
-            mask,
-        )
-        grad_input, grad_weight, grad_bias = (
-            g if m else None for g, m in zip(grads, mask, strict=True)
-        )
-        if self.pre_padding and grad_input is not None:
-            grad_input = self.unpad(grad_input, x.shape)
-        return grad_input, grad_weight, grad_bias
-
-    def differentiable_backward(
-        self, grad_output: Tensor, x: Tensor, weight: Tensor, mask: Mask
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """`backward`, of which torch knows the derivative; at the price of a forward pass."""
-        dtype = grad_output.dtype
-        grad_bias = grad_output.flatten(2).sum((0, 2)) if mask[2] else None
-        wanted = [tensor for tensor, m in zip((x, weight), mask[:2], strict=True) if m]
-        if not wanted:
-            return None, None, grad_bias
-        output = self.forward(x.to(dtype), weight.to(dtype), None)
-        found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
-        grad_input, grad_weight = (next(found) if m else None for m in mask[:2])
-        return grad_input, grad_weight, grad_bias
 
 
 class _SketchedConvolution(torch.autograd.Function):
@@ -206,33 +126,6 @@ def _batched(x: Tensor, weight: Tensor) -> Tensor:
     if x.dim() not in (axes + 1, axes + 2):
         raise ValueError(f"{axes} spatial axes: cannot take an input of shape {tuple(x.shape)}")
     return x.unsqueeze(0) if x.dim() == axes + 1 else x
-
-
-def geometry_of(
-    weight: Tensor,
-    stride: Sizes,
-    padding: Sizes | str,
-    dilation: Sizes,
-    groups: int,
-    padding_mode: str,
-) -> Geometry:
-    """The geometry of torch's arguments. Raises ValueError for padding "same" with a stride."""
-    axes = weight.dim() - 2
-    strides, dilations = each(stride, axes), each(dilation, axes)
-    if padding == "same":
-        if any(s != 1 for s in strides):
-            raise ValueError("padding='same' is not supported for strided convolutions")
-        reach = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
-        sides = [(r // 2, r - r // 2) for r in reach]
-    else:
-        sides = [(p, p) for p in each(0 if padding == "valid" else padding, axes)]  # type: ignore[arg-type]
-    around = tuple(chain.from_iterable(reversed(sides)))
-    zeros = (0,) * axes
-    if padding_mode != "zeros":
-        return Geometry(strides, zeros, dilations, groups, around, padding_mode)
-    if any(left != right for left, right in sides):
-        return Geometry(strides, zeros, dilations, groups, around)
-    return Geometry(strides, tuple(left for left, _ in sides), dilations, groups)
 
 
 def _differentiable_gradients(

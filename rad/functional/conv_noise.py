@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rad.dtypes import accumulation_dtype
-from rad.functional.conv import Geometry
+from rad.functional.geometry import Geometry
 from rad.functional.noise_response import NoiseResponse
 from rad.functional.scaling import normalised
 from rad.sketches.base import Sketch, squared_norm

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
-from rad.draws.casting import READ, cast
+from rad.draws.casting import cast
+from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.activation import Activation
 from rad.functional.arguments import check_real, without_autocast
 from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_ACTIVATION, refused
 from rad.sketches.base import Sketch, rows_of
+from rad.sketches.blockwise import Rounding
 from rad.sketches.identity import Identity
-from rad.sketches.rounding import Rounding
 
 Function = Callable[[Tensor], Tensor]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rad.errors import UsageError
-from rad.functional.conv import Geometry, geometry_of
 from rad.functional.conv_noise import ConvResponse
+from rad.functional.geometry import Geometry, geometry_of
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.noise_response import NoiseResponse
 from rad.functional.scaling import normalised

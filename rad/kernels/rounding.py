@@ -10,7 +10,7 @@ back as NaN or infinities holds all the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
@@ -18,12 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from rad.draws.kernels import wide_type, word
+from rad.draws.reference import PART_MASK
 from rad.dtypes import scale_dtype
-from rad.packing.codes import PLANES
-from rad.sketches.grid import PART_MASK, near
-
-if TYPE_CHECKING:
-    from rad.sketches.rounding import Rounding
+from rad.packing.codes import PLANES, Blocks
 
 PART = tl.constexpr(PART_MASK)
 TILE = 1024
@@ -177,46 +174,47 @@ def _decode(
     tl.store(out + offset, value.to(out.dtype.element_ty), mask=inside)
 
 
-def compress(sketch: Rounding, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-    """`sketch.compress(x, key)`. Any device that Triton runs on, here and below."""
+def compress(x: Tensor, key: Tensor, to: Blocks, near: float) -> tuple[Tensor, ...]:
+    """What `Rounding.compress` keeps of x. Any device that Triton runs on, here and below.
+
+    `near` is that of `rad.sketches.grid`, 0 for nowhere.
+    """
     x = x.detach().contiguous()
-    count, size = x.numel(), sketch.block_size(x.shape[-1])
+    count, size = x.numel(), to.size
     blocks, groups = triton.cdiv(count, size), triton.cdiv(count, 8)
-    planes = [torch.empty(groups, dtype=t, device=x.device) for t in PLANES[sketch.bits]]
+    planes = [torch.empty(groups, dtype=t, device=x.device) for t in PLANES[to.bits]]
     scales = torch.empty(blocks, 2, dtype=scale_dtype(x.dtype), device=x.device)
     if count:
         wide = wide_type(x.dtype)
         tile = min(TILE, triton.next_power_of_2(size))
         with torch.cuda.device_of(x):
             _fit[(blocks,)](
-                x, scales, count, size, sketch.steps,
-                skip_zeros=sketch.zero_code, wide=wide, tile=tile, **EXACTLY,
+                x, scales, count, size, to.steps,
+                skip_zeros=to.zero_code, wide=wide, tile=tile, **EXACTLY,
             )  # fmt: skip
             _encode[(triton.cdiv(groups, OCTETS),)](
-                x, scales, key, planes[0], planes[-1], count, size, sketch.steps,
-                bits=sketch.bits, zero_code=sketch.zero_code,
-                near=near(x.dtype, dithered=sketch.dithered) or 0.0, wide=wide, octets=OCTETS,
+                x, scales, key, planes[0], planes[-1], count, size, to.steps,
+                bits=to.bits, zero_code=to.zero_code, near=near, wide=wide, octets=OCTETS,
                 **EXACTLY,
             )  # fmt: skip
     return *planes, scales
 
 
 def decompress(
-    sketch: Rounding,
     saved: tuple[Tensor, ...],
     places: range,
-    d: int,
+    of: Blocks,
     dtype: torch.dtype,
     key: Tensor,
 ) -> Tensor:
-    """The estimate at those places of a tensor whose last axis is d: (len(places),)."""
+    """The estimate at those places of the flattened tensor: (len(places),)."""
     *planes, scales = saved
     out = torch.empty(len(places), dtype=dtype, device=scales.device)
     if len(places):
         with torch.cuda.device_of(scales):
             _decode[(triton.cdiv(len(places), TILE),)](
                 planes[0], planes[-1], scales, key, out, places.start, places.stop,
-                sketch.block_size(d), bits=sketch.bits, dithered=sketch.dithered,
-                zero_code=sketch.zero_code, wide=wide_type(dtype), tile=TILE, **EXACTLY,
+                of.size, bits=of.bits, dithered=of.dithered, zero_code=of.zero_code,
+                wide=wide_type(dtype), tile=TILE, **EXACTLY,
             )  # fmt: skip
     return out

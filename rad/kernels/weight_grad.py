@@ -29,7 +29,7 @@ from torch import Tensor
 
 from rad.draws.kernels import integer
 from rad.kernels.rounding import read
-from rad.sketches.rounding import Rounding
+from rad.packing.codes import Blocks
 
 ROWS, SLOTS, COLUMNS, OUTPUTS = 16, 16, 32, 64
 MAX_WORK = 1 << 28
@@ -143,9 +143,9 @@ def rounded_pays(grad_output: Tensor, d: int) -> bool:
 
 
 def rounded(
-    grad_output: Tensor, saved: tuple[Tensor, ...], key: Tensor, d: int, sketch: Rounding
+    grad_output: Tensor, saved: tuple[Tensor, ...], key: Tensor, d: int, of: Blocks
 ) -> Tensor:
-    """grad_output^T x_hat for what `sketch` kept of x (n, d), of no more than float32.
+    """grad_output^T x_hat for what rounding kept of x (n, d) in such blocks, float32 at most.
 
     Shapes: grad_output (n, out_features) -> (out_features, d). Any device that Triton runs on.
     """
@@ -157,8 +157,8 @@ def rounded(
         with torch.cuda.device_of(scales):
             _rounded[grid](
                 grad_output, planes[0], planes[-1], scales, key, out, rows, d, outputs,
-                *grad_output.stride(), sketch.block_size(d), bits=sketch.bits,
-                dithered=sketch.dithered, zero_code=sketch.zero_code, tile_rows=ROWS,
+                *grad_output.stride(), of.size, bits=of.bits,
+                dithered=of.dithered, zero_code=of.zero_code, tile_rows=ROWS,
                 tile_columns=COLUMNS, tile_outputs=OUTPUTS, precision=_precision(),
             )  # fmt: skip
     return out

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rad import functional
-from rad.functional.conv import geometry_of
 from rad.functional.conv_noise import ConvResponse
+from rad.functional.geometry import geometry_of
 from rad.functional.noise_response import NoiseResponse
 from rad.nn.base import Sketching
 from rad.sketches import Identity, Sketch

@@ -9,7 +9,7 @@ from rad.functional.activation import Activation
 from rad.functional.in_place import overwrite
 from rad.nn.base import Sketching
 from rad.sketches import Identity, Sketch
-from rad.sketches.rounding import Rounding
+from rad.sketches.blockwise import Rounding
 
 
 class _Elementwise(Sketching):

@@ -20,7 +20,7 @@ from rad.nn.pooling import ReLUAvgPool2d, _MaxPool, _ShapeOnly
 from rad.nn.recurrent import RNN
 from rad.packing.bits import packed_bytes
 from rad.sketches import Identity
-from rad.sketches.rounding import Rounding
+from rad.sketches.blockwise import Rounding
 
 KEY_BYTES = 8
 

@@ -9,7 +9,7 @@ one byte (little-endian machines, which all supported ones are).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,16 @@ PLANES: dict[int, tuple[torch.dtype, ...]] = {
     8: (torch.int64,),
 }
 """Bits of a code -> the integer types of what is kept of a group, low bits first."""
+
+
+class Blocks(NamedTuple):
+    """How numbers are kept as codes, block by block: what compiled forms of rounding take."""
+
+    bits: int
+    size: int  # numbers in a block
+    steps: int  # from a block's lowest level to its highest
+    dithered: bool
+    zero_code: bool  # code 0 is an exact zero
 
 
 class _Reinterpret(torch.autograd.Function):

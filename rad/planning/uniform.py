@@ -12,7 +12,7 @@ from rad.planning.allocation import keep_fraction
 from rad.planning.probe import Trial
 from rad.sketches import DifferentSample, Identity, Sketch
 from rad.sketches.base import ReducingSketch
-from rad.sketches.rounding import BLOCKS
+from rad.sketches.blockwise import BLOCKS
 
 SMALL_BATCHES = 4
 """A model that runs on no batch up to this size is taken to run on no smaller batch at all."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rad import backends
 from rad.draws.dispatch import words
-from rad.draws.reference import SLOT, signed
+from rad.draws.reference import PART_MASK, SLOT, signed
 from rad.dtypes import LOOP_DTYPES, accumulation_dtype, scale_dtype
 from rad.packing.codes import reinterpret
 
@@ -28,8 +28,6 @@ LANE_BITS = 16
 
 NEAR = 1 << 12
 """float32 positions below so many of the smallest parts of a step are rounded at random."""
-
-PART_MASK = (1 << 24) - 1
 
 
 def fit(x: Tensor, steps: int, *, skip_zeros: bool = False) -> Tensor:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.draws.casting import KEPT, READ, cast
+from rad.draws.casting import cast
 from rad.draws.dispatch import words
+from rad.draws.reference import KEPT, READ
 from rad.dtypes import accumulation_dtype
 from rad.sketches.base import ReducingSketch, Shape, rows_of
 from rad.sketches.noise import Noise, Rows

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.draws.casting import KEPT, READ, cast, cast_at_random
+from rad.draws.casting import cast, cast_at_random
 from rad.draws.dispatch import signs
-from rad.draws.reference import fold_in, row_keys
+from rad.draws.reference import KEPT, READ, fold_in, row_keys
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
 from rad.sketches.base import ReducingSketch, Shape, kept_rows, rows_of

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.draws.casting import READ, cast
+from rad.draws.casting import cast
 from rad.draws.dispatch import signs
-from rad.draws.reference import make_key
+from rad.draws.reference import READ, make_key
 from rad.dtypes import accumulation_dtype
 from rad.packing.codes import PLANES
 from rad.sketches.base import Shape, Sketch, rows_of
+from rad.sketches.blockwise import PIECE, Rounding
 from rad.sketches.noise import Noise, Numbers
 from rad.sketches.registry import register
-from rad.sketches.rounding import PIECE, DitheredRounding, Rounding, StochasticRounding
+from rad.sketches.rounding import DitheredRounding, StochasticRounding
 
 SEED = 0x5249474E
 """Of the signs: the same for all rows, keys and programs."""

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from rad.draws.loops import row_key, word
-from rad.sketches.grid import PART_MASK
+from rad.draws.reference import PART_MASK
 
 _TOP, _PART = np.uint64(48), np.uint64(PART_MASK)
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.draws.casting import READ, cast
-from rad.draws.reference import fold_in, row_keys
+from rad.draws.casting import cast
+from rad.draws.reference import READ, fold_in, row_keys
 from rad.dtypes import accumulation_dtype, scale_dtype
 from rad.packing.codes import code_bytes, pack_codes, unpack_codes
 from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, rows_of, squared_norm
+from rad.sketches.blockwise import PIECE, Rounding
 from rad.sketches.noise import Noise, Numbers
 from rad.sketches.registry import register
-from rad.sketches.rounding import PIECE, DitheredRounding, Rounding, StochasticRounding
+from rad.sketches.rounding import DitheredRounding, StochasticRounding
 from rad.sketches.sampling import DifferentSample
 
 Keys = tuple[Tensor, Tensor]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rad import backends
-from rad.draws.casting import READ, cast
+from rad.draws.casting import cast
 from rad.draws.dispatch import distinct_integers, integers
-from rad.draws.reference import row_keys
+from rad.draws.reference import READ, row_keys
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
 from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, kept_rows, pieces, rows_of

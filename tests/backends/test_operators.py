@@ -10,7 +10,7 @@ import rad.functional
 import rad.nn  # noqa: F401
 from rad.backends.operators import as_text
 from rad.functional.activation import Activation
-from rad.functional.conv import Geometry
+from rad.functional.geometry import Geometry
 from rad.sketches import Sketch, StochasticRounding, make_key
 
 KEY = make_key(1)

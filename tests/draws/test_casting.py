@@ -11,8 +11,8 @@ from torch import Tensor
 from unbiased import check_biased_is_caught, check_unbiased, draws
 
 from rad.draws import casting
-from rad.draws.casting import KEPT, READ, cast, cast_at_random
-from rad.draws.reference import step_keys
+from rad.draws.casting import cast, cast_at_random
+from rad.draws.reference import KEPT, READ, step_keys
 from rad.sketches import (
     DifferentProject,
     DitheredRounding,

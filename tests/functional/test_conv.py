@@ -15,7 +15,7 @@ from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, 
 
 import rad
 from rad.functional import conv, conv_weight_grad_variance
-from rad.functional.conv import geometry_of
+from rad.functional.geometry import geometry_of
 from rad.memory import saved_bytes
 from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch, make_key
 

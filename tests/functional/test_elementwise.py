@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
 
 import rad
-from rad.draws.casting import READ, cast
+from rad.draws.casting import cast
+from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
 from rad.functional import elementwise, elementwise_grad_variance
 from rad.functional.elementwise import times_derivative

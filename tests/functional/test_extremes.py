@@ -13,7 +13,7 @@ from torch import Tensor
 from rad.functional import conv, linear
 from rad.functional.recurrent import rnn
 from rad.sketches import Identity, ImportanceSampling, RotatedRounding, Sketch, make_key
-from rad.sketches.rounding import Rounding
+from rad.sketches.blockwise import Rounding
 
 WeightGrad = Callable[[Tensor, Sketch], Tensor]
 ROUNDING = {name: s for name, s in LOSSY.items() if isinstance(s, Rounding | RotatedRounding)}

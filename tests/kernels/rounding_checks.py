@@ -12,7 +12,7 @@ from kernels.interpreting import DEVICE, integers_that_count, kernels_on  # noqa
 from rad import backends
 from rad.kernels import weight_grad as fused
 from rad.sketches import DitheredRounding, Sketch, StochasticRounding, fold_in, make_key
-from rad.sketches.rounding import Rounding
+from rad.sketches.blockwise import Rounding
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(7, 5), (2, 3, 16), (1, 1), (0, 5), (5,), (2, 2100)]
@@ -105,7 +105,7 @@ def test_weight_gradients_without_a_dense_buffer(
         assert fused.rounded_pays(grad, d)
         want = Sketch.contract(sketch, grad.double(), kept, (rows, d), key).float()
         got = sketch.contract(grad, kept, (rows, d), key)
-        other = fused.rounded(grad, kept, fold_in(key, 0), d, sketch)
+        other = fused.rounded(grad, kept, fold_in(key, 0), d, sketch.blocks(d))
     assert got.dtype == dtype
     assert got.shape == (outputs, d)
     close = 1e-5 if dtype == torch.float32 else 2**-6

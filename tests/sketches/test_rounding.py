@@ -21,8 +21,8 @@ from rad.sketches import (
     rounding,
     sampled_rounding,
 )
+from rad.sketches.blockwise import Rounding
 from rad.sketches.grid import NEAR, uniform
-from rad.sketches.rounding import Rounding
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 BITS = [1, 2, 3, 4, 8]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rad import backends
 from rad.sketches import DitheredRounding, StochasticRounding, fold_in, make_key
-from rad.sketches.rounding import Rounding
+from rad.sketches.blockwise import Rounding
 
 SKETCHES = [
     cls(bits, block, zero_code)
