@@ -17,8 +17,8 @@ from rad.sketches import (
     DitheredRounding,
     SampledRounding,
     StochasticRounding,
+    blockwise,
     make_key,
-    rounding,
     sampled_rounding,
 )
 from rad.sketches.blockwise import Rounding
@@ -40,7 +40,7 @@ def all_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         middle = (torch.arange(rows.start, rows.stop) * 2 + 1) * ((1 << bits) // (2 * PARTS))
         return middle.to(torch.int32)[:, None].repeat(1, slots)
 
-    monkeypatch.setattr(rounding, "uniform", spread)
+    monkeypatch.setattr(blockwise, "uniform", spread)
     # The compiled loops draw by themselves; test_rounding_loops.py has them equal to the bit.
     monkeypatch.setattr(backends, "in_loops", lambda x: False)
 
@@ -98,13 +98,13 @@ def test_a_number_beside_an_outlier_is_unbiased(
     y = ((x[0, 2].double() - low) / step * unit).item()
     whole = math.floor(y)
     drawn = ((torch.arange(PARTS) * 2 + 1) / (2 * PARTS))[:, None]
-    monkeypatch.setattr(rounding, "part", lambda key, rows, slots, kind: drawn.to(kind))
+    monkeypatch.setattr(blockwise, "part", lambda key, rows, slots, kind: drawn.to(kind))
     monkeypatch.setattr(backends, "in_loops", lambda x: False)
 
     def raised(by: int) -> float:
         """How often a draw raises it that raises whole numbers of more than `by` parts."""
         draw = torch.full((PARTS, 4), unit - 1 - by, dtype=torch.int32)
-        monkeypatch.setattr(rounding, "uniform", lambda *_: draw)
+        monkeypatch.setattr(blockwise, "uniform", lambda *_: draw)
         codes = sketch.round(x, scales, make_key(0), range(PARTS))[:, 2]
         return (codes - int(sketch.zero_code)).double().mean().item()
 
@@ -249,7 +249,7 @@ def test_pieces_are_the_whole(
 ) -> None:
     x, key = torch.randn(37, 11), make_key(3)
     whole = sketch.compress(x, key)
-    for module in (rounding, sampled_rounding):
+    for module in (blockwise, sampled_rounding):
         monkeypatch.setattr(module, "PIECE", 64)
     assert all(map(torch.equal, whole, sketch.compress(x, key)))
 
