@@ -104,8 +104,8 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
 
     `forward()` calls `model`, in training mode, and returns the scalar loss, such as
     `lambda: F.cross_entropy(model(x), y)`. It is run three times, once with a backward pass,
-    whose gradients are taken away again, with gradients on whatever the mode of the caller; buffers,
-    such as running statistics, are put back. A module's bytes are those first kept while its
+    with gradients on whatever the mode of the caller. The gradients are taken away again, and
+    buffers, such as running statistics, put back. A module's bytes are those first kept while its
     forward runs: what several modules share counts with the first.
     Raises UsageError where `forward` keeps nothing, calls no module of the model or returns no
     scalar with a gradient, and for what is no model (a class, lazy layers, the meta device).
@@ -166,19 +166,19 @@ def _gradients_apart(model: nn.Module) -> Iterator[None]:
 def _buffers_put_back(model: nn.Module) -> Iterator[None]:
     """Every module has the buffers of before afterwards, with the numbers of before."""
     before = [
-        (module._buffers, {name: (b, b.detach().clone()) for name, b in buffers if b is not None})
+        (module._buffers, name, buffer, buffer.detach().clone())
         for module in model.modules()
-        for buffers in [list(module._buffers.items())]
+        for name, buffer in module._buffers.items()
+        if buffer is not None
     ]
     try:
         yield
     finally:
-        for buffers, kept in before:
-            for name, (buffer, numbers) in kept.items():
-                if not torch.equal(buffer, numbers):
-                    with torch.no_grad():
-                        buffer.copy_(numbers)
-                buffers[name] = buffer
+        for buffers, name, buffer, numbers in before:
+            if not torch.equal(buffer, numbers):
+                with torch.no_grad():
+                    buffer.copy_(numbers)
+            buffers[name] = buffer
 
 
 def _further_names(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rad import sequences
-from rad.errors import UsageError
+from rad.errors import UsageError, first_line
 
 NAMES = ("digits", "mnist", "cifar10", "sequential_mnist")
 DIGITS_TEST = 360
@@ -176,7 +176,7 @@ def read(file: Path, spec: Spec) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except UNREADABLE as error:
-        cause = f"{type(error).__name__}: {_first_line(error)}"
+        cause = f"{type(error).__name__}: {first_line(error)}"
         raise UsageError(f"{file} is not a readable .npz archive ({cause}); {remedy}") from error
     problem = _problem(arrays, spec)
     if problem:
@@ -205,7 +205,7 @@ def download(file: Path, spec: Spec) -> dict[str, np.ndarray]:
             os.replace(whole, file)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UsageError(
-            f"{file} is missing and could not be downloaded ({_first_line(error)}); "
+            f"{file} is missing and could not be downloaded ({first_line(error)}); "
             f"connect to the network and run again, or put {file.name} there, "
             "or set RAD_DATA to the folder that holds it"
         ) from error
@@ -273,7 +273,3 @@ def _digits(device: torch.device | str) -> Dataset:
         std=(train.std(correction=0).item(),),
         classes=10,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
