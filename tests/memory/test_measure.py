@@ -199,7 +199,7 @@ def resident():
 x = torch.randn(1000, 8)
 model = nn.Sequential(nn.Linear(8, 250), nn.Tanh(), nn.Softmax(1), nn.Linear(250, 2))
 for call in range(53):
-    rad.fit(model, x, lambda out: out.tanh().square().sum(), 0.5)
+    rad.fit(model, x, lambda out: out.tanh().square().sum(), variant="baseline")
     before = resident() if call == 2 else before if call > 2 else 0
 print(resident() - before)
 """
