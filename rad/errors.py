@@ -11,3 +11,8 @@ class UsageError(ValueError):
 
 class Diverged(UsageError):
     """Training has come to a loss that is not finite."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a message of one line can tell of another error."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -187,6 +187,7 @@ def _logger(spec: RunSpec) -> WandbLogger:
         config=OmegaConf.to_container(OmegaConf.create(spec.text)),  # type: ignore[arg-type]
         mode=options.mode,
         directory=options.directory,
+        root=spec.config.results_root,
     )
 
 

@@ -92,6 +92,7 @@ def _train(spec: PdeSpec, folder: RunFolder) -> TrainResult:
         config=OmegaConf.to_container(OmegaConf.create(spec.text)),  # type: ignore[arg-type]
         mode=options.mode,
         directory=options.directory,
+        root=spec.config.results_root,
     )
     try:
         return train(_control(spec), spec.settings, folder, logger)

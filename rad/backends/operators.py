@@ -18,6 +18,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache, lru_cache, wraps
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -68,8 +69,10 @@ def _disabled(function: Function) -> Function:
 def as_text(value: Any) -> str:
     """A dataclass of plain values as the call that makes it: `module:Class(field=1)`.
 
-    Raises TypeError for a class that cannot be found under its name, such as one that a function
-    defines.
+    Plain are None, texts, numbers, NaN and infinities among them and numpy's of any width, and
+    tuples, lists and dicts of these.
+    Raises TypeError for a field of another kind, and for a class that cannot be found under its
+    name, such as one that a function defines.
     """
     kind = type(value)
     if not is_dataclass(kind) or "<locals>" in kind.__qualname__:
@@ -77,15 +80,28 @@ def as_text(value: Any) -> str:
             f"torch.compile cannot take {kind.__qualname__}: make it a dataclass at the top level "
             "of a module, or leave the model uncompiled"
         )
-    values = [f"{field.name}={_constant(getattr(value, field.name))!r}" for field in fields(value)]
+    values = [f"{field.name}={_text(getattr(value, field.name))}" for field in fields(value)]
     return f"{kind.__module__}:{kind.__qualname__}({', '.join(values)})"
 
 
-def _constant(value: Any) -> Any:
-    """The value, a constant of a traced program, which may take floats for inputs."""
+def _text(value: Any) -> str:
+    """A plain value as an expression for `_value`."""
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
+        return f"{type(value).__name__}({_text(value.item())})"
+    if isinstance(value, float):  # a traced program may take it for an input: make it a constant
+        return repr(float.fromhex(value.hex()))
+    if value is None or isinstance(value, str | int):
+        return repr(value)
     if isinstance(value, tuple):
-        return tuple([_constant(part) for part in value])
-    return float.fromhex(value.hex()) if isinstance(value, float) else value
+        return f"({''.join([f'{_text(part)}, ' for part in value])})"
+    if isinstance(value, list):
+        return f"[{', '.join([_text(part) for part in value])}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join([f'{_text(k)}: {_text(v)}' for k, v in value.items()])}}}"
+    raise TypeError(
+        f"torch.compile cannot take a field {value!r} of a sketch: make it a number, a text or a "
+        "tuple of these, or leave the model uncompiled"
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -97,4 +113,22 @@ def from_text(text: str) -> Any:
     kind: Any = importlib.import_module(module)
     for name in ast.unparse(expression.func).split("."):
         kind = getattr(kind, name)
-    return kind(**{str(k.arg): ast.literal_eval(k.value) for k in expression.keywords})
+    return kind(**{str(k.arg): _value(k.value) for k in expression.keywords})
+
+
+def _value(node: ast.expr) -> Any:
+    """What `_text` wrote."""
+    match node:
+        case ast.Name(id=("inf" | "nan") as name):
+            return float(name)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.Call(func=ast.Name(id=kind), args=[number]):
+            return getattr(np, kind)(_value(number))
+        case ast.Tuple(elts=parts):
+            return tuple(map(_value, parts))
+        case ast.List(elts=parts):
+            return list(map(_value, parts))
+        case ast.Dict(keys=names, values=parts):
+            return {_value(k): _value(v) for k, v in zip(names, parts, strict=True) if k}
+    return ast.literal_eval(node)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from rad.conversion.example import check_loss, check_model, check_real_memory
 from rad.errors import UsageError
-from rad.memory.graph import Holding, holdings, storage
+from rad.memory.graph import Holding, gradients_enabled, holdings, storage
 from rad.memory.measure import parameter_bytes, peak_bytes
 from rad.nn import LAYERS, RAD_LAYERS, Sketching
 from rad.nn.kinds import kind_of
@@ -98,12 +98,14 @@ class Audit:
         return "\n".join([*lines, *(f"unexpected: {words}" for words in self.unexpected)])
 
 
+@gradients_enabled()
 def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
     """Reconcile what a converted model should keep with what it does keep.
 
     `forward()` calls `model`, in training mode, and returns the scalar loss, such as
     `lambda: F.cross_entropy(model(x), y)`. It is run three times, once with a backward pass,
-    whose gradients are taken away again. A module's bytes are those first kept while its
+    with gradients on whatever the mode of the caller. The gradients are taken away again, and
+    buffers, such as running statistics, put back. A module's bytes are those first kept while its
     forward runs: what several modules share counts with the first.
     Raises UsageError where `forward` keeps nothing, calls no module of the model or returns no
     scalar with a gradient, and for what is no model (a class, lazy layers, the meta device).
@@ -119,7 +121,7 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
     names = {module: name for name, module in model.named_modules()}
     stack: list[nn.Module] = []
     predicted: dict[str, int] = defaultdict(int)
-    with _watching(model, names, stack, predicted):
+    with _buffers_put_back(model), _watching(model, names, stack, predicted):
         held = holdings(loss, lambda: stack[-1] if stack else None)
     if not held or not predicted:
         raise UsageError(
@@ -135,7 +137,7 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
         entries[name, kind] += holding.nbytes
         if kind != "output":
             saved[name] += holding.nbytes
-    with _gradients_apart(model):
+    with _buffers_put_back(model), _gradients_apart(model):
         peak = peak_bytes(lambda: loss().backward())
     return Audit(
         entries=tuple(Entry(name, kind, size) for (name, kind), size in entries.items()),
@@ -158,6 +160,25 @@ def _gradients_apart(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, grad in zip(model.parameters(), before, strict=True):
             parameter.grad = grad
+
+
+@contextmanager
+def _buffers_put_back(model: nn.Module) -> Iterator[None]:
+    """Every module has the buffers of before afterwards, with the numbers of before."""
+    before = [
+        (module._buffers, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for buffers, name, buffer, numbers in before:
+            if not torch.equal(buffer, numbers):
+                with torch.no_grad():
+                    buffer.copy_(numbers)
+            buffers[name] = buffer
 
 
 def _further_names(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from collections import Counter
 
 from torch import nn
 
-from rad.errors import UsageError
+from rad.errors import UsageError, first_line
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -33,7 +33,7 @@ def duplicated(model: nn.Module, remedy: str) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:  # whatever an attribute may raise
         raise UsageError(
-            f"this model cannot be copied ({type(error).__name__}: {_first_line(error)}): {remedy}"
+            f"this model cannot be copied ({type(error).__name__}: {first_line(error)}): {remedy}"
         ) from error
 
 
@@ -62,7 +62,3 @@ def _is_group(candidate: object, lists: list[object]) -> bool:
     if type(candidate) is not dict:
         return False
     return any(candidate.get("params") is each for each in lists)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")

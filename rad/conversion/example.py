@@ -10,40 +10,55 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from rad.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Example:
-    """Positional and keyword arguments of a model, in nests of tensors and anything else.
+class Batch:
+    """The number of examples, and the axis that holds them of each leaf of an example's nest.
 
-    The batch is the leading axis of the first tensor that has axes. A smaller batch is cut from
-    every tensor whose leading axis is of that size; whatever else there is stays as it is.
+    None stands for a leaf that has no such axis, such as a flag, a mask or a table.
     """
+
+    size: int
+    axes: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """Positional and keyword arguments of a model, in nests of tensors and anything else."""
 
     positional: tuple[Any, ...]
     keywords: dict[str, Any]
-    batch: int
+
+    @property
+    def leaves(self) -> list[Any]:
+        """What the nests hold, in order."""
+        return tree_leaves((self.positional, self.keywords))
 
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors among the arguments."""
-        leaves = tree_leaves((self.positional, self.keywords))
-        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
-    def call(self, model: nn.Module, batch: int) -> Any:
-        """The model's output for the first `batch` examples, which it gets copies of."""
+    def call(self, model: nn.Module, batch: Batch | None = None, size: int = 0) -> Any:
+        """The model's output for the first `size` examples of the batch, or without one for all.
 
-        def first(leaf: Any) -> Any:
+        The model gets copies.
+        """
+        leaves, nest = tree_flatten((self.positional, self.keywords))
+        axes = (None,) * len(leaves) if batch is None else batch.axes
+
+        def part(leaf: Any, axis: int | None) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            whole = leaf.dim() == 0 or len(leaf) != self.batch
-            part = leaf.detach() if whole else leaf.detach()[:batch]
-            return part.clone().requires_grad_(leaf.requires_grad)
+            cut = leaf.detach() if axis is None else leaf.detach().narrow(axis, 0, size)
+            return cut.clone().requires_grad_(leaf.requires_grad)
 
-        positional, keywords = tree_map(first, (self.positional, self.keywords))
+        parts = [part(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)]
+        positional, keywords = tree_unflatten(parts, nest)
         return model(*positional, **keywords)
 
 
@@ -58,16 +73,21 @@ def read_example(inputs: Any) -> Example:
         positional, keywords = (), dict(inputs)
     elif isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields"):
         positional = tuple(inputs)
-    example = Example(positional, keywords, 0)
-    sizes = [len(tensor) for tensor in example.tensors if tensor.dim()]
-    if not sizes:
+    example = Example(positional, keywords)
+    with_axes = [tensor for tensor in example.tensors if tensor.dim()]
+    if not with_axes:
         raise UsageError(
             "the example has no tensor with a batch axis: give the model's input, a tuple of "
             "inputs or a dict of keyword arguments"
         )
-    if sizes[0] == 0:
-        raise UsageError("the example batch is empty: give at least one example")
-    return Example(positional, keywords, sizes[0])
+    if not any(tensor.numel() for tensor in with_axes):
+        raise empty_batch()
+    return example
+
+
+def empty_batch() -> UsageError:
+    """The error that refuses an example without examples."""
+    return UsageError("the example batch is empty: give at least one example")
 
 
 def check_model(model: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import nn
 
 from rad.conversion.copying import copied
@@ -24,6 +25,7 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = LAYERS | {kind: kind for kind in
 """What each layer, of torch or of RAD, becomes."""
 
 
+@torch.inference_mode(False)
 def convert(
     model: nn.Module, sketch: Sketch | Mapping[str, Sketch], seed: int = 0, *, inplace: bool = False
 ) -> nn.Module:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import getitem
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,10 +18,25 @@ from rad.nn.kinds import kind_of
 
 RESHAPES = (nn.Flatten, nn.Unflatten, nn.Identity)
 """Modules that keep nothing and pass the same numbers on."""
+_CALLS = ("call_function", "call_method")
+_SIZES = {"size", "shape", "dim", "ndim", "numel", "len"}
+_PRODUCTS = {"mul", "imul", "multiply"}
+_QUOTIENTS = {"div", "truediv", "itruediv", "divide", "true_divide"}
 _RESHAPE_CALLS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 
 
 class Tracer(fx.Tracer):
+    """Calls forward passes without their hooks, which are made for tensors and see no proxies."""
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        return super().call_module(m, m.forward, args, kwargs)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return kind_of(m) in RAD_LAYERS or super().is_leaf_module(m, module_qualified_name)
 
@@ -91,7 +107,8 @@ def functional_calls(model: nn.Module) -> dict[tuple[str, str], int] | None:
     """How often each part of a model calls each function or method of torch by itself.
 
     By (the part's name, the function's), in the model's present mode; what layers call inside is
-    not counted. None where the model cannot be traced.
+    not counted, nor are functions of numbers alone (`x.size(-1) ** 0.5`) and products and quotients
+    of a tensor by a number, which keep no tensor. None where the model cannot be traced.
     """
     try:
         probe = _probe(_unwrapped(model))
@@ -101,8 +118,33 @@ def functional_calls(model: nn.Module) -> dict[tuple[str, str], int] | None:
             nodes = _traced(_CallTracer(), probe)
     except Exception:  # whatever forward may raise on proxies
         return None
-    calls = [n for n in nodes if n.op in ("call_function", "call_method")]
+    calls = [n for n in nodes if n.op in _CALLS and not (_is_number(n) or _is_scaling(n))]
     return dict(Counter((_part(n), _function_name(n)) for n in calls))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an argument of a traced call is a number, or sizes: known without a tensor."""
+    if not isinstance(value, fx.Node):
+        return isinstance(value, int | float | complex)
+    if value.op not in _CALLS:
+        return False
+    name, args = _function_name(value), value.args
+    if name == "getattr":
+        return args[1] in _SIZES
+    if name in _SIZES:
+        return True
+    if name == "getitem":
+        return _is_number(args[0])
+    return bool(args) and all(map(_is_number, (*args, *value.kwargs.values())))
+
+
+def _is_scaling(node: fx.Node) -> bool:
+    """Whether a call multiplies a tensor by a number, or divides it by one."""
+    name = _function_name(node).strip("_")
+    operands = (*node.args, *node.kwargs.values())
+    if name in _PRODUCTS:
+        return any(map(_is_number, operands))
+    return name in _QUOTIENTS and len(operands) > 1 and _is_number(operands[1])
 
 
 def _part(node: fx.Node) -> str:
@@ -139,7 +181,7 @@ def _readers(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:
     """Who reads the values of a node, looking through reshapes."""
     for user in node.users:
         if (user.op == "call_module" and isinstance(modules[str(user.target)], RESHAPES)) or (
-            user.op in ("call_function", "call_method") and user.target in _RESHAPE_CALLS
+            user.op in _CALLS and user.target in _RESHAPE_CALLS
         ):
             yield from _readers(user, modules)
         else:

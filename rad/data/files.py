@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rad.errors import UsageError
+from rad.errors import UsageError, first_line
 
 # What numpy and zipfile raise on damaged archives and on files of another kind.
 UNREADABLE = (
@@ -68,7 +68,7 @@ def read(file: Path, spec: Spec) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except UNREADABLE as error:
-        cause = f"{type(error).__name__}: {_first_line(error)}"
+        cause = f"{type(error).__name__}: {first_line(error)}"
         raise UsageError(f"{file} is not a readable .npz archive ({cause}); {remedy}") from error
     problem = _problem(arrays, spec)
     if problem:
@@ -97,7 +97,7 @@ def download(file: Path, spec: Spec) -> dict[str, np.ndarray]:
             os.replace(whole, file)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UsageError(
-            f"{file} is missing and could not be downloaded ({_first_line(error)}); "
+            f"{file} is missing and could not be downloaded ({first_line(error)}); "
             f"connect to the network and run again, or put {file.name} there, "
             "or set RAD_DATA to the folder that holds it"
         ) from error
@@ -140,7 +140,3 @@ def _problem(arrays: Mapping[str, np.ndarray], spec: Spec) -> str | None:
         if key.endswith("labels") and array.max() >= spec.classes:
             return f"{key} holds the label {array.max()}, expected 0 to {spec.classes - 1}"
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -30,6 +31,13 @@ class Holding:
     shape: tuple[int, ...]
     dtype: torch.dtype
     nbytes: int
+
+
+@contextmanager
+def gradients_enabled() -> Iterator[None]:
+    """Autograd records inside, under `torch.no_grad()` and `torch.inference_mode()`, too."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 class _Box:
@@ -84,7 +92,7 @@ def kept_storages(
         boxes.append(weakref.ref(box))
         return box
 
-    with torch.enable_grad(), saved_tensors_hooks(pack, lambda box: box.tensor):
+    with gradients_enabled(), saved_tensors_hooks(pack, lambda box: box.tensor):
         output = forward()
     nodes = sorted(_nodes(output), key=lambda node: node._sequence_nr())
     living = [box for reference in boxes if (box := reference()) is not None]

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from rad.conversion.copying import duplicated
-from rad.conversion.example import check_loss, check_model, check_real_memory, read_example
+from rad.conversion.example import (
+    Batch,
+    check_loss,
+    check_model,
+    check_real_memory,
+    read_example,
+)
 from rad.conversion.modules import Conversion
 from rad.conversion.report import Report, report
 from rad.errors import UsageError
 from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
 from rad.nn import RNN, Sketching
 from rad.nn.layer_io import Recording
+from rad.planning.batch_axis import (
+    Sizes,
+    batch_sizes,
+    find_batch,
+    given_batch,
+    leading_sizes,
+    likely_batch,
+)
 from rad.planning.plan import Memory
-from rad.sketches import Sketch
+from rad.sketches import Identity, Sketch
 from rad.sketches.base import Shape
 
 Loss = Callable[[Any], Tensor]
@@ -30,7 +45,8 @@ Sketches = Sketch | Mapping[str, Sketch]
 class Trial:
     """Measures a copy of a model on an example, with any sketches and any smaller batch.
 
-    `example` holds the model's inputs at the full batch size (`read_example`); `loss` maps the
+    `example` holds the model's inputs at the full batch size (`read_example`), along the axes
+    `batch_axis` where they are given (`rad.planning.batch_axis.given_batch`); `loss` maps the
     output, whatever that is, to a scalar. Bytes are those of the parameters plus, by `kind`,
     everything saved for backward, or the peak of a forward and backward pass, gradients included.
     Every module is in the mode that it has in the model. Raises UsageError for another `kind`, for
@@ -38,7 +54,14 @@ class Trial:
     and where there are no numbers (meta device).
     """
 
-    def __init__(self, model: nn.Module, example: Any, loss: Loss, kind: Kind = "saved") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Any,
+        loss: Loss,
+        kind: Kind = "saved",
+        batch_axis: Any = None,
+    ) -> None:
         if kind not in KINDS:
             raise UsageError(f"unknown kind of budget {kind!r}: choose one of {', '.join(KINDS)}")
         check_model(model)
@@ -49,12 +72,32 @@ class Trial:
                 "the model is in evaluation mode, where nothing is sketched: call model.train() "
                 "first (of what is then left in eval() the plan counts what torch keeps)"
             )
-        self.full_batch = self.example.batch
+        self._given = None if batch_axis is None else given_batch(self.example, batch_axis)
         self.parameter_bytes = parameter_bytes(model)
         self._conversion = Conversion(
             duplicated(model, "plan for a model without what stands in the way")
         )
         self._devices = {t.device for t in self.example.tensors if t.is_cuda}
+
+    @property
+    def full_batch(self) -> int:
+        """The number of examples in all: as given, as found (`batch`), or until then as likely."""
+        found: Batch | None = self._given or vars(self).get("batch")
+        return self._likely_batch if found is None else found.size
+
+    @cached_property
+    def _likely_batch(self) -> int:
+        return likely_batch(self.example, self._seen)
+
+    @cached_property
+    def batch(self) -> Batch:
+        """What smaller batches are cut from.
+
+        Raises UsageError where that is ambiguous.
+        """
+        if self._given is None:
+            return find_batch(self.example, self._seen, self._attempt)
+        return self._given
 
     @property
     def sketches(self) -> bool:
@@ -132,6 +175,32 @@ class Trial:
         _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
         return found
 
+    @cached_property
+    def _seen(self) -> Sizes:
+        """The sizes in a pass on all examples."""
+        self._conversion.assign(Identity())
+        model = self._conversion.model
+        with batch_sizes(model) as layers, torch.random.fork_rng(self._devices):
+            outputs = leading_sizes(self.example.call(model))
+        return Sizes(tuple(layers), outputs)
+
+    def _attempt(self, batch: Batch, size: int) -> tuple[Sizes, int] | None:
+        """The sizes in a pass on some of the examples, and its bytes; None where it fails."""
+        model, outputs = self._conversion.model, list[int]()
+
+        def forward() -> Tensor:
+            output = self.example.call(model, batch, size)
+            outputs.extend(leading_sizes(output))
+            return self.loss(output)
+
+        self._conversion.assign(Identity())
+        try:
+            with batch_sizes(model) as layers, torch.random.fork_rng(self._devices):
+                nbytes = saved_bytes(forward)
+        except Exception:  # whatever the user's model and loss may raise
+            return None
+        return Sizes(tuple(layers), tuple(outputs)), nbytes
+
     def _peak(self, forward: Callable[[], Tensor]) -> int:
         return peak_bytes(lambda: self._backward(forward))
 
@@ -144,11 +213,12 @@ class Trial:
         model.zero_grad(set_to_none=True)
 
     def _forward(self, sketch: Sketches, batch: int) -> Callable[[], Tensor]:
+        cut = None if batch == self.full_batch else self.batch
         self._conversion.assign(sketch)
 
         def forward() -> Tensor:
             with torch.random.fork_rng(self._devices):
-                loss = self.loss(self.example.call(self._conversion.model, batch))
+                loss = self.loss(self.example.call(self._conversion.model, cut, batch))
             check_loss(loss)
             return loss
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from itertools import chain
 
-from rad.errors import UsageError
+from rad.errors import UsageError, first_line
 from rad.memory.budget import Budget, largest_within
 from rad.packing.codes import PLANES
 from rad.planning.allocation import keep_fraction
@@ -15,7 +16,7 @@ from rad.sketches.base import ReducingSketch
 from rad.sketches.blockwise import BLOCKS
 
 SMALL_BATCHES = 4
-"""A model that runs on no batch up to this size is taken to run on no smaller batch at all."""
+"""Batches up to this size, and the parts of the whole, are tried for the smallest that runs."""
 
 
 def limit(trial: Trial, budget: Budget) -> int | None:
@@ -30,39 +31,81 @@ def limit(trial: Trial, budget: Budget) -> int | None:
 def largest_batch(trial: Trial, budget: Budget) -> int:
     """The largest batch of the lean exact model that fits, of those that the model can be run on.
 
-    Raises UsageError where it runs on no smaller batch.
+    Raises UsageError where it runs on no smaller batch, and where it is ambiguous how to cut one.
     """
     bytes_ = limit(trial, budget)
     if bytes_ is None:
         return trial.full_batch
-
-    def cost(batch: int) -> int:
-        return trial.total_bytes(Identity(), batch)
-
-    smallest = _smallest_batch(trial, cost)
-    batch = largest_within(range(smallest, trial.full_batch + 1), cost, bytes_)
-    if batch is None:
-        raise infeasible(trial, budget, bytes_, cost(smallest), f"a batch of {smallest}")
-    return batch
-
-
-def _smallest_batch(trial: Trial, cost: Callable[[int], int]) -> int:
-    """The first of a few batches that runs: batch normalisation of vectors needs two examples."""
-    failures: list[Exception] = []
-    for batch in range(1, min(SMALL_BATCHES, trial.full_batch) + 1):
-        try:
-            cost(batch)
-        except UsageError:
-            raise
-        except Exception as error:  # whatever the user's model and loss may raise
-            failures.append(error)
+    full = trial.batch.size
+    runs = _Runs(trial, full)
+    smallest = runs.smallest
+    needed = runs.cost(smallest)
+    assert needed is not None
+    if needed > bytes_:
+        raise infeasible(trial, budget, bytes_, needed, f"a batch of {smallest}")
+    low, high = smallest, full + 1  # what fits, and what does not
+    best = smallest
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = runs.largest_upto(middle, low)
+        if tried is None:
+            low = middle
+        elif tried[1] <= bytes_:
+            low, best = middle, tried[0]
         else:
-            return batch
-    raise UsageError(
-        f"the model or its loss does not run on the first {len(failures)} of the "
-        f"{trial.full_batch} examples ({failures[-1]}): the loss must take a smaller batch, such "
-        "as F.cross_entropy(out, y[: len(out)])"
-    ) from failures[-1]
+            high = tried[0]
+    return best
+
+
+class _Runs:
+    """On which batches the lean exact model runs, and what it then takes.
+
+    Batch normalisation of vectors needs two examples, a model that pairs or groups them whole
+    groups.
+    """
+
+    def __init__(self, trial: Trial, full: int) -> None:
+        self._trial, self._full = trial, full
+        self._costs: dict[int, int | None] = {}
+        self._failure: tuple[int, Exception] | None = None
+
+    def cost(self, batch: int) -> int | None:
+        """Its bytes; None where the model or the loss raises an error."""
+        if batch not in self._costs:
+            try:
+                self._costs[batch] = self._trial.total_bytes(Identity(), batch)
+            except UsageError:
+                raise
+            except Exception as error:  # whatever the user's model and loss may raise
+                self._failure = batch, error
+                self._costs[batch] = None
+        return self._costs[batch]
+
+    @cached_property
+    def smallest(self) -> int:
+        """The first that runs of a few batches and of the parts of the whole.
+
+        Raises UsageError where none does.
+        """
+        few = range(1, min(SMALL_BATCHES, self._full) + 1)
+        parts = (part for part in range(1, self._full) if self._full % part == 0)
+        for batch in dict.fromkeys([*few, *parts]):
+            if self.cost(batch) is not None:
+                return batch
+        assert self._failure is not None
+        size, error = self._failure
+        raise UsageError(
+            f"the model or its loss does not run on fewer than the {self._full} examples (on "
+            f"{size}: {first_line(error)}): the loss must take a smaller batch, such as "
+            "F.cross_entropy(out, y[: len(out)]), and a model that needs all examples has none"
+        ) from error
+
+    def largest_upto(self, batch: int, above: int) -> tuple[int, int] | None:
+        """The largest up to `batch` that runs, and its bytes; None for none larger than `above`."""
+        for each in range(batch, above, -1):
+            if (cost := self.cost(each)) is not None:
+                return each, cost
+        return None
 
 
 def largest_keep_fraction(

@@ -20,6 +20,7 @@ from torch import nn
 from rad.conversion.modules import convert
 from rad.errors import UsageError
 from rad.memory.budget import Budget, parse_budget
+from rad.memory.graph import gradients_enabled
 from rad.planning.allocation import allocate
 from rad.planning.auto import choose, fewest_bytes
 from rad.planning.plan import Plan
@@ -69,6 +70,7 @@ def build(
     *,
     kind: Kind = "saved",
     allocation: Allocation = "uniform",
+    batch_axis: Any = None,
     **options: Any,
 ) -> Built:
     """Convert `model` so that it trains as `variant` within `budget`: `fit`, then `rad.convert`.
@@ -83,11 +85,13 @@ def build(
         variant,
         kind=kind,
         allocation=allocation,
+        batch_axis=batch_axis,
         **options,
     )
     return Built(convert(model, plan.sketch, seed), plan.batch_size, plan)
 
 
+@gradients_enabled()
 def fit(
     model: nn.Module,
     example: Any,
@@ -97,15 +101,22 @@ def fit(
     *,
     kind: Kind = "saved",
     allocation: Allocation = "uniform",
+    batch_axis: Any = None,
     **options: Any,
 ) -> Plan:
     """The most that `variant` can do within `budget`, measured on copies of `model`.
 
     `example` holds the model's inputs at the full batch size: a tensor, a tuple or list of
     positional arguments, or a mapping of keyword arguments, in which may be nests of tensors and
-    anything else. The batch is the leading axis of the first tensor; a smaller batch is cut from
-    every tensor whose leading axis has that size. `loss` maps the output, as it is and of that or
-    a smaller batch, to a scalar. The budget counts
+    anything else. `loss` maps the output, as it is and of that or a smaller batch, to a scalar.
+    A smaller batch, which `reduced_batch` alone needs, is cut from each tensor along the axis that
+    holds the examples. `batch_axis` gives it as `in_dims` of `torch.func.vmap` does: an axis for
+    all, or in a tuple or by name an axis for each argument, None where it has no batch. Left out,
+    it is found from how the model and its loss treat the inputs (`rad.planning.batch_axis`); a net
+    that loops over a leading axis of time by itself cannot be told from one that leads with the
+    batch.
+    Batches on which the model or the loss raises an error are passed over.
+    The budget counts
     parameter bytes plus saved bytes, loss included, or with `kind="peak"` parameter bytes
     plus the peak of a forward and backward pass, gradients included; a fraction f stands
     for what `different_sample` needs at keep fraction f and the full batch, and is the keep
@@ -123,15 +134,19 @@ def fit(
     Saved bytes grow with the keep fraction, and the search for the largest that fits is exact.
     Peak bytes may not, everywhere: what is found fits, as measured.
 
+    Gradients are on inside, whatever the mode of the caller.
+
     Raises UsageError for an unknown variant, option, kind or allocation, an example without a
-    batch, a class or lazy layers in place of a model, tensors without numbers (meta device,
-    `FakeTensorMode`), a loss that is no scalar or needs no gradient, a model without a layer that
-    sketches, or in evaluation mode as a whole (call `model.train()` first), a budget that cannot
-    be read, and one too small for the variant (naming the smallest that is not).
+    batch, one that `reduced_batch` could cut in several ways, a model or a loss that runs on no
+    smaller batch, a `batch_axis` that does not match the example, a class or lazy layers in place
+    of a model, tensors without numbers (meta device, `FakeTensorMode`), a loss that is no scalar
+    or needs no gradient, a model without a layer that sketches, or in evaluation mode as a whole
+    (call `model.train()` first), a budget that cannot be read, and one too small for the variant
+    (naming the smallest that is not).
     """
     _check(variant, allocation, options)
     wanted = parse_budget("full" if variant == "baseline" else budget)
-    trial = Trial(model, example, loss, kind)
+    trial = Trial(model, example, loss, kind, batch_axis)
     if not trial.layers and variant in sketching():
         raise UsageError(
             f"{variant} has nothing to sketch: the model has no linear, convolution or recurrent "

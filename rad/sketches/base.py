@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,9 +29,15 @@ class Sketch(ABC):
     """A small random summary of a tensor from which an unbiased estimate of it is read.
 
     A sketch acts on the last axis, of size d; the axes before it are flattened to
-    *rows*. Subclasses are frozen dataclasses. The key is not part of what
+    *rows*. Subclasses are frozen dataclasses; numpy's numbers in their fields become Python's, of
+    the same value. The key is not part of what
     `compress` returns: whoever keeps that keeps the key with it.
     """
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
 
     @abstractmethod
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
@@ -155,6 +162,7 @@ class ReducingSketch(Sketch):
     keep_fraction: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.keep_fraction <= 1:
             raise ValueError(f"keep_fraction must lie in (0, 1], got {self.keep_fraction}")
 

@@ -61,6 +61,7 @@ class Rounding(Sketch):
     dithered: ClassVar[bool]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bits not in PLANES:
             raise UsageError(f"bits must be one of {', '.join(map(str, PLANES))}, got {self.bits}")
         if self.block is not None and (not isinstance(self.block, int) or self.block < 1):

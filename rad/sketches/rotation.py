@@ -85,6 +85,7 @@ class RotatedRounding(Sketch):
     dithered: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.rounding  # raises for fields that cannot be used
 
     @property

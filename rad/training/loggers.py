@@ -42,8 +42,11 @@ class WandbLogger:
     even imported).
 
     Each offline record holds its run from the first row on, as wandb can join no two records: of
-    several with one id it uploads the later over the earlier. With the first row of a record the
-    earlier ones of its run are marked as synced, so that `wandb sync` passes them over.
+    several with one id it uploads the later over the earlier. `wandb sync` passes over what is
+    marked as synced: a record until it holds a later row than the earlier ones of its run, and they
+    from then on. So a record that ends within its replay takes no place.
+
+    `root` is where the results lie: runs of one name below different roots have different ids.
 
     Raises:
         UsageError: unknown mode, wandb not installed, or no access to the server.
@@ -57,11 +60,14 @@ class WandbLogger:
         config: Mapping[str, Any] | None = None,
         mode: str = "offline",
         directory: str | Path = ".",
+        root: str | Path = "results",
     ) -> None:
         if mode not in MODES:
             raise UsageError(f"unknown logger mode {mode!r}; choose one of {', '.join(MODES)}")
         self._run: Any = None
-        self._supersedes = mode == "offline"
+        self._own: Path | None = None
+        self._others: list[Path] = []
+        self._last = -1
         if mode == "disabled":
             return
         remedy = "set logger.mode to offline or disabled"
@@ -76,13 +82,15 @@ class WandbLogger:
                 name=name,
                 group=group,
                 config=dict(config or {}),
-                id=hashlib.sha256(f"{project}/{name}".encode()).hexdigest()[:16],
+                id=_run_id(project, name, root),
                 resume="allow" if mode == "online" else None,
                 mode="online" if mode == "online" else "offline",
                 dir=str(Path(directory).resolve()),
                 reinit="create_new",
                 settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
             )
+            if mode == "offline":
+                self._stand_behind_earlier()
         except (wandb.Error, OSError) as error:
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(
@@ -95,19 +103,47 @@ class WandbLogger:
             return
         values = {key: value for key, value in row.items() if value is not None}
         self._run.log(values, step=row["iteration"])
-        if self._supersedes:
-            self._pass_over_earlier()
-            self._supersedes = False
+        if self._own is not None:
+            _last_row(self._own).write_text(str(row["iteration"]))
+            if self._others and row["iteration"] >= self._last:
+                self._take_the_place()
 
-    def _pass_over_earlier(self) -> None:
-        """Mark the earlier records of this run as synced."""
-        own = Path(self._run.settings.sync_file)
-        for record in own.parents[1].glob(f"offline-run-*/{own.name}"):
-            if not record.samefile(own):
-                record.with_suffix(".wandb.synced").touch()
+    def _stand_behind_earlier(self) -> None:
+        """Mark this record as synced where there are earlier ones of its run."""
+        self._own = own = Path(self._run.settings.sync_file)
+        records = own.parents[1].glob(f"offline-run-*/{own.name}")
+        self._others = [record for record in records if record.parent != own.parent]
+        rows = [_last_row(record) for record in self._others]
+        self._last = max((int(row.read_text() or -1) for row in rows if row.exists()), default=-1)
+        if self._others:
+            _marker(own).touch()
+
+    def _take_the_place(self) -> None:
+        """Mark the earlier records of this run as synced, and this one no longer."""
+        assert self._own is not None
+        _marker(self._own).unlink(missing_ok=True)
+        for record in self._others:
+            _marker(record).touch()
+        self._others = []
 
     def finish(self) -> None:
         """Close the record. A second call does nothing."""
         if self._run is not None:
             self._run.finish()
             self._run = None
+
+
+def _marker(record: Path) -> Path:
+    """The file with which `wandb sync` marks a record as synced."""
+    return record.with_suffix(".wandb.synced")
+
+
+def _last_row(record: Path) -> Path:
+    """The file beside a record that holds the iteration of its last row."""
+    return record.with_suffix(".wandb.last_row")
+
+
+def _run_id(project: str, name: str, root: str | Path) -> str:
+    """Runs below the usual root have ids that do not name it."""
+    where = "" if Path(root) == Path("results") else f"{Path(root).as_posix()}/"
+    return hashlib.sha256(f"{project}/{where}{name}".encode()).hexdigest()[:16]

@@ -1,17 +1,20 @@
 """The operators that compiled programs call: true schemas, fakes of the right shapes."""
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases import LOSSY
 
 import rad.functional
-import rad.nn  # noqa: F401
-from rad.backends.operators import as_text
+import rad.nn
+from rad.backends.operators import as_text, from_text
 from rad.functional.activation import Activation
 from rad.functional.geometry import Geometry
-from rad.sketches import Sketch, StochasticRounding, make_key
+from rad.sketches import SameSample, Sketch, StochasticRounding, make_key
 
 KEY = make_key(1)
 X, GRAD = torch.randn(6, 9), torch.randn(6, 4)
@@ -60,3 +63,36 @@ def test_of_sketches(sketch: Sketch) -> None:
     needs = [True, True, True]
     check("conv_gradients", (grad, rows, weight, [2, 3, 6, 4], KEY, needs, geometry, text))
     check("elementwise_backward", (X, kept, KEY, text))
+
+
+@dataclass(frozen=True)
+class Field:
+    value: Any
+
+
+PARTS = (1, -0.0, math.inf, -math.inf, math.nan, None, True, "inf", np.float32(0.1), np.int8(-3))
+
+
+@pytest.mark.parametrize("value", [*PARTS, PARTS, (), (1e-320,), [np.bool_(True)], {"a": PARTS}])
+def test_texts_of_plain_values_are_exact(value: Any) -> None:
+    read = from_text(as_text(Field(value))).value
+    assert type(read) is type(value)
+    assert repr(read) == repr(value)
+
+
+def test_no_text_is_made_of_what_could_not_be_read() -> None:
+    with pytest.raises(TypeError, match=r"cannot take a field torch\.float32"):
+        as_text(Field(torch.float32))
+
+
+def test_numbers_of_numpy_in_a_sketch_compile() -> None:
+    for sketch in (SameSample(np.float32(0.3)), StochasticRounding(np.int64(4), np.int32(8))):
+        layer = rad.nn.Linear(16, 3, sketch=sketch)
+        x, grads = torch.randn(5, 16), []
+        for forward in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+            layer.set_sketch(sketch, 0, 0)
+            layer.zero_grad()
+            forward(x).square().sum().backward()
+            grads.append(layer.weight.grad.clone())
+        assert torch.equal(*grads)
+        assert not any(isinstance(value, np.generic) for value in vars(layer.sketch).values())

@@ -39,6 +39,29 @@ def test_nothing_is_kept_that_is_not_predicted(name: str, sketch: Sketch) -> Non
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_buffers_are_as_before() -> None:
+    """Running statistics, their counters and the counters of draws, in place or put in anew."""
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = nn.Buffer(torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count = self.count + 1
+            return x
+
+    model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), Counting(), nn.Linear(8, 10))
+    model = rad.convert(model, rad.SameSample(0.5))
+    buffers = dict(model.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    x = torch.randn(BATCH, 12)
+    rad.audit(model, lambda: model(x).square().mean())
+    for name, buffer in model.named_buffers():
+        assert buffer is buffers[name]
+        assert torch.equal(buffer, before[name])
+
+
 class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()

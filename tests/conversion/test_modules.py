@@ -177,6 +177,29 @@ def test_hooks_and_mode_survive() -> None:
     assert seen == [1]
 
 
+def test_hooks_are_called_with_tensors_only() -> None:
+    model, seen = nn.Sequential(network(), nn.Sequential(nn.Linear(3, 3), nn.ReLU())), set()
+
+    def before(module: nn.Module, args: tuple[object, ...]) -> None:
+        seen.update(map(type, args))
+
+    def after(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        seen.add(type(output))
+
+    everywhere = nn.modules.module.register_module_forward_hook(after)
+    try:
+        for module in model.modules():
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
+        assert rad.report(rad.convert(model, rad.SameSample(0.5))).note == ""
+        rad.convert(model, rad.SameSample(0.5), inplace=True)
+    finally:
+        everywhere.remove()
+    assert not seen
+    model(torch.randn(2, 12))
+    assert seen == {Tensor}
+
+
 def test_report_names_what_was_replaced_and_what_was_not() -> None:
     class OwnLinear(nn.Linear):
         pass

@@ -31,6 +31,26 @@ def test_functional_calls_are_left_with_what_to_do() -> None:
     assert model[0].calls == 0
 
 
+class Scaling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = 0.5
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (2 * x + 1) * self.constant
+        x = torch.div(x.mul(3), x.shape[-1] ** 0.5) / x.size(0)
+        x *= 2
+        return 1 / x + x**2 + x * self.weight + x / x.sum()
+
+
+def test_what_keeps_but_a_number_is_not_listed() -> None:
+    left = [row.kind for row in rad.report(nn.Sequential(Scaling())).left]
+    assert left == ["Scaling", "truediv() (2 calls)", "pow()", "mul()"]
+    x = torch.rand(3, 4, requires_grad=True)
+    assert rad.memory.saved_bytes(lambda: (2 * x + 1).mul(3) / x.shape[-1] ** 0.5) == 0
+
+
 def test_a_model_that_cannot_be_traced_is_said_to_be() -> None:
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -187,6 +187,31 @@ def test_resident_memory_stays_as_it_is() -> None:
     assert int(run.stdout) < 20e6
 
 
+FITS = """
+import torch
+from torch import nn
+import rad
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+x = torch.randn(1000, 8)
+model = nn.Sequential(nn.Linear(8, 250), nn.Tanh(), nn.Softmax(1), nn.Linear(250, 2))
+for call in range(53):
+    rad.fit(model, x, lambda out: out.tanh().square().sum(), variant="baseline")
+    before = resident() if call == 2 else before if call > 2 else 0
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is Linux's")
+def test_fits_leave_resident_memory_as_it_is() -> None:
+    """50 fits of a net whose functions keep 2 MB of output."""
+    run = subprocess.run([sys.executable, "-c", FITS], capture_output=True, check=True)
+    assert int(run.stdout) < 20e6
+
+
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "exp", "cos", "sqrt"])
 def test_measuring_twice_differentiated_programs_gives_their_gradients(name: str) -> None:
     """What is unpacked in the measurement leads on to the graph that it was part of."""

@@ -19,6 +19,7 @@ from rad.sketches import (
     StochasticRounding,
     blockwise,
     make_key,
+    rounding,
     sampled_rounding,
 )
 from rad.sketches.blockwise import Rounding
@@ -40,7 +41,8 @@ def all_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         middle = (torch.arange(rows.start, rows.stop) * 2 + 1) * ((1 << bits) // (2 * PARTS))
         return middle.to(torch.int32)[:, None].repeat(1, slots)
 
-    monkeypatch.setattr(blockwise, "uniform", spread)
+    for module in (blockwise, rounding):
+        monkeypatch.setattr(module, "uniform", spread)
     # The compiled loops draw by themselves; test_rounding_loops.py has them equal to the bit.
     monkeypatch.setattr(backends, "in_loops", lambda x: False)
 
@@ -104,7 +106,8 @@ def test_a_number_beside_an_outlier_is_unbiased(
     def raised(by: int) -> float:
         """How often a draw raises it that raises whole numbers of more than `by` parts."""
         draw = torch.full((PARTS, 4), unit - 1 - by, dtype=torch.int32)
-        monkeypatch.setattr(blockwise, "uniform", lambda *_: draw)
+        for module in (blockwise, rounding):
+            monkeypatch.setattr(module, "uniform", lambda *_: draw)
         codes = sketch.round(x, scales, make_key(0), range(PARTS))[:, 2]
         return (codes - int(sketch.zero_code)).double().mean().item()
 
@@ -183,8 +186,8 @@ def test_nothing_is_clipped(
     torch.manual_seed(seed)
     x = ((torch.randn(2, d, dtype=torch.float64) + offset) * scale).to(dtype)
     x_hat, step = there_and_back(sketch, x, seed).double(), step_of(sketch, x)
-    rounding = torch.finfo(dtype).eps * x.double().abs().amax()
-    assert ((x_hat - x.double()).abs() <= step * (1 + 1e-6) + 2 * rounding).all()
+    tolerance = torch.finfo(dtype).eps * x.double().abs().amax()
+    assert ((x_hat - x.double()).abs() <= step * (1 + 1e-6) + 2 * tolerance).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -51,8 +51,11 @@ def test_a_later_offline_record_takes_the_place_of_the_earlier(tmp_path: Path) -
     record(tmp_path, f"{name}0", range(2))
     record(tmp_path, name, range(5))
     record(tmp_path, name, ())  # stopped before its first row: takes no place
-    assert sorted(map(steps, to_sync(tmp_path))) == [[], [0, 1], [0, 1, 2, 3, 4]]
-    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 4
+    record(tmp_path, name, range(4))  # stopped within its replay
+    assert sorted(map(steps, to_sync(tmp_path))) == [[0, 1], [0, 1, 2, 3, 4]]
+    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 5
+    record(tmp_path, name, range(7))
+    assert sorted(map(steps, to_sync(tmp_path))) == [[0, 1], [*range(7)]]
 
 
 def test_a_run_that_resumes_offline_leaves_one_whole_curve_to_sync(tmp_path: Path) -> None:
@@ -70,6 +73,15 @@ def test_a_run_that_resumes_offline_leaves_one_whole_curve_to_sync(tmp_path: Pat
     (run,) = (part.run for part in records(left) if part.HasField("run"))
     assert run.starting_step == 0
     assert not run.resume  # `wandb sync` would move its steps behind those of the server
+
+
+def test_runs_of_one_name_below_two_roots_are_two(tmp_path: Path) -> None:
+    for root, rows in (("results", 2), ("elsewhere", 3), (tmp_path, 4)):
+        logger = WandbLogger("rad", "run", directory=tmp_path, root=root)
+        for iteration in range(rows):
+            logger.log({"iteration": iteration})
+        logger.finish()
+    assert sorted(map(steps, to_sync(tmp_path))) == [[0, 1], [0, 1, 2], [0, 1, 2, 3]]
 
 
 def test_rows_that_the_server_has_are_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
