@@ -11,8 +11,8 @@ from torch.optim import Adam
 
 from rad.draws.reference import integers
 from rad.errors import UsageError
+from rad.pde.adjoint import Adjoint
 from rad.pde.control import control_loss
-from rad.pde.cpu.checkpointing import Adjoint
 from rad.pde.fourier import Fourier
 from rad.pde.problem import ReactionDiffusion
 from rad.results import RunFolder
