@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from _cli import Task, run
 from _device import name_of
 from _run_spec import RunSpec, read
@@ -30,7 +29,7 @@ from rad.planning.variants import Built, build, sketching
 from rad.plotting import save
 from rad.plotting.gradient_noise import noise_figure
 from rad.results import RunFolder, provenance, write_atomic
-from rad.training import NullLogger, train
+from rad.training import Classification, NullLogger, train
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -129,16 +128,12 @@ def _estimators(
     spec: RunSpec, noise: DictConfig, model: nn.Module, dataset: Dataset
 ) -> list[Built]:
     """The baseline; at each keep fraction every variant, and the batch of equal memory."""
-    count = len(dataset.train_labels)
-    indices = torch.arange(spec.settings.batch_size, device=spec.device) % count
-    images, labels = dataset.batch(indices)
-
-    def loss(output: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(output, labels[: len(output)].clone())
-
+    task = Classification(dataset)
+    batch = task.first(spec.settings.batch_size)
+    loss = task.loss_on(batch.targets)
     pairs: list[tuple[str, str | float]] = [("baseline", "full")]
     pairs += [(v, f) for v in ("reduced_batch", *noise.variants) for f in noise.keep_fractions]
-    return [build(model, (images,), loss, v, budget, spec.seed) for v, budget in pairs]
+    return [build(model, batch.inputs, loss, v, budget, spec.seed) for v, budget in pairs]
 
 
 def _summary(spec: RunSpec, config: DictConfig) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from _cli import Task, run
 from _device import name_of
 from _run_spec import RunSpec, read
@@ -22,7 +21,14 @@ from rad.errors import Diverged
 from rad.memory.paper import paper_bytes
 from rad.planning.variants import Built, Plan, build
 from rad.results import RunFolder, difference, provenance
-from rad.training import Strides, TrainResult, WandbLogger, side_by_side, strides
+from rad.training import (
+    Classification,
+    Strides,
+    TrainResult,
+    WandbLogger,
+    side_by_side,
+    strides,
+)
 
 PAPER_SETTINGS = (("feedforward", "mnist"), ("convnet", "cifar10"), ("irnn", "sequential_mnist"))
 
@@ -105,16 +111,15 @@ def _end(run: Prepared, result: TrainResult, count: int, origin: dict[str, Any])
 
 def plan(spec: RunSpec, dataset: Dataset) -> Built:
     """The converted model and how it meets the budget, measured on the first examples."""
-    count = len(dataset.train_labels)
-    indices = torch.arange(spec.settings.batch_size, device=spec.device) % count
-    images, labels = dataset.batch(indices)
+    task = Classification(dataset)
+    batch = task.first(spec.settings.batch_size)
     options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
     name = options.pop("name")
     model = models.build(name, dataset.image_shape, dataset.classes, spec.seed, **options)
     return build(
         model.to(spec.device),
-        (images,),
-        lambda output: F.cross_entropy(output, labels[: len(output)].clone()),
+        batch.inputs,
+        task.loss_on(batch.targets),
         spec.config.variant.name,
         spec.budget,
         spec.seed,

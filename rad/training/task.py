@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rad.data import Dataset
-from rad.data.text import Text
+from rad.data import Dataset, Text
 from rad.errors import UsageError
 
 SPLITS = ("train", "test")
