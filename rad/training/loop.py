@@ -46,8 +46,8 @@ def train(
 ) -> TrainResult:
     """Train `model` in place on `task`, resuming from the folder's checkpoint if any.
 
-    A `rad.data.Dataset` stands for the classification of its images. What is in `eval()` in a model
-    that is itself in training mode stays so.
+    A `rad.data.Dataset` stands for its own task (`rad.training.task.task_of`). What is in `eval()`
+    in a model that is itself in training mode stays so.
 
     The caller holds `folder.open(...)`, writes the summary, and finishes the logger. `seed` alone
     decides the order of the data; the initial weights are the caller's. Row n of metrics.csv
