@@ -23,6 +23,7 @@ from rad.errors import UsageError
 from rad.models.irnn import IRNN
 from rad.planning import variants
 from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch
+from rad.training import Task
 
 SKETCHES: dict[str, Callable[[float], Sketch]] = {
     "lean_exact": lambda keep: Identity(),
@@ -44,17 +45,22 @@ PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 """What autocast computes in; None: no autocast."""
 
 
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""The mean loss of an output and targets, such as that of a `rad.training.Task`."""
+
+
 @dataclass(frozen=True)
 class Program:
     """A mean loss to differentiate with respect to the parameters of a model.
 
-    `data` are inputs and labels; `forward` maps a batch to scores, under autocast to `lower`.
+    `data` are inputs and targets; `forward` maps a batch to an output, under autocast to `lower`.
     """
 
     model: nn.Module
     forward: Callable[[Tensor], Tensor]
     data: tuple[Tensor, Tensor]
     lower: torch.dtype | None = None
+    criterion: Criterion = F.cross_entropy
 
     @property
     def batch_size(self) -> int:
@@ -74,9 +80,9 @@ class Program:
         """Forget the gradients."""
         self.model.zero_grad(set_to_none=True)
 
-    def _loss(self, x: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, x: Tensor, targets: Tensor) -> Tensor:
         with autocast(x.device, self.lower):
-            return F.cross_entropy(self.forward(x.clone()), labels)
+            return self.criterion(self.forward(x.clone()), targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +98,8 @@ class Accumulated(Program):
     def step(self) -> None:
         """Forward and backward of all parts; gradients start afresh."""
         self.clear()
-        for x, labels in zip(*(tensor.split(self.part) for tensor in self.data), strict=True):
-            (self._loss(x, labels) * (len(labels) / self.batch_size)).backward()
+        for x, targets in zip(*(tensor.split(self.part) for tensor in self.data), strict=True):
+            (self._loss(x, targets) * (len(targets) / self.batch_size)).backward()
 
 
 def autocast(device: torch.device, lower: torch.dtype | None) -> AbstractContextManager[object]:
@@ -149,6 +155,15 @@ def programs(
     return {name: maker.make(name) for name in names if name not in absent}
 
 
+def programs_of(
+    model: nn.Module, task: Task, keep: float, batch: int, names: Sequence[str] = COMPARED
+) -> dict[str, Program]:
+    """The same for any model of one input and any task, on its first `batch` examples."""
+    (x,), targets = task.first(batch)
+    maker = _Maker(model, (x, targets), keep, None, task.loss)
+    return {name: maker.make(name) for name in names}
+
+
 @dataclass(frozen=True)
 class _Maker:
     """Makes programs of one network, its data, keep fraction and precision."""
@@ -157,6 +172,7 @@ class _Maker:
     data: tuple[Tensor, Tensor]
     keep: float
     lower: torch.dtype | None
+    criterion: Criterion = F.cross_entropy
 
     def make(self, name: str) -> Program:
         if name in FITTED:
@@ -173,7 +189,7 @@ class _Maker:
                 return self._program(dense_reference(self.model, DifferentSample(self.keep)))
             case "accumulation":
                 model, part = rad.convert(self.model, Identity()), self._reduced.batch_size
-                return Accumulated(model, model, self.data, self.lower, part=part)
+                return Accumulated(model, model, self.data, self.lower, self.criterion, part=part)
             case "compiled":
                 model = copy.deepcopy(self.model)
                 return self._program(model, self._compiled(model))
@@ -185,18 +201,19 @@ class _Maker:
         forward: Callable[[Tensor], Tensor] | None = None,
         size: int | None = None,
     ) -> Program:
-        x, labels = self.data
-        return Program(model, forward or model, (x[:size], labels[:size].clone()), self.lower)
+        x, targets = self.data
+        data = (x[:size], targets[:size].clone())
+        return Program(model, forward or model, data, self.lower, self.criterion)
 
     @cached_property
     def _reduced(self) -> Program:
         return self._fitted("reduced_batch")
 
     def _fitted(self, variant: str) -> Program:
-        x, labels = self.data
+        x, targets = self.data
 
         def loss(out: Tensor) -> Tensor:
-            return F.cross_entropy(out, labels[: len(out)].clone())
+            return self.criterion(out, targets[: len(out)].clone())
 
         with autocast(x.device, self.lower):
             built = variants.build(self.model, (x,), loss, variant, self.keep)
