@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from _cli import CONFIGS
-from _device import choose, name_of
 from _run_spec import read
+from _spec import choose_device
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from rad.errors import UsageError
-from rad.results import RunFolder, summaries
+from rad.results import RunFolder, name_of, summaries
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -149,5 +149,5 @@ def _measured(root: Path, experiment: str, device: str) -> dict[str, float]:
         return {}
     if table.empty:
         return {}
-    same = table[table["device"] == name_of(choose(device))]
+    same = table[table["device"] == name_of(choose_device(device))]
     return dict(same.groupby("variant")["seconds_per_iteration"].mean())

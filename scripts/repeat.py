@@ -17,14 +17,13 @@ from typing import Any
 import pandas as pd
 import torch
 from _cli import BAD_INPUT, CONFIGS, refuse
-from _device import name_of
 from _run_spec import RunSpec, read
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from train import train_specs
 
 from rad.errors import UsageError
-from rad.results import RunFolder, difference
+from rad.results import RunFolder, difference, name_of
 
 GROUPS = ("model", "dataset", "variant")
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from _cli import Task, run
-from _device import name_of
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,7 +20,7 @@ from rad.data import Dataset
 from rad.errors import Diverged
 from rad.memory.paper import paper_bytes
 from rad.planning.variants import Built, Plan, build
-from rad.results import RunFolder, difference, provenance
+from rad.results import RunFolder, difference, machine, provenance
 from rad.training import Strides, TrainResult, WandbLogger, side_by_side, strides
 
 PAPER_SETTINGS = (("feedforward", "mnist"), ("convnet", "cifar10"), ("irnn", "sequential_mnist"))
@@ -148,8 +147,7 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult, count: int = 1) -> d
         "final": result.final,
         "iterations": result.iterations,
         "seconds_per_iteration": result.seconds_per_iteration,
-        "device": name_of(spec.device),
-        "threads": torch.get_num_threads(),
+        **machine(spec.device),
         **({} if count == 1 else {"runs_per_process": count}),
     }
 

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from _cli import Task, run
-from _device import name_of
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from train import plan
@@ -26,7 +24,7 @@ from train import plan
 from rad import data
 from rad.data import Dataset
 from rad.errors import Diverged, UsageError
-from rad.results import provenance
+from rad.results import machine, provenance
 from rad.training import NullLogger, train
 from rad.tuning import Search, Space, Trial, hold_out
 from rad.tuning.space import KeyedSampler
@@ -134,8 +132,7 @@ def _notes(
         "iterations": spec.settings.iterations,
         "scale": spec.config.scale,
         "tuning": {key: used[key] for key in used if f"tuning.{key}" not in FREE},
-        "device": name_of(spec.device),
-        "threads": torch.get_num_threads(),
+        **machine(spec.device),
         **origin,
     }
 
