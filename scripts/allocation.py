@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _cli import Task, run
+from _cli import CONFIGS, Task, run
 from _spec import choose_device
 from omegaconf import DictConfig
 
@@ -62,4 +62,4 @@ def check(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "allocation")
+    run(Task(main, check), "allocation", CONFIGS / "measure")

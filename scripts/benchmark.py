@@ -3,7 +3,7 @@
 For each network, ratios of medians against the first program (plain torch, or the exact adjoint of
 the PDE), programs taking turns; saved and peak bytes; examples a second. On a GPU every program of
 a network runs as a CUDA graph, too, against the first one's graph; where it cannot be captured,
-the reason is printed. Settings: configs/benchmark/benchmark.yaml.
+the reason is printed. Settings: configs/measure/benchmark.yaml.
 """
 
 from __future__ import annotations
@@ -82,4 +82,4 @@ def _programs(network: str, config: DictConfig, device: torch.device) -> Mapping
 
 
 if __name__ == "__main__":
-    run(Task(main), "benchmark", CONFIGS / "benchmark")
+    run(Task(main), "benchmark", CONFIGS / "measure")

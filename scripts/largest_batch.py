@@ -5,7 +5,7 @@
 The peak of whole passes is measured, first of doubling batches, then by bisection; a batch for
 which the device has no memory is too large. `next_peak_bytes` is that of the next larger batch,
 empty where memory ran out. Examples a second are relative to the first program's at its own
-largest batch, programs taking turns. Settings: configs/largest_batch/largest_batch.yaml.
+largest batch, programs taking turns. Settings: configs/measure/largest_batch.yaml.
 """
 
 from __future__ import annotations
@@ -62,4 +62,4 @@ def check(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(Task(main), "largest_batch", CONFIGS / "largest_batch")
+    run(Task(main), "largest_batch", CONFIGS / "measure")

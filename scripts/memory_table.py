@@ -67,4 +67,4 @@ def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(Task(main), "memory_table", CONFIGS / "memory_table")
+    run(Task(main), "memory_table", CONFIGS / "measure")

@@ -4,7 +4,7 @@ Memory and the time of a step are measured here (programs take turns); losses an
 those of finished runs and of scripts/gradient_noise.py, or scripts/pde_variance.py. Gradient
 accumulation, checkpointing and the compiled network have the exact gradient, hence the baseline's
 noise and losses by iteration.
-Settings: configs/pareto/pareto.yaml.
+Settings: configs/measure/pareto.yaml.
 """
 
 from __future__ import annotations
@@ -90,4 +90,4 @@ def _programs(network: str, config: DictConfig, device: torch.device) -> Mapping
 
 
 if __name__ == "__main__":
-    run(Task(main), "pareto", CONFIGS / "pareto")
+    run(Task(main), "pareto", CONFIGS / "measure")

@@ -61,4 +61,4 @@ def places(config: DictConfig) -> list[Place]:
 
 
 if __name__ == "__main__":
-    run(Task(main), "path_sampling", CONFIGS / "path_sampling")
+    run(Task(main), "path_sampling", CONFIGS / "measure")

@@ -3,7 +3,7 @@
 The error is the root of the mean of |estimate - gradient|^2 over independent draws, at a
 run's start and where it ended. Time is a ratio of medians against the exact adjoint, programs
 taking turns; checkpointing gets the bytes of each fraction. Settings:
-configs/pde_variance/pde_variance.yaml.
+configs/measure/pde_variance.yaml.
 """
 
 from __future__ import annotations
@@ -92,4 +92,4 @@ def _memory(problem: ReactionDiffusion, theta: Tensor, adjoint: Adjoint) -> dict
 
 
 if __name__ == "__main__":
-    run(Task(main), "pde_variance", CONFIGS / "pde_variance")
+    run(Task(main), "pde_variance", CONFIGS / "measure")

@@ -54,4 +54,4 @@ def check(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "recurrent_variance", CONFIGS / "recurrent_variance")
+    run(Task(main, check), "recurrent_variance", CONFIGS / "measure")

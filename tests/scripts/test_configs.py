@@ -43,7 +43,7 @@ def test_no_folder_hides_a_setting() -> None:
     """`key=value` of the command line means a folder of that name, where there is one."""
     groups = {"model", "dataset", "variant", "optimizer", "logger"}
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    for name in ("train", "tune", "allocation", "gradient_noise/gradient_noise"):
+    for name in ("train", "tune", "measure/gradient_noise"):
         assert not folders & set(composed(name=name)) - groups, name
     settings = read(composed("allocation=optimal", "kind=peak"), []).config
     assert (settings.allocation, settings.kind) == ("optimal", "peak")
@@ -92,6 +92,18 @@ def test_digits_is_tuned_for_no_variant() -> None:
         settings = read(composed("dataset=digits", f"variant={variant}"), []).settings
         rates.add((settings.learning_rate, settings.weight_decay, settings.decay_every))
     assert rates == {(1e-3, 0.0, None)}
+
+
+@pytest.mark.parametrize("variant", ["auto", "rotated_rounding", "importance_sampling"])
+def test_what_is_not_tuned_takes_the_values_of_full_memory(variant: str) -> None:
+    for dataset in ("mnist", "cifar10"):
+        found, full = (
+            read(composed(f"dataset={dataset}", f"variant={name}"), []).settings
+            for name in (variant, "baseline")
+        )
+        assert (found.learning_rate, found.weight_decay) == (full.learning_rate, full.weight_decay)
+        other = read(composed(f"dataset={dataset}", "variant=different_project"), []).settings
+        assert other.weight_decay != full.weight_decay
 
 
 def test_the_command_line_beats_the_tuned_value() -> None:

@@ -23,7 +23,7 @@ def fake(*_: object, downsample: int) -> data.Dataset:
 
 
 def configured(*overrides: str) -> Any:
-    with initialize_config_dir(str(CONFIGS / "recurrent_variance"), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS / "measure"), version_base="1.3"):
         return compose("recurrent_variance", overrides=["hidden=9", *overrides])
 
 
