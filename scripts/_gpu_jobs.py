@@ -129,7 +129,7 @@ def _run(
     overrides += [] if config.scale == "paper" else [f"scale={config.scale}"]
     runtime = [f"results_root={config.results_root}", f"device={device}", "logger.mode=disabled"]
     runtime += ["training.cuda_graph=true"] if config.cuda_graph else []
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS / "train"), version_base="1.3"):
         spec = read(compose("train", overrides=overrides + runtime), overrides + runtime)
     return Job(
         f"{entry.experiment} {variant} {budget} seed {seed}",

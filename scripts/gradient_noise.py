@@ -2,7 +2,7 @@
 
 Trains the baseline, resuming from its checkpoints, and measures how far the gradients of sketches
 and of smaller batches lie from the full training-set gradient. Writes a table and its provenance
-after each point, and a figure. Settings: configs/measure/gradient_noise.yaml.
+after each point, and a figure. Settings: configs/train/gradient_noise.yaml.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from _cli import Task, run
+from _cli import CONFIGS, Task, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
@@ -152,4 +152,4 @@ def _summary(spec: RunSpec, config: DictConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "measure/gradient_noise")
+    run(Task(main, check), "gradient_noise", CONFIGS / "train")

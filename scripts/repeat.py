@@ -56,7 +56,7 @@ def _spec(recorded: RunFolder, options: argparse.Namespace) -> RunSpec:
     """The recorded run, with runtime settings of here and a folder below `--output`."""
     saved = OmegaConf.load(recorded.config_file)
     assert isinstance(saved, DictConfig)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS / "train"), version_base="1.3"):
         config = compose("train", overrides=[f"{group}={saved[group].name}" for group in GROUPS])
     runtime: dict[str, Any] = {
         "device": options.device,

@@ -1,7 +1,7 @@
 """Train one variant at one budget: `python scripts/train.py variant=different_sample budget=0.1`.
 
-Any setting of configs/train.yaml can be given, and swept with -m. A finished run is skipped, an
-interrupted one resumes.
+Any setting of configs/train/train.yaml can be given, and swept with -m. A finished run is skipped,
+an interrupted one resumes.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _cli import Task, run
+from _cli import CONFIGS, Task, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
@@ -189,4 +189,4 @@ def _logger(spec: RunSpec) -> WandbLogger:
 
 
 if __name__ == "__main__":
-    run(Task(main, check, together), "train")
+    run(Task(main, check, together), "train", CONFIGS / "train")

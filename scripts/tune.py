@@ -3,7 +3,7 @@
 Trains on the training set less some held-out examples, whose loss is the score; the test set is
 never used. The same command in several processes shares one study, and resumes it. Writes
 <results_root>/tuning/<experiment>/: journal.log, trials.csv, best.yaml. Settings:
-configs/tune.yaml.
+configs/train/tune.yaml.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from _cli import Task, run
+from _cli import CONFIGS, Task, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from train import plan
@@ -138,4 +138,4 @@ def _notes(
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "tune")
+    run(Task(main, check), "tune", CONFIGS / "train")

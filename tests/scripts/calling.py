@@ -16,10 +16,10 @@ CONFIGS = SCRIPTS.parent / "configs"
 
 def home_of(script: str) -> tuple[Path, str]:
     """The folder and the name of the configuration that the script runs on, by its last line."""
-    entry = r'run\(Task\([\w, ]*\), "([\w/]+)"(?:, CONFIGS / "(\w+)")?\)'
+    entry = r'run\(Task\([\w, ]*\), "([\w/]+)", CONFIGS / "(\w+)"\)'
     found = re.search(entry, (SCRIPTS / f"{script}.py").read_text())
     assert found is not None, script
-    return CONFIGS / (found[2] or ""), found[1]
+    return CONFIGS / found[2], found[1]
 
 
 @dataclass(frozen=True)
