@@ -21,16 +21,14 @@ from rad.benchmarks.dense_reference import dense_reference
 from rad.benchmarks.networks import CLASSES, NETWORKS
 from rad.errors import UsageError
 from rad.planning import variants
-from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch
+from rad.sketches import DifferentSample, Identity
+from rad.sketches.registry import kinds
 
-SKETCHES: dict[str, Callable[[float], Sketch]] = {
-    "lean_exact": lambda keep: Identity(),
-    "same_sample": SameSample,
-    "different_sample": DifferentSample,
-    "project": Project,
-}
+SAMPLED = ("same_sample", "different_sample", "project")
+"""Kinds of sketch at the keep fraction itself."""
+
 COMPARED = (
-    *("torch", *SKETCHES, "stochastic_rounding", "reduced_batch"),
+    *("torch", "lean_exact", *SAMPLED, "stochastic_rounding", "reduced_batch"),
     *("checkpointing", "dense_reference"),
 )
 """What is compared unless something else is asked for."""
@@ -160,9 +158,11 @@ class _Maker:
     def make(self, name: str) -> Program:
         if name in FITTED:
             return self._fitted(name)
-        if name in SKETCHES:
-            return self._program(rad.convert(self.model, SKETCHES[name](self.keep)))
+        if name in SAMPLED:
+            return self._program(rad.convert(self.model, kinds()[name].make(self.keep)))
         match name:
+            case "lean_exact":
+                return self._program(rad.convert(self.model, Identity()))
             case "reduced_batch":
                 return self._reduced
             case "checkpointing":

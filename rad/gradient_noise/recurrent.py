@@ -13,13 +13,11 @@ from rad.data import Dataset
 from rad.draws.reference import fold_in, make_key
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.models.irnn import IRNN
-from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch
+from rad.sketches import Identity, Sketch
+from rad.sketches.registry import kinds
 
-SKETCHES = {
-    "same_sample": SameSample,
-    "different_sample": DifferentSample,
-    "project": Project,
-}
+SKETCHES = ("same_sample", "different_sample", "project")
+"""Kinds that are measured."""
 
 
 def rows_of(
@@ -40,8 +38,8 @@ def rows_of(
     exact = gradient(model, x, y, Identity(), base)
     states, delta = backward_signals(model, x, y)
     rows = []
-    for name, kind in SKETCHES.items():
-        sketch = kind(keep_fraction)
+    for name in SKETCHES:
+        sketch = kinds()[name].make(keep_fraction)
         keys = (fold_in(base, i) for i in range(draws))
         noise = torch.stack(
             [(gradient(model, x, y, sketch, key) - exact).square().sum() for key in keys]
