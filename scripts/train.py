@@ -1,7 +1,7 @@
 """Train one variant at one budget: `python scripts/train.py variant=different_sample budget=0.1`.
 
-Any setting of configs/train.yaml can be given, and swept with -m. A finished run is skipped, an
-interrupted one resumes.
+Any setting of configs/train/train.yaml can be given, and swept with -m. A finished run is skipped,
+an interrupted one resumes.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from _cli import Task, run
-from _device import name_of
+from _cli import CONFIGS, Task, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,7 +18,7 @@ from rad.data import Dataset
 from rad.errors import Diverged
 from rad.memory.paper import paper_bytes
 from rad.planning.variants import Built, Plan, build
-from rad.results import RunFolder, difference, provenance
+from rad.results import RunFolder, difference, machine, provenance
 from rad.training import (
     Classification,
     Strides,
@@ -153,8 +151,7 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult, count: int = 1) -> d
         "final": result.final,
         "iterations": result.iterations,
         "seconds_per_iteration": result.seconds_per_iteration,
-        "device": name_of(spec.device),
-        "threads": torch.get_num_threads(),
+        **machine(spec.device),
         **({} if count == 1 else {"runs_per_process": count}),
     }
 
@@ -196,4 +193,4 @@ def _logger(spec: RunSpec) -> WandbLogger:
 
 
 if __name__ == "__main__":
-    run(Task(main, check, together), "train")
+    run(Task(main, check, together), "train", CONFIGS / "train")

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from _programs import programs_of
 from torch import nn
 
+from rad.benchmarks.programs import programs_of
 from rad.data import characters
 from rad.memory import saved_bytes
 from rad.training import NextToken

@@ -7,32 +7,29 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 import torch._functorch.config as functorch_config
 import torch.nn.functional as F
-from _dense import dense_reference
-from _networks import CLASSES, NETWORKS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import rad
+from rad.benchmarks.dense_reference import dense_reference
+from rad.benchmarks.networks import CLASSES, NETWORKS
 from rad.errors import UsageError
-from rad.models.irnn import IRNN
 from rad.planning import variants
-from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch
+from rad.sketches import DifferentSample, Identity
+from rad.sketches.registry import kinds
 from rad.training import Task
 
-SKETCHES: dict[str, Callable[[float], Sketch]] = {
-    "lean_exact": lambda keep: Identity(),
-    "same_sample": SameSample,
-    "different_sample": DifferentSample,
-    "project": Project,
-}
+SAMPLED = ("same_sample", "different_sample", "project")
+"""Kinds of sketch at the keep fraction itself."""
+
 COMPARED = (
-    *("torch", *SKETCHES, "stochastic_rounding", "reduced_batch"),
+    *("torch", "lean_exact", *SAMPLED, "stochastic_rounding", "reduced_batch"),
     *("checkpointing", "dense_reference"),
 )
 """What is compared unless something else is asked for."""
@@ -133,8 +130,8 @@ def programs(
     - `accumulation`: the full batch in parts of the reduced batch's size;
     - `compiled`: torch.compile, told to keep that fraction of the activations.
 
-    The last and `dense_reference` are left out for the IRNNs: torch compiles no recurrent layer.
-    Raises UsageError for what is unknown.
+    The last and `dense_reference` are left out of networks with a recurrent layer, which torch does
+    not compile. Raises UsageError for what is unknown.
     """
     for kind, given, known in (
         ("network", [network], NETWORKS),
@@ -144,13 +141,13 @@ def programs(
         unknown = [name for name in given if name not in known]
         if unknown:
             raise UsageError(f"unknown {kind} {unknown[0]!r}: choose among {', '.join(known)}")
+    model = NETWORKS[network].build(shape).to(device)
     absent: set[str] = set()
-    if NETWORKS[network].model == "irnn":
+    if any(isinstance(layer, nn.RNNBase) for layer in model.modules()):
         absent |= {"dense_reference", "compiled"}
     if precision != "float32":
         absent |= {"dense_reference"}
     data = random_batch(shape or NETWORKS[network].shape, batch, device)
-    model = NETWORKS[network].build(shape).to(device)
     maker = _Maker(model, data, keep, PRECISIONS[precision])
     return {name: maker.make(name) for name in names if name not in absent}
 
@@ -177,9 +174,11 @@ class _Maker:
     def make(self, name: str) -> Program:
         if name in FITTED:
             return self._fitted(name)
-        if name in SKETCHES:
-            return self._program(rad.convert(self.model, SKETCHES[name](self.keep)))
+        if name in SAMPLED:
+            return self._program(rad.convert(self.model, kinds()[name].make(self.keep)))
         match name:
+            case "lean_exact":
+                return self._program(rad.convert(self.model, Identity()))
             case "reduced_batch":
                 return self._reduced
             case "checkpointing":
@@ -231,18 +230,18 @@ class _Maker:
 
 
 def _checkpointed(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The model in about square root of its depth segments, recomputed in the backward pass."""
-    if isinstance(model, IRNN):
-        return lambda x: _checkpointed_irnn(model, x)
-    assert isinstance(model, nn.Sequential)
-    segments = round(math.sqrt(len(model)))
-    return lambda x: checkpoint_sequential(model, segments, x, use_reentrant=False)
+    """The model in about square root of its depth segments, recomputed in the backward pass.
 
-
-def _checkpointed_irnn(model: IRNN, x: Tensor) -> Tensor:
-    steps = x.flatten(1).t().unsqueeze(2)
-    state = steps.new_zeros(1, len(x), model.rnn.hidden_size)
-    for segment in steps.split(28):
-        state = checkpoint(lambda s, h: model.rnn(s, h)[1], segment, state, use_reentrant=False)
-    logits: Tensor = model.output(state[-1])
-    return logits
+    A model says how it falls into segments: it is an `nn.Sequential`, or has a method
+    `segmented(x, run)`, which runs each of them as `run(function, *tensors)`.
+    """
+    if isinstance(model, nn.Sequential):
+        segments = round(math.sqrt(len(model)))
+        return lambda x: checkpoint_sequential(model, segments, x, use_reentrant=False)
+    segmented: Any = getattr(model, "segmented", None)
+    if segmented is None:
+        raise UsageError(
+            f"{type(model).__name__} has no segments to recompute: make it an nn.Sequential, give "
+            "it a method segmented(x, run), or leave out checkpointing"
+        )
+    return lambda x: segmented(x, partial(checkpoint, use_reentrant=False))
