@@ -7,56 +7,57 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rad.conversion.modules import convert
 from rad.data import Dataset
 from rad.draws.reference import fold_in, integers, make_key
 from rad.planning.variants import ALLOCATIONS, fit
+from rad.training.task import Batch, Task, task_of
 
 BATCH = 150
 
 
-def batch_of(dataset: Dataset, number: int) -> tuple[Tensor, Tensor]:
+def batch_of(task: Task, number: int) -> Batch:
     """A batch drawn with replacement, a function of its number."""
-    key = fold_in(make_key(0, dataset.train_labels.device), number)
-    return dataset.batch(integers(key, range(1), BATCH, len(dataset.train_labels))[0])
+    key = fold_in(make_key(0, task.device), number)
+    return task.batch(integers(key, range(1), BATCH, task.size())[0])
 
 
-def train(model: nn.Module, dataset: Dataset, steps: range, rate: float) -> None:
+def train(model: nn.Module, task: Task | Dataset, steps: range, rate: float) -> None:
     """Exact Adam steps, in place; Adam starts anew with each call."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    optimizer, task = torch.optim.Adam(model.parameters(), lr=rate), task_of(task)
     for step in steps:
-        images, labels = batch_of(dataset, step)
+        inputs, targets = batch_of(task, step)
         optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
+        task.loss(model(*inputs), targets).backward()
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
 def compare(
-    model: nn.Module, dataset: Dataset, variant: str, budget: float, draws: int
+    model: nn.Module, task: Task | Dataset, variant: str, budget: float, draws: int
 ) -> list[dict[str, Any]]:
     """One row an allocation, uniform first: E |g_hat - g|^2 / |g|^2 over all weights.
 
     Each is planned on one batch and measured on another, over so many draws, at equal saved bytes.
     """
-    planned, measured = batch_of(dataset, 1_000_000), batch_of(dataset, 1_000_001)
+    task = task_of(task)
+    planned, measured = batch_of(task, 1_000_000), batch_of(task, 1_000_001)
     rows = []
     for allocation in ALLOCATIONS:
         plan = fit(
             model,
-            (planned[0],),
-            lambda output: F.cross_entropy(output, planned[1][: len(output)].clone()),
+            planned.inputs,
+            task.loss_on(planned.targets),
             budget,
             variant,
             allocation=allocation,
         )
-        exact = gradient(model, *measured)
+        exact = gradient(model, task, measured)
         converted = convert(model, plan.sketch, seed=1)
         errors = torch.tensor(
-            [(gradient(converted, *measured) - exact).square().sum() for _ in range(draws)]
+            [(gradient(converted, task, measured) - exact).square().sum() for _ in range(draws)]
         )
         norm = exact.square().sum().item()
         rows.append(
@@ -74,8 +75,8 @@ def compare(
     return rows
 
 
-def gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def gradient(model: nn.Module, task: Task, batch: Batch) -> Tensor:
     """All weights' gradients, as one vector."""
     weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
-    grads = torch.autograd.grad(F.cross_entropy(model(images), labels), weights)
+    grads = torch.autograd.grad(task.loss(model(*batch.inputs), batch.targets), weights)
     return torch.cat([grad.flatten() for grad in grads])
