@@ -94,7 +94,7 @@ def load_task(file: str, main: str, others: list[str | None], command: list[str]
     return Task(getattr(module, main), check, together)
 
 
-def run(task: Task, config_name: str, folder: Path = CONFIGS) -> None:
+def run(task: Task, config_name: str, folder: Path) -> None:
     """Run `task` on what the command line makes of `<folder>/<config_name>.yaml`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us as they are
     _share_modules_with_workers()

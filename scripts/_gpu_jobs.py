@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from _cli import CONFIGS
-from _device import choose, name_of
 from _run_spec import read
+from _spec import choose_device
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from rad.errors import UsageError
-from rad.results import RunFolder, summaries
+from rad.results import RunFolder, name_of, summaries
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -129,7 +129,7 @@ def _run(
     overrides += [] if config.scale == "paper" else [f"scale={config.scale}"]
     runtime = [f"results_root={config.results_root}", f"device={device}", "logger.mode=disabled"]
     runtime += ["training.cuda_graph=true"] if config.cuda_graph else []
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS / "train"), version_base="1.3"):
         spec = read(compose("train", overrides=overrides + runtime), overrides + runtime)
     return Job(
         f"{entry.experiment} {variant} {budget} seed {seed}",
@@ -149,5 +149,5 @@ def _measured(root: Path, experiment: str, device: str) -> dict[str, float]:
         return {}
     if table.empty:
         return {}
-    same = table[table["device"] == name_of(choose(device))]
+    same = table[table["device"] == name_of(choose_device(device))]
     return dict(same.groupby("variant")["seconds_per_iteration"].mean())

@@ -28,8 +28,8 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _cli import BAD_INPUT, CONFIGS, refuse
-from _device import choose
 from _gpu_jobs import REPOSITORY, Job, jobs
+from _spec import choose_device
 from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 def _device(name: str, dry_run: bool) -> str:
     """The device asked for; a listing does without it."""
     try:
-        return str(choose(name))
+        return str(choose_device(name))
     except UsageError:
         if not dry_run:
             raise

@@ -2,22 +2,17 @@
 
 Trains the baseline, resuming from its checkpoints, and measures how far the gradients of sketches
 and of smaller batches lie from the full training-set gradient. Writes a table and its provenance
-after each point, and a figure. Settings: configs/gradient_noise/gradient_noise.yaml.
+after each point, and a figure. Settings: configs/train/gradient_noise.yaml.
 """
 
 from __future__ import annotations
 
-import io
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-import torch.nn.functional as F
-from _cli import Task, run
-from _device import name_of
+from _cli import CONFIGS, Task, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
@@ -29,8 +24,8 @@ from rad.gradient_noise import Sampling, full_gradient, measure, weight_layers
 from rad.planning.variants import Built, build, sketching
 from rad.plotting import save
 from rad.plotting.gradient_noise import noise_figure
-from rad.results import RunFolder, provenance, write_atomic
-from rad.training import NullLogger, train
+from rad.results import RunFolder, machine, make_folder, provenance, write_table
+from rad.training import Classification, NullLogger, train
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -50,7 +45,7 @@ def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
     spec, noise, origin = read(config, overrides), config.noise, provenance()
     dataset = data.load(spec.config.dataset.name, spec.config.data_root, spec.device)
     weight_layers(_model(spec, dataset.image_shape, dataset.classes))
-    _make(file.parent)
+    make_folder(file.parent, "noise.output")
     points: list[dict[str, Any]] = []
     tables: list[pd.DataFrame] = []
     for iteration in sorted(noise.iterations):
@@ -62,7 +57,8 @@ def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
         tables.append(table)
         points.append({"iteration": iteration, "train_loss": full.loss})
         print(f"iteration {iteration}: training loss {full.loss:.4g}", flush=True)
-        _write(file, pd.concat(tables), {**_summary(spec, config), "points": points, **origin})
+        summary = {**_summary(spec, config), "points": points, **origin}
+        write_table(file, pd.concat(tables), summary, setting="noise.output")
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:
@@ -129,16 +125,12 @@ def _estimators(
     spec: RunSpec, noise: DictConfig, model: nn.Module, dataset: Dataset
 ) -> list[Built]:
     """The baseline; at each keep fraction every variant, and the batch of equal memory."""
-    count = len(dataset.train_labels)
-    indices = torch.arange(spec.settings.batch_size, device=spec.device) % count
-    images, labels = dataset.batch(indices)
-
-    def loss(output: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(output, labels[: len(output)].clone())
-
+    task = Classification(dataset)
+    batch = task.first(spec.settings.batch_size)
+    loss = task.loss_on(batch.targets)
     pairs: list[tuple[str, str | float]] = [("baseline", "full")]
     pairs += [(v, f) for v in ("reduced_batch", *noise.variants) for f in noise.keep_fractions]
-    return [build(model, (images,), loss, v, budget, spec.seed) for v, budget in pairs]
+    return [build(model, batch.inputs, loss, v, budget, spec.seed) for v, budget in pairs]
 
 
 def _summary(spec: RunSpec, config: DictConfig) -> dict[str, Any]:
@@ -149,26 +141,9 @@ def _summary(spec: RunSpec, config: DictConfig) -> dict[str, Any]:
         "scale": config.scale,
         "batch_size": spec.settings.batch_size,
         **asdict(_sampling(config)),
-        "device": name_of(spec.device),
-        "threads": torch.get_num_threads(),
+        **machine(spec.device),
     }
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot make {folder} ({error.strerror}); choose noise.output="
-        ) from error
-
-
-def _write(file: Path, table: pd.DataFrame, summary: dict[str, Any]) -> None:
-    text = io.StringIO()
-    table.to_csv(text, index=False, lineterminator="\n")
-    write_atomic(file, text.getvalue().encode())
-    write_atomic(file.with_suffix(".json"), (json.dumps(summary, indent=2) + "\n").encode())
-
-
 if __name__ == "__main__":
-    run(Task(main, check), "gradient_noise/gradient_noise")
+    run(Task(main, check), "gradient_noise", CONFIGS / "train")

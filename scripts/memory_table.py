@@ -7,8 +7,6 @@ forward and backward pass beyond what is allocated before it. MB are 1e6 bytes.
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,22 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from _cli import CONFIGS, Task, run
-from _device import choose, name_of
-from _networks import CLASSES, NETWORKS
+from _spec import choose_device
 from omegaconf import DictConfig
 
 import rad
-from rad.errors import UsageError
+from rad.benchmarks.networks import CLASSES, NETWORKS
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
 from rad.memory.paper import KEEP_FRACTIONS, PRINTED_MB, paper_bytes
 from rad.plotting import memory_figure, save
-from rad.results import provenance, write_atomic
+from rad.results import machine, provenance, write_table
 
 BATCH = 150
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Measure, print and write the 18 cells."""
-    device, origin = choose(config.device), provenance()
+    device, origin = choose_device(config.device), provenance()
     cells = [
         {"model": model, "keep_fraction": keep, "printed_mb": PRINTED_MB[model][keep]}
         | {key: f"{count / 1e6:.6f}" for key, count in bytes_of(model, keep, device).items()}
@@ -41,18 +38,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     ]
     table = pd.DataFrame(cells)
     print(table.to_string(index=False))
-    folder = Path(config.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make {folder} ({error.strerror}); choose output=") from error
-    text = io.StringIO()
-    table.to_csv(text, index=False, lineterminator="\n")
-    write_atomic(folder / "table1.csv", text.getvalue().encode())
-    summary = {"device": name_of(device), "threads": torch.get_num_threads(), **origin}
-    write_atomic(folder / "table1.json", (json.dumps(summary, indent=2) + "\n").encode())
-    figure = memory_figure(pd.read_csv(folder / "table1.csv"))
-    print(f"wrote {folder / 'table1.csv'} and {save(figure, config.figure)[0]}")
+    file = Path(config.output) / "table1.csv"
+    write_table(file, table, {**machine(device), **origin})
+    print(f"wrote {file} and {save(memory_figure(pd.read_csv(file)), config.figure)[0]}")
 
 
 def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:
@@ -79,4 +67,4 @@ def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(Task(main), "memory_table", CONFIGS / "memory_table")
+    run(Task(main), "memory_table", CONFIGS / "measure")

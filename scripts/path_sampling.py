@@ -7,15 +7,12 @@ every Jacobian or into the weight's alone. Writes variance.csv, its provenance a
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from _cli import CONFIGS, Task, run
-from _device import name_of
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -23,29 +20,22 @@ from rad.errors import UsageError
 from rad.graph.figures import figure1, figure2
 from rad.graph.relative_variance import COLUMNS, Place, rows_at
 from rad.plotting import save
-from rad.results import provenance, write_atomic
+from rad.results import machine, make_folder, provenance, write_table
 from rad.sketches import fold_in, make_key
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Measure, write the rows and their provenance, draw."""
     work, origin = places(config), provenance()
-    folder = Path(config.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make {folder} ({error.strerror}); choose output=") from error
+    file = Path(config.output) / "variance.csv"
+    make_folder(file.parent)
     table = pd.DataFrame(measured(work, config.seed), columns=COLUMNS)
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
-    text = io.StringIO()
-    table.to_csv(text, index=False, lineterminator="\n", float_format="%.6g")
-    write_atomic(folder / "variance.csv", text.getvalue().encode())
-    device = torch.device("cpu")
-    summary = {"device": name_of(device), "threads": torch.get_num_threads(), **origin}
-    write_atomic(folder / "variance.json", (json.dumps(summary, indent=2) + "\n").encode())
-    figures = {"figure1": figure1(), "figure2": figure2(pd.read_csv(folder / "variance.csv"))}
+    summary = {**machine(torch.device("cpu")), **origin}
+    write_table(file, table, summary, float_format="%.6g")
+    figures = {"figure1": figure1(), "figure2": figure2(pd.read_csv(file))}
     drawn = [str(save(figure, Path(config.figures) / name)[0]) for name, figure in figures.items()]
-    print(f"wrote {folder / 'variance.csv'}, {' and '.join(drawn)}")
+    print(f"wrote {file}, {' and '.join(drawn)}")
 
 
 def measured(work: list[Place], seed: int) -> list[dict[str, Any]]:
@@ -71,4 +61,4 @@ def places(config: DictConfig) -> list[Place]:
 
 
 if __name__ == "__main__":
-    run(Task(main), "path_sampling", CONFIGS / "path_sampling")
+    run(Task(main), "path_sampling", CONFIGS / "measure")

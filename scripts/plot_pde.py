@@ -1,6 +1,6 @@
 """Figure 6: `python scripts/plot_pde.py`, from the runs of scripts/train_pde.py.
 
-The settings are those of configs/pde_plot/pde_plot.yaml.
+The settings are those of configs/plot/pde_plot.yaml.
 """
 
 from __future__ import annotations
@@ -126,4 +126,4 @@ def _final_losses(runs: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    run(Task(main), "pde_plot", CONFIGS / "pde_plot")
+    run(Task(main), "pde_plot", CONFIGS / "plot")

@@ -17,14 +17,13 @@ from typing import Any
 import pandas as pd
 import torch
 from _cli import BAD_INPUT, CONFIGS, refuse
-from _device import name_of
 from _run_spec import RunSpec, read
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from train import train_specs
 
 from rad.errors import UsageError
-from rad.results import RunFolder, difference
+from rad.results import RunFolder, difference, name_of
 
 GROUPS = ("model", "dataset", "variant")
 
@@ -57,7 +56,7 @@ def _spec(recorded: RunFolder, options: argparse.Namespace) -> RunSpec:
     """The recorded run, with runtime settings of here and a folder below `--output`."""
     saved = OmegaConf.load(recorded.config_file)
     assert isinstance(saved, DictConfig)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS / "train"), version_base="1.3"):
         config = compose("train", overrides=[f"{group}={saved[group].name}" for group in GROUPS])
     runtime: dict[str, Any] = {
         "device": options.device,

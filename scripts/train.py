@@ -1,7 +1,7 @@
 """Train one variant at one budget: `python scripts/train.py variant=different_sample budget=0.1`.
 
-Any setting of configs/train.yaml can be given, and swept with -m. A finished run is skipped, an
-interrupted one resumes.
+Any setting of configs/train/train.yaml can be given, and swept with -m. A finished run is skipped,
+an interrupted one resumes.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from _cli import Task, run
-from _device import name_of
+from _cli import CONFIGS, Task, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,8 +18,15 @@ from rad.data import Dataset
 from rad.errors import Diverged
 from rad.memory.paper import paper_bytes
 from rad.planning.variants import Built, Plan, build
-from rad.results import RunFolder, difference, provenance
-from rad.training import Strides, TrainResult, WandbLogger, side_by_side, strides
+from rad.results import RunFolder, difference, machine, provenance
+from rad.training import (
+    Classification,
+    Strides,
+    TrainResult,
+    WandbLogger,
+    side_by_side,
+    strides,
+)
 
 PAPER_SETTINGS = (("feedforward", "mnist"), ("convnet", "cifar10"), ("irnn", "sequential_mnist"))
 
@@ -105,16 +109,15 @@ def _end(run: Prepared, result: TrainResult, count: int, origin: dict[str, Any])
 
 def plan(spec: RunSpec, dataset: Dataset) -> Built:
     """The converted model and how it meets the budget, measured on the first examples."""
-    count = len(dataset.train_labels)
-    indices = torch.arange(spec.settings.batch_size, device=spec.device) % count
-    images, labels = dataset.batch(indices)
+    task = Classification(dataset)
+    batch = task.first(spec.settings.batch_size)
     options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
     name = options.pop("name")
     model = models.build(name, dataset.image_shape, dataset.classes, spec.seed, **options)
     return build(
         model.to(spec.device),
-        (images,),
-        lambda output: F.cross_entropy(output, labels[: len(output)].clone()),
+        batch.inputs,
+        task.loss_on(batch.targets),
         spec.config.variant.name,
         spec.budget,
         spec.seed,
@@ -148,8 +151,7 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult, count: int = 1) -> d
         "final": result.final,
         "iterations": result.iterations,
         "seconds_per_iteration": result.seconds_per_iteration,
-        "device": name_of(spec.device),
-        "threads": torch.get_num_threads(),
+        **machine(spec.device),
         **({} if count == 1 else {"runs_per_process": count}),
     }
 
@@ -192,4 +194,4 @@ def _logger(spec: RunSpec) -> WandbLogger:
 
 
 if __name__ == "__main__":
-    run(Task(main, check, together), "train")
+    run(Task(main, check, together), "train", CONFIGS / "train")

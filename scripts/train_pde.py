@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from _cli import CONFIGS, Task, run
-from _device import name_of
 from _pde_spec import PdeSpec, read
 from omegaconf import DictConfig, OmegaConf
 
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
 from rad.pde.training import Control, train
-from rad.results import RunFolder, provenance
+from rad.results import RunFolder, machine, provenance
 from rad.training import TrainResult, WandbLogger
 
 
@@ -65,8 +63,7 @@ def summary(spec: PdeSpec, memory: dict[str, int], result: TrainResult) -> dict[
         "final": result.final,
         "iterations": result.iterations,
         "seconds_per_iteration": result.seconds_per_iteration,
-        "device": name_of(spec.device),
-        "threads": torch.get_num_threads(),
+        **machine(spec.device),
     }
 
 

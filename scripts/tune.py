@@ -3,7 +3,7 @@
 Trains on the training set less some held-out examples, whose loss is the score; the test set is
 never used. The same command in several processes shares one study, and resumes it. Writes
 <results_root>/tuning/<experiment>/: journal.log, trials.csv, best.yaml. Settings:
-configs/tune.yaml.
+configs/train/tune.yaml.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
-from _cli import Task, run
-from _device import name_of
+from _cli import CONFIGS, Task, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from train import plan
@@ -26,7 +24,7 @@ from train import plan
 from rad import data
 from rad.data import Dataset
 from rad.errors import Diverged, UsageError
-from rad.results import provenance
+from rad.results import machine, provenance
 from rad.training import NullLogger, train
 from rad.tuning import Search, Space, Trial, hold_out
 from rad.tuning.space import KeyedSampler
@@ -134,11 +132,10 @@ def _notes(
         "iterations": spec.settings.iterations,
         "scale": spec.config.scale,
         "tuning": {key: used[key] for key in used if f"tuning.{key}" not in FREE},
-        "device": name_of(spec.device),
-        "threads": torch.get_num_threads(),
+        **machine(spec.device),
         **origin,
     }
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "tune")
+    run(Task(main, check), "tune", CONFIGS / "train")

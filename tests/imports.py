@@ -28,10 +28,14 @@ Sources = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Import:
-    """`importer` imports `imported`, both dotted names of modules or of what is in them."""
+    """`importer` imports `imported`, both dotted names of modules or of what is in them.
+
+    `later`: when a function is called, or for types alone, and not when it is loaded.
+    """
 
     importer: str
     imported: str
+    later: bool = False
 
     @property
     def packages(self) -> tuple[str, str]:
@@ -58,13 +62,24 @@ def sources(root: Path) -> Sources:
 def imports(modules: Sources) -> Iterator[Import]:
     """Every import of every module, inside functions too."""
     for importer, text in modules.items():
-        for node in ast.walk(ast.parse(text)):
+        tree = ast.parse(text)
+        waiting = [node for node in ast.walk(tree) if _waits(node)]
+        later = {inner for node in waiting for inner in ast.walk(node)}
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                yield from (Import(importer, alias.name) for alias in node.names)
+                yield from (Import(importer, alias.name, node in later) for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 for alias in node.names:
                     inner = f"{node.module}.{alias.name}"
-                    yield Import(importer, inner if inner in modules else node.module)
+                    name = inner if inner in modules else node.module
+                    yield Import(importer, name, node in later)
+
+
+def _waits(node: ast.AST) -> bool:
+    """Whether what is in it does not run when its module is loaded."""
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
 
 
 def violations(modules: Sources) -> list[str]:
@@ -87,7 +102,8 @@ def _rules(each: Import) -> Iterator[str]:
             yield "the library needs torch, numpy and numba only"
     if importer == "training" and imported in LIBRARY and imported != "errors":
         yield "training takes any module and does not know that RAD exists"
-    if importer in ("plotting", "results") and imported in ("torch", *LIBRARY[1:]):
+    light = importer in ("plotting", "results")
+    if light and (imported in LIBRARY[1:] or (imported == "torch" and not each.later)):
         yield "plotting and results need no torch"
     if imported in ("hydra", "omegaconf"):
         yield "nothing in rad knows of Hydra"

@@ -29,6 +29,7 @@ def test_the_rules_hold() -> None:
         ("rad.training.loop", "from rad.nn import Sketching", "does not know that RAD exists"),
         ("rad.plotting.style", "import torch", "no torch"),
         ("rad.results.tables", "from rad.memory import saved_bytes", "no torch"),
+        ("rad.results.tables", "def f():\n    from rad.memory import saved_bytes", "no torch"),
         ("rad.tuning.space", "from omegaconf import DictConfig", "Hydra"),
         ("rad.benchmarks.timing", "import _programs", "scripts"),
         ("rad.functional.relu", "import triton", "only kernels"),

@@ -3,12 +3,143 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rad.errors import UsageError
+from rad.plotting import EXACT, select_overrides
+from rad.results import metrics, summaries
+
+MEASURED = ("batch_size", "saved_bytes", "peak_bytes", "time_ratio", "rounds")
+"""Columns that are measured; all others are looked up."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where the losses and the gradient noise of a network's methods stand.
+
+    Losses are the column `loss` of the finished runs of `experiments` at that scale; noise is that
+    of the table `noise` (None: there is none) at that `point` of training. Both are taken at the
+    keep fraction, and of variants with the options given here beside their `name`.
+    """
+
+    keep_fraction: float
+    experiments: Sequence[str]
+    scale: str
+    loss: str
+    noise: str | None
+    point: int | str | None
+    variants: Sequence[Mapping[str, Any]] = ()
+
+    def with_options(self, table: pd.DataFrame, variant: str) -> pd.DataFrame:
+        """The rows of a variant that have the options with which it is compared."""
+        table = table[table["variant"] == variant]
+        for entry in self.variants:
+            for key, value in entry.items():
+                if entry["name"] == variant and key != "name" and key in table:
+                    table = table[table[key] == value]
+        return table
+
+    def at_budget(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows at the keep fraction, and those of full memory."""
+        return table[table["budget"].astype(str).isin(["full", str(self.keep_fraction)])]
+
+
+def joined(
+    network: str,
+    measured: pd.DataFrame,
+    curves: Mapping[str, pd.Series],
+    noise: Mapping[str, float],
+) -> pd.DataFrame:
+    """The network's rows of `measured` with variance and losses, where they are known.
+
+    `curves` and `noise` are by variant. Raises UsageError where there is no such row.
+    """
+    table = measured.loc[measured["network"] == network, ["network", "method", *MEASURED]]
+    table = table.reset_index(drop=True)
+    if table.empty:
+        raise UsageError(f"the table has no rows of {network}; set measure=true to measure it")
+    ratios = dict(zip(table["method"], table["time_ratio"], strict=True))
+    curves = {m: curves[v] for m in ratios if (v := _variant(m)) in curves}
+    found = losses(curves, ratios) if curves else {}
+    nothing = (float("nan"), float("nan"))
+    table["variance_ratio"] = [noise.get(_variant(m), float("nan")) for m in table["method"]]
+    table["loss"] = [found.get(m, nothing)[0] for m in table["method"]]
+    table["loss_at_equal_time"] = [found.get(m, nothing)[1] for m in table["method"]]
+    for column in ("loss", "loss_at_equal_time"):
+        table[f"front_{column}"] = on_front(table["saved_bytes"], table[column])
+    return table
+
+
+def _variant(method: str) -> str:
+    """Whose losses and noise a method has."""
+    return "baseline" if method in EXACT else method
+
+
+def known_losses(root: str | Path, known: Known) -> dict[str, pd.Series]:
+    """The losses of finished runs in that folder of results, by variant.
+
+    Raises:
+        UsageError: a variant has runs with several sets of overrides.
+    """
+    curves = {}
+    for experiment in known.experiments:
+        try:
+            runs = summaries(root, experiment)
+        except UsageError:
+            continue
+        runs = known.at_budget(runs[runs["scale"] == known.scale])
+        rows = metrics(root, experiment)
+        for variant, of_variant in runs.groupby("variant"):
+            chosen = known.with_options(of_variant, str(variant))
+            if chosen.empty:
+                continue
+            try:
+                found = select_overrides(rows[rows["path"].isin(chosen["path"])])
+            except UsageError as error:
+                raise UsageError(
+                    f"{variant} in {experiment}: {error}; keep those of one"
+                ) from error
+            curves[str(variant)] = mean_curve(found, known.loss)
+    return curves
+
+
+def known_noise(root: str | Path, known: Known) -> dict[str, float]:
+    """Variance of the gradient over that of the full batch, by variant."""
+    file = Path(root) / "gradient_noise" / f"{known.noise}.csv"
+    if known.noise is None or not file.exists():
+        return {}
+    table = pd.read_csv(file)
+    table = table[(table["weight"] == "all weights") & (table["iteration"] == known.point)]
+    total = known.at_budget(table).set_index("variant")["total"]
+    return dict(total / total["baseline"])
+
+
+def known_pde_noise(root: str | Path, known: Known) -> dict[str, float]:
+    """Variance of the PDE's gradient over its square, by variant.
+
+    Raises:
+        UsageError: several rows of a variant have the options with which it is compared.
+    """
+    if known.noise is None:
+        return {}
+    file = Path(root) / known.noise / "cpu.csv"
+    if not file.exists():
+        return {}
+    table = known.at_budget(pd.read_csv(file))
+    found: dict[str, float] = {}
+    for variant in table["variant"].unique():
+        rows = known.with_options(table, variant)
+        if len(rows) > 1:
+            raise UsageError(f"{file} has several rows of {variant}: give its options in variants")
+        ratio = rows[f"noise_{known.point}"] / rows[f"norm_{known.point}"]
+        found |= {str(variant): value**2 for value in ratio}
+    return found
 
 
 def mean_curve(rows: pd.DataFrame, column: str) -> pd.Series:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rad.data import Dataset
 from rad.gradient_noise.layers import trace, weight_gradients, weight_layers
+from rad.training.task import Task, task_of
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,17 @@ class FullGradient:
         return (self.example_squares[name] - self.squared_norm(name)) / batch_size
 
 
-def full_gradient(model: nn.Module, dataset: Dataset, chunk: int = 1000) -> FullGradient:
+def full_gradient(model: nn.Module, task: Task | Dataset, chunk: int = 1000) -> FullGradient:
     """The exact gradient of a plain model, `chunk` examples at a time, summed in float64."""
-    count = len(dataset.train_labels)
-    device = dataset.train_images.device
+    task = task_of(task)
+    count, device = task.size(), task.device
     layers = weight_layers(model)
     gradients = {n: torch.zeros_like(x.weight, dtype=torch.float64) for n, x in layers.items()}
     squares = {name: torch.zeros((), dtype=torch.float64, device=device) for name in layers}
     total = 0.0
     for start in range(0, count, chunk):
         indices = torch.arange(start, min(start + chunk, count), device=device)
-        traces, loss = trace(model, *dataset.batch(indices))
+        traces, loss = trace(model, task, task.batch(indices))
         total += loss * len(indices)
         for name, gradient in weight_gradients(model).items():
             gradients[name] += gradient.double() * len(indices)

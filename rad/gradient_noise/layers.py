@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -15,6 +14,7 @@ from rad.functional.geometry import Geometry, geometry_of
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.noise_response import NoiseResponse
 from rad.functional.scaling import normalised
+from rad.training.task import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Linear | _ConvNd]:
     return layers
 
 
-def trace(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[dict[str, Trace], float]:
-    """Backward pass of the mean cross entropy; gives each weight's trace, and the loss.
+def trace(model: nn.Module, task: Task, batch: Batch) -> tuple[dict[str, Trace], float]:
+    """Backward pass of the loss of a batch; gives each weight's trace, and the loss.
 
     Gradients start afresh and are left in `.grad`. The model is a plain one: each layer is
     called once, and nothing in it is random or mixes examples.
@@ -107,17 +107,17 @@ def trace(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[dict[str, T
         for name, layer in layers.items()
     ]
     try:
-        loss = loss_and_gradient(model, images, labels)
+        loss = loss_and_gradient(model, task, batch)
     finally:
         for hook in hooks:
             hook.remove()
     return {name: Trace(layers[name], inputs[name], grads[name]) for name in layers}, loss
 
 
-def loss_and_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The mean cross entropy; its gradient alone is left in `.grad`."""
+def loss_and_gradient(model: nn.Module, task: Task, batch: Batch) -> float:
+    """The loss of a batch; its gradient alone is left in `.grad`."""
     model.zero_grad(set_to_none=True)
-    loss = F.cross_entropy(model(images), labels)
+    loss = task.loss(model(*batch.inputs), batch.targets)
     loss.backward()
     return loss.item()
 

@@ -26,6 +26,7 @@ from rad.sketches import (
     fold_in,
     make_key,
 )
+from rad.training.task import Batch, Task, task_of
 
 ALL = "all weights"
 PARTS = ("minibatch", "sketch", "total")
@@ -67,7 +68,7 @@ class Sampling:
 
 def measure(
     model: nn.Module,
-    dataset: Dataset,
+    task: Task | Dataset,
     full: FullGradient,
     estimators: Sequence[Built],
     sampling: Sampling,
@@ -84,29 +85,28 @@ def measure(
     rows: list[dict[str, Any]] = []
     for size in sorted({estimator.batch_size for estimator in estimators}):
         alike = [estimator for estimator in estimators if estimator.batch_size == size]
-        rows += _of_batch_size(model, dataset, full, alike, sampling)
+        rows += _of_batch_size(model, task_of(task), full, alike, sampling)
     return pd.DataFrame(rows)
 
 
 def _of_batch_size(
     model: nn.Module,
-    dataset: Dataset,
+    task: Task,
     full: FullGradient,
     estimators: Sequence[Built],
     sampling: Sampling,
 ) -> list[dict[str, Any]]:
-    size, count = estimators[0].batch_size, len(dataset.train_labels)
-    device = dataset.train_images.device
-    key = fold_in(fold_in(make_key(sampling.seed, device), MINIBATCHES), size)
+    size, count = estimators[0].batch_size, task.size()
+    key = fold_in(fold_in(make_key(sampling.seed, task.device), MINIBATCHES), size)
     samples: list[list[Tensor]] = [[] for _ in estimators]
     sketches = {(n, s) for e in estimators for n, s in _sketches(e).items()}
     predicted: Predicted = defaultdict(list)
     for number in range(sampling.minibatches):
-        batch = dataset.batch(integers(fold_in(key, number), range(1), size, count)[0])
-        traces, _ = trace(model, *batch)
+        batch = task.batch(integers(fold_in(key, number), range(1), size, count)[0])
+        traces, _ = trace(model, task, batch)
         exact = weight_gradients(model)
         for estimator, of_estimator in zip(estimators, samples, strict=True):
-            of_estimator.append(_deviations(estimator, batch, exact, full, sampling.draws))
+            of_estimator.append(_deviations(estimator, task, batch, exact, full, sampling.draws))
         if number < sampling.predictions:
             responses = {name: each.noise_response() for name, each in traces.items()}
             for name, sketch in sketches:
@@ -134,7 +134,8 @@ def _sketches(estimator: Built) -> dict[str, Sketch]:
 
 def _deviations(
     estimator: Built,
-    batch: tuple[Tensor, Tensor],
+    task: Task,
+    batch: Batch,
     exact: dict[str, Tensor],
     full: FullGradient,
     draws: int,
@@ -145,7 +146,7 @@ def _deviations(
         return torch.stack([minibatch, torch.zeros_like(minibatch), minibatch])
     sketch, total = torch.zeros_like(minibatch), torch.zeros_like(minibatch)
     for _ in range(draws):
-        loss_and_gradient(estimator.model, *batch)
+        loss_and_gradient(estimator.model, task, batch)
         estimate = weight_gradients(estimator.model)
         sketch += _squares(estimate, exact) / draws
         total += _squares(estimate, full.gradients) / draws

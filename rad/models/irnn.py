@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from rad.errors import UsageError
+
+SEGMENT = 28
+"""Steps: the square root of those of an MNIST image."""
 
 
 class IRNN(nn.Module):
@@ -32,6 +37,15 @@ class IRNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         steps = x.flatten(1).t().unsqueeze(2)
         logits: Tensor = self.output(self.rnn(steps)[1][-1])
+        return logits
+
+    def segmented(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
+        """The same in `SEGMENT` steps at a time, each run as `run(function, *tensors)`."""
+        steps = x.flatten(1).t().unsqueeze(2)
+        state = steps.new_zeros(1, len(x), self.rnn.hidden_size)
+        for segment in steps.split(SEGMENT):
+            state = run(lambda part, before: self.rnn(part, before)[1], segment, state)
+        logits: Tensor = self.output(state[-1])
         return logits
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from rad import backends
 from rad.errors import UsageError
 from rad.functional.second_order import OF_SIMULATION, refused
+from rad.pde.adjoint import Adjoint
 from rad.pde.cpu import engine as host
-from rad.pde.cpu.checkpointing import Adjoint
 from rad.pde.problem import ReactionDiffusion
 
 

@@ -9,10 +9,9 @@ from typing import Any
 from rad.errors import UsageError
 from rad.memory.budget import Budget, largest_within, parse_budget
 from rad.packing.codes import code_bytes
-from rad.pde.cpu.checkpointing import Adjoint, Checkpointing
+from rad.pde.adjoint import Adjoint, Checkpointing, Residual
 from rad.pde.cpu.chunks import chunks
 from rad.pde.problem import ReactionDiffusion
-from rad.pde.residual import Residual
 from rad.sketches import DifferentSample, Identity, SampledRounding
 from rad.sketches.registry import SketchKind, kinds
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import time
-
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from rad.draws.reference import integers
-from rad.errors import UsageError
+from rad.pde.adjoint import Adjoint
 from rad.pde.control import control_loss
-from rad.pde.cpu.checkpointing import Adjoint
 from rad.pde.fourier import Fourier
 from rad.pde.problem import ReactionDiffusion
 from rad.results import RunFolder
 from rad.sketches import fold_in, make_key
-from rad.training import Logger, Settings, TrainResult, checkpoint
-from rad.training.progress_bar import ProgressBar
+from rad.training import Logger, Settings, TrainResult
+from rad.training.optimizers import make_optimizer, set_learning_rate
+from rad.training.session import Session
 
-COLUMNS = ("iteration", "seconds", "learning_rate", "train_loss")
+COLUMNS = ("train_loss",)
 STEADY = 4.932
 """About 2 pi^2 D, at which growth balances diffusion."""
 
@@ -54,64 +50,52 @@ class Control(nn.Module):
 
 
 def train(control: Control, settings: Settings, folder: RunFolder, logger: Logger) -> TrainResult:
-    """Train `control` in place with Adam, resuming from the folder's checkpoint if any.
+    """Train `control` in place, resuming from the folder's checkpoint if any.
 
     The caller holds `folder.open(...)`, writes the summary and finishes the logger. Row n of
-    metrics.csv has the exact loss after n updates; `seconds` are those of the updates.
+    metrics.csv has the exact loss after n updates; `seconds` are those of the updates. There is no
+    batch here: of `settings`, batch sizes, `bootstrap`, `clip_norm` and `cuda_graph` are not used.
 
     Raises:
-        UsageError: a checkpoint that does not fit, a file that cannot be written, or a loss
-            that is not finite; files written before stay.
+        UsageError: a checkpoint that does not fit or a file that cannot be written.
+        Diverged: a loss that is not finite; files written before stay.
     """
-    deadline = math.inf if settings.time_limit is None else time.monotonic() + settings.time_limit
-    optimizer = Adam(control.parameters(), lr=settings.learning_rate)
-    generator = torch.Generator()  # part of every checkpoint; nothing is drawn from it
-    progress = checkpoint.restore(folder, control, optimizer, generator)
-    bar = ProgressBar(settings.iterations, progress.iteration, control.theta.device)
+    optimizer = make_optimizer([control.theta], settings, capturable=False)
+    session = Session(
+        control,
+        optimizer,
+        torch.Generator(),  # part of every checkpoint; nothing is drawn from it
+        settings,
+        folder,
+        logger,
+        columns=COLUMNS,
+        device=control.theta.device,
+        remedy=f"lower the learning rate (now {settings.learning_rate:g}) or raise the budget",
+    )
 
     def record(loss: float) -> None:
-        if not math.isfinite(loss):
-            raise UsageError(
-                f"the loss is {loss} at iteration {progress.iteration}; lower the learning rate "
-                f"(now {settings.learning_rate:g}) or raise the budget"
-            )
-        if settings.tests_at(progress.iteration):
-            numbers = (progress.iteration, round(progress.seconds, 6), settings.learning_rate, loss)
-            progress.rows.append(dict(zip(COLUMNS, numbers, strict=True)))
-            folder.write_metrics(progress.rows, COLUMNS)
-            logger.log(progress.rows[-1])
+        session.check_finite("the loss", loss)
+        if settings.tests_at(session.iteration):
+            session.record({"train_loss": loss})
 
-    for row in progress.rows:
-        logger.log(row)
-    try:
-        expired = False
-        while progress.iteration < settings.iterations and not expired:
-            start = time.perf_counter()
-            optimizer.zero_grad()
-            loss = control(progress.iteration)
-            loss.backward()
-            pause = time.perf_counter()
-            record(loss.item())
-            start += time.perf_counter() - pause
-            optimizer.step()
-            progress.iteration += 1
-            progress.seconds += time.perf_counter() - start
-            bar.show(progress.iteration, loss.item())
-            expired = time.monotonic() >= deadline
-            if expired or settings.checkpoints_at(progress.iteration):
-                checkpoint.save(folder, control, optimizer, generator, progress)
-    finally:
-        bar.close()
-    finished = progress.iteration == settings.iterations
-    if finished and progress.rows[-1]["iteration"] != settings.iterations:
+    with session:
+        for iteration in session.strides():
+            with session.timed():
+                set_learning_rate(optimizer, settings.learning_rate_at(iteration))
+                optimizer.zero_grad()
+                loss = control(iteration)
+                loss.backward()
+                value = loss.item()
+            record(value)
+            with session.timed():
+                optimizer.step()
+            session.done(1)
+            session.show(value)
+    rows = session.progress.rows
+    if session.finished and rows[-1]["iteration"] != settings.iterations:
         with torch.no_grad():
-            record(control(progress.iteration).item())
-    last = progress.rows[-1]["train_loss"]
+            record(control(session.iteration).item())
+    last = rows[-1]["train_loss"]
     assert last is not None
     theta = {f"theta_{i}": value for i, value in enumerate(control.theta.tolist())}
-    return TrainResult(
-        finished=finished,
-        final={"train_loss": last, **theta},
-        iterations=progress.iteration,
-        seconds_per_iteration=progress.seconds / max(progress.iteration, 1),
-    )
+    return session.result({"train_loss": last, **theta})

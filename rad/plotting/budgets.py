@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from rad.errors import UsageError
 from rad.plotting.curves import check_column, draw_curve, style_axes
-from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, log_ticks, ordered
+from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, label_of, log_ticks, ordered
 
 
 def final_against_memory(summaries: pd.DataFrame, column: str = "train_loss") -> Figure:
@@ -41,7 +41,7 @@ def final_against_memory(summaries: pd.DataFrame, column: str = "train_loss") ->
             axes.errorbar(
                 mean.index, mean, bars, color=colour, marker=marker, label=label, elinewidth=0.8
             )
-        axes.set(xscale="log", xlabel="parameter and saved MB", ylabel=f"final {LABELS[column]}")
+        axes.set(xscale="log", xlabel="parameter and saved MB", ylabel=f"final {label_of(column)}")
         log_ticks(axes.xaxis, (1, 1.5, 2, 3, 5, 7))
         axes.grid(color="0.9", linewidth=0.5)
         if column.endswith("loss"):
@@ -83,7 +83,7 @@ def curves_by_budget(
         for axes in grid[len(budgets) :]:
             axes.set_axis_off()
         for axes in grid[max(0, len(budgets) - 2) : len(budgets)]:
-            axes.set_xlabel(LABELS[x])
+            axes.set_xlabel(label_of(x))
             axes.tick_params(labelbottom=True)
         handles = {
             label: handle

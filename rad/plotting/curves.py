@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rad.errors import UsageError
-from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, byte_text, ordered
+from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, byte_text, label_of, ordered
 
 
 def convergence(
@@ -37,28 +37,29 @@ def convergence(
         shares = [1.6, 1.0][: len(columns)]
         panels = figure.subplots(len(columns), 1, sharex=True, squeeze=False, height_ratios=shares)
         _draw(figure, list(panels[:, 0]), metrics, summaries, columns, x)
-        panels[-1, 0].set_xlabel(LABELS[x])
+        panels[-1, 0].set_xlabel(label_of(x))
     return figure
 
 
 def four_panels(metrics: pd.DataFrame, summaries: pd.DataFrame, *, x: str = "iteration") -> Figure:
-    """Training and test loss and accuracy against `x`, two columns of text wide.
+    """Loss and accuracy, training and test, against `x`, two columns of text wide.
 
-    The training loss is that on the sample trained on, where one is used. Frames as in
-    `convergence`.
+    Where the task has no accuracy, the metric that it has beside the loss. The training loss is
+    that on the sample trained on, where one is used. Frames as in `convergence`.
 
     Raises:
         UsageError: a column that the metrics lack or that is empty.
     """
     training = "bootstrap_loss" if "bootstrap_loss" in metrics else "train_loss"
-    columns = [training, "test_loss", "train_accuracy", "test_accuracy"]
+    metric = next((name for name in evaluated(metrics) if name != "loss"), "accuracy")
+    columns = [training, "test_loss", f"train_{metric}", f"test_{metric}"]
     height = 4.2 + 0.13 * metrics["variant"].nunique()
     with mpl.rc_context(RC):
         figure = Figure(figsize=(2.1 * COLUMN_WIDTH, height), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True)
         _draw(figure, list(panels.flat), metrics, summaries, columns, x)
         for axes in panels[-1]:
-            axes.set_xlabel(LABELS[x])
+            axes.set_xlabel(label_of(x))
     return figure
 
 
@@ -90,16 +91,22 @@ def _draw(
     )
 
 
+def evaluated(metrics: pd.DataFrame) -> list[str]:
+    """What the test set is evaluated on, by the columns `test_<metric>`."""
+    return [str(name)[5:] for name in metrics if str(name).startswith("test_")]
+
+
 def check_column(metrics: pd.DataFrame, name: str) -> None:
     """Raises UsageError for a column that the metrics lack or that is empty."""
     if name not in metrics or metrics[name].isna().all():
-        there = ", ".join(name for name in LABELS if name in metrics)
+        own = [f"{split}_{metric}" for split in ("train", "test") for metric in evaluated(metrics)]
+        there = ", ".join(name for name in dict.fromkeys([*LABELS, *own]) if name in metrics)
         raise UsageError(f"there is no {name!r} in the metrics: choose one of {there}")
 
 
 def style_axes(axes: Axes, metrics: pd.DataFrame, name: str) -> None:
     """Label, grid, and a log scale for losses."""
-    axes.set_ylabel(LABELS[name])
+    axes.set_ylabel(label_of(name))
     axes.grid(color="0.9", linewidth=0.5)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     if name.endswith("loss"):

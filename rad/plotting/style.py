@@ -54,6 +54,14 @@ RC: Any = {
 }
 
 
+def label_of(column: str) -> str:
+    """A column of metrics.csv in words: a known one's label, else what its name says."""
+    split, _, metric = column.partition("_")
+    words = {"train": "training", "test": "test"}
+    named = f"{words[split]} {metric}" if split in words and metric else column
+    return LABELS.get(column, named.replace("_", " "))
+
+
 def ordered(variants: pd.Series) -> list[str]:
     """Those present, in the order of `STYLES`, unknown ones last."""
     present = set(variants)

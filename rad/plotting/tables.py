@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import pandas as pd
 
-from rad.plotting.style import ordered
+from rad.plotting.style import label_of, ordered
 
 
 def summary_table(summaries: pd.DataFrame) -> str:
     """A Markdown table, one row for each variant and budget.
 
-    Losses and accuracy are mean and standard deviation over seeds; the training loss is that
-    over the original training set, and runs on a bootstrap sample show theirs beside it.
+    Losses and what else the test set was evaluated on, such as accuracy, are mean and standard
+    deviation over seeds; the training loss is that over the original training set, and runs on a
+    bootstrap sample show theirs beside it.
     `summaries` is as `rad.results.summaries` reads it.
     """
-    header = ("variant", "budget", "batch", "keep", "saved bytes", "training loss", "test accuracy")
+    scores = [name for name in map(str, summaries) if re.match(r"final\.test_(?!loss$)", name)]
+    header = ("variant", "budget", "batch", "keep", "saved bytes", "training loss")
     bootstrap = ("bootstrap loss",) if "final.bootstrap_loss" in summaries else ()
-    rows: list[tuple[str, ...]] = [(*header, *bootstrap, "seeds")]
+    rows: list[tuple[str, ...]] = [
+        (*header, *(label_of(name.removeprefix("final.")) for name in scores), *bootstrap, "seeds")
+    ]
     for variant in ordered(summaries["variant"]):
         of_variant = summaries[summaries["variant"] == variant]
         for budget, runs in of_variant.groupby("budget", sort=True):
-            rows.append(_table_row(variant, str(budget), runs))
+            rows.append(_table_row(variant, str(budget), runs, scores))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [_table_line(row, widths) for row in rows]
     lines.insert(1, _table_line(["-" * width for width in widths], widths))
     return "\n".join(lines)
 
 
-def _table_row(variant: str, budget: str, runs: pd.DataFrame) -> tuple[str, ...]:
+def _table_row(
+    variant: str, budget: str, runs: pd.DataFrame, scores: Sequence[str]
+) -> tuple[str, ...]:
     first = runs.iloc[0]
     keep = "" if pd.isna(first["keep_fraction"]) else f"{first['keep_fraction']:.4g}"
     return (
@@ -40,10 +47,17 @@ def _table_row(variant: str, budget: str, runs: pd.DataFrame) -> tuple[str, ...]
         keep,
         f"{int(first['memory.saved_bytes']):,}",
         _spread(runs["final.train_loss"]),
-        _spread(100 * runs["final.test_accuracy"], " %"),
+        *(_score(runs[name]) for name in scores),
         *([_spread(runs["final.bootstrap_loss"])] if "final.bootstrap_loss" in runs else []),
         str(runs["seed"].nunique()),
     )
+
+
+def _score(values: pd.Series) -> str:
+    """Accuracy in percent, what else there is as it is."""
+    if str(values.name).endswith("accuracy"):
+        return _spread(100 * values, " %")
+    return _spread(values)
 
 
 def _spread(values: pd.Series, unit: str = "") -> str:

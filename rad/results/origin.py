@@ -1,6 +1,9 @@
 """Where a result comes from: command, commit, versions and device, without machine paths."""
 
+from __future__ import annotations
+
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -8,13 +11,15 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     *("torch", "torchvision", "triton", "numpy", "numba", "pandas", "scikit-learn"),
     *("hydra-core", "optuna"),
 )
-
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -33,6 +38,27 @@ def provenance() -> dict[str, Any]:
             continue
     commit = _git_commit() or os.environ.get("RAD_COMMIT") or "unknown"
     return {"versions": versions, "commit": commit, "command": _command(sys.argv)}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The model of the device, and how many threads torch uses on a CPU."""
+    import torch
+
+    return {"device": name_of(device), "threads": torch.get_num_threads()}
+
+
+def name_of(device: torch.device) -> str:
+    """The model of the GPU or of the processor."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _git_commit() -> str | None:

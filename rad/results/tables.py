@@ -1,12 +1,50 @@
-"""Runs read back from disk as data frames."""
+"""Runs read back from disk as data frames, and tables written with their provenance."""
 
+import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from rad.errors import UsageError
+from rad.results.files import write_atomic
 from rad.results.folder import RunFolder, component
+
+
+def write_table(
+    file: Path,
+    table: pd.DataFrame,
+    summary: Mapping[str, Any] | None,
+    *,
+    setting: str = "output",
+    float_format: str | None = None,
+) -> Path:
+    """Write `file` (CSV) and the summary beside it (JSON), each whole or not at all.
+
+    Without a summary the one that lies there stays. `float_format` is that of
+    `DataFrame.to_csv`. Errors are those of `make_folder` and `write_atomic`.
+    """
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n", float_format=float_format)
+    make_folder(file.parent, setting)
+    write_atomic(file, text.getvalue().encode())
+    if summary is not None:
+        write_atomic(file.with_suffix(".json"), (json.dumps(summary, indent=2) + "\n").encode())
+    return file
+
+
+def make_folder(folder: Path, setting: str = "output") -> None:
+    """Make the folder where it is not there.
+
+    Raises:
+        UsageError: it cannot be made; the message names the setting that chooses another.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder} ({error.strerror}); choose {setting}=") from error
 
 
 def summaries(root: str | Path, experiment: str) -> pd.DataFrame:

@@ -1,15 +1,21 @@
 """A plain training loop for any `torch.nn.Module`, which knows nothing of RAD."""
 
 from rad.training.loggers import Logger, NullLogger, WandbLogger
-from rad.training.loop import Strides, TrainResult, strides, train
+from rad.training.loop import Strides, strides, train
+from rad.training.session import TrainResult
 from rad.training.settings import Settings
 from rad.training.side_by_side import side_by_side
+from rad.training.task import Batch, Classification, NextToken, Task
 
 __all__ = [
+    "Batch",
+    "Classification",
     "Logger",
+    "NextToken",
     "NullLogger",
     "Settings",
     "Strides",
+    "Task",
     "TrainResult",
     "WandbLogger",
     "side_by_side",

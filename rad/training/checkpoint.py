@@ -8,6 +8,7 @@ them), the rows so far, the time so far and the configuration's text.
 import io
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -17,9 +18,20 @@ from torch.optim import Optimizer
 
 from rad.errors import UsageError
 from rad.results import RunFolder, write_atomic
-from rad.training.state import Progress
+
+Row = dict[str, int | float | None]
+"""A row of metrics.csv; None where nothing was evaluated."""
 
 KEYS = {"config", "model", "optimizer", "generators", "iteration", "seconds", "rows"}
+
+
+@dataclass
+class Progress:
+    """Updates done, seconds spent on them (evaluation excluded), rows of metrics.csv so far."""
+
+    iteration: int = 0
+    seconds: float = 0.0
+    rows: list[Row] = field(default_factory=list)
 
 
 def save(

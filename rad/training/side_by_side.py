@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from rad.errors import Diverged
-from rad.training.loop import Strides, TrainResult
+from rad.training.loop import Strides
+from rad.training.session import TrainResult
 
 
 def side_by_side(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unbiased import LEVEL, check_mean_square, draws
 
 from rad import data
-from rad.data import Dataset
+from rad.data import characters
 from rad.draws.reference import integers
 from rad.errors import UsageError
 from rad.gradient_noise import Sampling, Trace, full_gradient, measure, trace, weight_layers
@@ -22,17 +22,17 @@ from rad.nn import Conv2d, Linear, Sketching
 from rad.planning.variants import Built, build
 from rad.plotting.gradient_noise import noise_figure
 from rad.sketches import Sketch, fold_in, make_key
+from rad.training import Batch, Classification, NextToken
 
 SKETCHED = ("same_sample", "different_sample", "project")
 BEYOND = ("stochastic_rounding", "sampled_rounding", "auto")
 BATCH = 6
 
 
-def digits(count: int) -> Dataset:
+def digits(count: int) -> Classification:
     whole = data.load("digits")
-    return replace(
-        whole, train_images=whole.train_images[:count], train_labels=whole.train_labels[:count]
-    )
+    images, labels = whole.train_images[:count], whole.train_labels[:count]
+    return Classification(replace(whole, train_images=images, train_labels=labels))
 
 
 def network(kind: str) -> nn.Module:
@@ -53,8 +53,8 @@ def network(kind: str) -> nn.Module:
 both = pytest.mark.parametrize("kind", ["linear", "conv"])
 
 
-def built(model: nn.Module, dataset: Dataset, variant: str, budget: float, size: int) -> Built:
-    images, labels = dataset.batch(torch.arange(size))
+def built(model: nn.Module, task: Classification, variant: str, budget: float, size: int) -> Built:
+    (images,), labels = task.batch(torch.arange(size))
     return build(
         model, (images,), lambda out: F.cross_entropy(out, labels[: len(out)]), variant, budget
     )
@@ -62,13 +62,13 @@ def built(model: nn.Module, dataset: Dataset, variant: str, budget: float, size:
 
 @both
 def test_squared_norms_of_the_examples_gradients(kind: str) -> None:
-    model, dataset = network(kind), digits(5)
-    images, labels = dataset.batch(torch.arange(5))
-    traces, loss = trace(model, images, labels)
-    assert loss == pytest.approx(F.cross_entropy(model(images), labels).item())
+    model, task = network(kind), digits(5)
+    batch = task.batch(torch.arange(5))
+    traces, loss = trace(model, task, batch)
+    assert loss == pytest.approx(F.cross_entropy(model(*batch.inputs), batch.targets).item())
     squares = {name: t.example_squares() for name, t in traces.items()}
     for n in range(5):
-        loss_and_gradient(model, images[n : n + 1], labels[n : n + 1])
+        loss_and_gradient(model, task, task.batch(torch.tensor([n])))
         for name, gradient in weight_gradients(model).items():
             expected = gradient.square().sum().item()
             assert squares[name][n].item() == pytest.approx(expected, rel=1e-5)
@@ -77,10 +77,10 @@ def test_squared_norms_of_the_examples_gradients(kind: str) -> None:
 def test_a_sequence_adds_up_within_its_example() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4), nn.Flatten(), nn.Linear(20, 10))
-    images, labels = torch.randn(3, 5, 6), torch.tensor([1, 2, 3])
-    squares = trace(model, images, labels)[0]["0.weight"].example_squares()
+    task, images, labels = digits(1), torch.randn(3, 5, 6), torch.tensor([1, 2, 3])
+    squares = trace(model, task, Batch((images,), labels))[0]["0.weight"].example_squares()
     for n in range(3):
-        loss_and_gradient(model, images[n : n + 1], labels[n : n + 1])
+        loss_and_gradient(model, task, Batch((images[n : n + 1],), labels[n : n + 1]))
         expected = weight_gradients(model)["0.weight"].square().sum().item()
         assert squares[n].item() == pytest.approx(expected, rel=1e-5)
 
@@ -88,9 +88,9 @@ def test_a_sequence_adds_up_within_its_example() -> None:
 @both
 @pytest.mark.parametrize("chunk", [2, 100])
 def test_the_full_gradient_is_that_of_the_whole_set(kind: str, chunk: int) -> None:
-    model, dataset = network(kind), digits(7)
-    full = full_gradient(model, dataset, chunk)
-    loss = loss_and_gradient(model, *dataset.batch(torch.arange(7)))
+    model, task = network(kind), digits(7)
+    full = full_gradient(model, task, chunk)
+    loss = loss_and_gradient(model, task, task.batch(torch.arange(7)))
     assert full.loss == pytest.approx(loss)
     for name, gradient in weight_gradients(model).items():
         torch.testing.assert_close(full.gradients[name], gradient)
@@ -98,12 +98,12 @@ def test_the_full_gradient_is_that_of_the_whole_set(kind: str, chunk: int) -> No
 
 @both
 def test_minibatch_noise_over_all_minibatches(kind: str) -> None:
-    model, dataset = network(kind), digits(4)
-    full = full_gradient(model, dataset)
+    model, task = network(kind), digits(4)
+    full = full_gradient(model, task)
     for size in (1, 2, 3):
         squares: dict[str, list[float]] = {name: [] for name in full.gradients}
         for chosen in product(range(4), repeat=size):
-            loss_and_gradient(model, *dataset.batch(torch.tensor(chosen)))
+            loss_and_gradient(model, task, task.batch(torch.tensor(chosen)))
             for name, gradient in weight_gradients(model).items():
                 squares[name].append((gradient - full.gradients[name]).square().sum().item())
         for name, values in squares.items():
@@ -111,12 +111,49 @@ def test_minibatch_noise_over_all_minibatches(kind: str) -> None:
             assert full.minibatch_variance(name, size) == pytest.approx(exact, rel=1e-4)
 
 
-def given_the_minibatch(kind: str, variant: str) -> tuple[Built, Trace, tuple[Tensor, Tensor]]:
+class OneHot(nn.Module):
+    """Tokens (B, T) as numbers (B, T, vocabulary), for layers that have a closed form."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.one_hot(tokens, 5).float()
+
+
+def test_the_noise_of_a_language_model() -> None:
+    task = NextToken(characters("cycle", "abcde" * 7 + "edcba" * 5, 0.3), 4)
+    torch.manual_seed(0)
+    model = nn.Sequential(OneHot(), nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 5))
+    full = full_gradient(model, task, chunk=3)
+    whole = task.first(task.size())
+    assert full.loss == pytest.approx(loss_and_gradient(model, task, whole))
+    gradients = weight_gradients(model)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(full.gradients[name], gradient)
+    for name, square in full.example_squares.items():
+        own = []
+        for block in range(task.size()):
+            loss_and_gradient(model, task, task.batch(torch.tensor([block])))
+            own.append(weight_gradients(model)[name].square().sum().item())
+        assert square == pytest.approx(sum(own) / len(own), rel=1e-5)
+    (tokens,), following = task.first(3)
+    estimators = [
+        build(model, (tokens,), task.loss_on(following), variant, budget)
+        for variant, budget in (("baseline", "full"), ("different_sample", 0.4))
+    ]
+    table = measure(model, task, full, estimators, Sampling(100, 1, 100))
+    rows = table[table["weight"] == ALL].set_index("variant")
+    assert rows["sketch"]["baseline"] == 0
+    for part in PARTS:
+        low = rows[part] - 6 * rows[f"{part}_error"]
+        high = rows[part] + 6 * rows[f"{part}_error"]
+        assert ((low <= rows[f"{part}_predicted"]) & (rows[f"{part}_predicted"] <= high)).all()
+
+
+def given_the_minibatch(kind: str, variant: str) -> tuple[Built, Trace, Batch]:
     """An estimator, the first layer's trace on six digits, and those digits."""
-    model, dataset = network(kind), digits(BATCH)
-    batch = dataset.batch(torch.arange(BATCH))
-    traces, _ = trace(model, *batch)
-    return built(model, dataset, variant, 0.3, BATCH), next(iter(traces.values())), batch
+    model, task = network(kind), digits(BATCH)
+    batch = task.batch(torch.arange(BATCH))
+    traces, _ = trace(model, task, batch)
+    return built(model, task, variant, 0.3, BATCH), next(iter(traces.values())), batch
 
 
 def sketch_of(estimator: Built) -> Sketch:
@@ -159,21 +196,21 @@ def test_a_converted_models_gradient_is_that_estimate(kind: str, variant: str) -
     layer = next(m for m in estimator.model.modules() if isinstance(m, Sketching))
     for call in range(3):
         key = fold_in(layer.key, call)
-        loss_and_gradient(estimator.model, *batch)
+        loss_and_gradient(estimator.model, digits(BATCH), batch)
         gradient = next(iter(weight_gradients(estimator.model).values()))
         torch.testing.assert_close(gradient, estimate(of, layer.sketch, key), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    model, dataset = network("linear"), digits(40)
+    model, task = network("linear"), digits(40)
     estimators = [
-        built(model, dataset, "baseline", 1, BATCH),
-        built(model, dataset, "reduced_batch", 0.3, BATCH),
-        *(built(model, dataset, variant, 0.3, BATCH) for variant in SKETCHED),
+        built(model, task, "baseline", 1, BATCH),
+        built(model, task, "reduced_batch", 0.3, BATCH),
+        *(built(model, task, variant, 0.3, BATCH) for variant in SKETCHED),
     ]
     sampling = Sampling(minibatches=250, draws=1, predictions=250, seed=1)
-    return measure(model, dataset, full_gradient(model, dataset), estimators, sampling)
+    return measure(model, task, full_gradient(model, task), estimators, sampling)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -216,9 +253,9 @@ def test_only_the_exact_estimators_have_no_sketch_noise(table: pd.DataFrame) -> 
 def test_predictions_at_any_keep_fraction_are_the_closed_form(
     kind: str, keep: float, replacement: bool
 ) -> None:
-    model, dataset = network(kind), digits(BATCH)
-    images, labels = dataset.batch(torch.arange(BATCH))
-    full, sampling = full_gradient(model, dataset), Sampling(2, 1, 1, seed=2)
+    model, task = network(kind), digits(BATCH)
+    (images,), labels = task.batch(torch.arange(BATCH))
+    full, sampling = full_gradient(model, task), Sampling(2, 1, 1, seed=2)
 
     def loss(output: Tensor) -> Tensor:
         return F.cross_entropy(output, labels[: len(output)])
@@ -226,18 +263,18 @@ def test_predictions_at_any_keep_fraction_are_the_closed_form(
     for variant in (*SKETCHED, *(BEYOND if keep == 0.3 else ())):
         options = {"replacement": replacement} if variant.endswith("sample") else {}
         estimator = build(model, (images,), loss, variant, keep, **options)
-        predicted = measure(model, dataset, full, [estimator], sampling)["sketch_predicted"]
-        unscaled = measure_directly(model, dataset, estimator, sampling)
+        predicted = measure(model, task, full, [estimator], sampling)["sketch_predicted"]
+        unscaled = measure_directly(model, task, estimator, sampling)
         assert list(predicted) == pytest.approx([*unscaled, sum(unscaled)], rel=1e-4, abs=1e-9)
 
 
 def measure_directly(
-    model: nn.Module, dataset: Dataset, estimator: Built, sampling: Sampling
+    model: nn.Module, task: Classification, estimator: Built, sampling: Sampling
 ) -> list[float]:
     """The sketch's own closed form on the first minibatch."""
     key = fold_in(fold_in(make_key(sampling.seed), MINIBATCHES), BATCH)
-    indices = integers(fold_in(key, 0), range(1), BATCH, len(dataset.train_labels))[0]
-    traces, _ = trace(model, *dataset.batch(indices))
+    indices = integers(fold_in(key, 0), range(1), BATCH, task.size())[0]
+    traces, _ = trace(model, task, task.batch(indices))
     sketches = [m.sketch for m in estimator.model.modules() if isinstance(m, Linear | Conv2d)]
     return [
         t.noise_response().to_sketch(s).item()
@@ -279,8 +316,8 @@ def test_figure_has_a_panel_for_each_weight_and_iteration(table: pd.DataFrame) -
 
 @both
 def test_measured_squares_are_those_of_any_size_of_gradient(kind: str) -> None:
-    model, dataset = network(kind), digits(5)
-    traces, _ = trace(model, *dataset.batch(torch.arange(5)))
+    model, task = network(kind), digits(5)
+    traces, _ = trace(model, task, task.batch(torch.arange(5)))
     gradients = weight_gradients(model)
     none = {name: torch.zeros_like(gradient) for name, gradient in gradients.items()}
     usual = _squares(gradients, none)

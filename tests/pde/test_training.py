@@ -36,14 +36,40 @@ def test_each_iteration_draws_afresh_and_again_the_same() -> None:
     assert control(3).item() == pytest.approx(control(4).item(), rel=1e-12)
 
 
+def test_updates_equal_a_loop_by_hand(tmp_path: Path) -> None:
+    def start() -> Control:
+        return Control(ReactionDiffusion(points=5, steps=9), DifferentSample(0.2), seed=1)
+
+    trained, expected = start(), start()
+    settings = Settings(
+        6, 1, "adam", 0.1, decay_factor=0.5, decay_every=2, evaluate_every=1, checkpoint_every=6
+    )
+    folder, rows = RunFolder(tmp_path), Rows()
+    with folder.open("experiment: tiny\n"):
+        result = train(trained, settings, folder, rows)
+    optimizer, losses = torch.optim.Adam([expected.theta], lr=0.1), []
+    for iteration in range(6):
+        optimizer.param_groups[0]["lr"] = 0.1 * 0.5 ** (iteration // 2)
+        optimizer.zero_grad()
+        loss = expected(iteration)
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+    assert torch.equal(trained.theta, expected.theta)
+    assert [row["train_loss"] for row in rows.rows] == [*losses, expected(6).item()]
+    rates = [row["learning_rate"] for row in rows.rows]
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+    assert result.final["train_loss"] == rows.rows[-1]["train_loss"]
+
+
 class Rows:
-    """A logger that keeps the iterations of its rows."""
+    """A logger that keeps its rows."""
 
     def __init__(self) -> None:
-        self.iterations: list[int] = []
+        self.rows: list[Mapping[str, Any]] = []
 
     def log(self, row: Mapping[str, Any]) -> None:
-        self.iterations.append(row["iteration"])
+        self.rows.append(row)
 
     def finish(self) -> None:
         pass
@@ -58,4 +84,7 @@ def test_a_run_that_resumes_logs_its_rows_from_the_first_on(tmp_path: Path) -> N
         logged.append(Rows())
         with folder.open("experiment: tiny\n"):
             train(control, settings, folder, logged[-1])
-    assert [rows.iterations for rows in logged] == [[0, 2, 4, 5], [0, 2, 4, 6, 8]]
+    assert [[row["iteration"] for row in log.rows] for log in logged] == [
+        [0, 2, 4, 5],
+        [0, 2, 4, 6, 8],
+    ]

@@ -23,11 +23,25 @@ def test_the_kernels_agree_with_the_compiled_loops_draw_for_draw(tmp_path: Path)
     (first,), (exact,), (third,) = kept
     parts = [torch.cat([first.flatten(), third.flatten()]), exact.flatten()]
     torch.save((losses, parts, host.backward(*arguments, kept)), tmp_path / "cpu.pt")
-    program = [sys.executable, str(HERE / "interpreted.py"), str(tmp_path / "cpu.pt")]
+    assert _run("interpreted.py", str(tmp_path / "cpu.pt")) == "the kernels agree\n"
+
+
+def test_the_kernels_compile_for_a_gpu() -> None:
+    assert _run("compile_checks.py") == "the kernels compile\n"
+
+
+def _run(program: str, *arguments: str) -> str:
+    """What a program of this folder prints, in a process in which Triton is imported anew."""
     search = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": search}
-    done = subprocess.run(program, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stdout) == (0, "the kernels agree\n"), done.stderr
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(HERE / program), *arguments],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": search},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("adjoint", [Checkpointing(3), DifferentSample(0.1, False)])

@@ -170,6 +170,34 @@ def test_table() -> None:
     assert len({len(line) for line in table}) == 1
 
 
+def of_a_language_model() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What was evaluated as a language model has it; no accuracy."""
+    rows, runs = frames()
+    bits = rows["test_accuracy"] + 1
+    rows = rows.drop(columns="test_accuracy").assign(
+        test_loss=bits, test_bits_per_token=bits, train_bits_per_token=bits
+    )
+    runs = runs.rename(columns={"final.test_accuracy": "final.test_bits_per_token"})
+    return rows, runs.assign(**{"final.test_loss": 0.7})
+
+
+def test_a_task_without_accuracy_is_shown_without() -> None:
+    rows, runs = of_a_language_model()
+    header, _, first, *_ = plotting.summary_table(runs).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, first)]
+    assert dict(zip(*cells, strict=True))["test bits per token"] == "0.910 ± 0.010"
+    assert "accuracy" not in header
+    figure = plotting.four_panels(rows, runs)
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels[2:] == ["training bits per token", "test bits per token"]
+    plotting.convergence(rows, runs, "test_bits_per_token")
+    plotting.final_against_memory(
+        runs.assign(**{"memory.parameter_bytes": 9}), "test_bits_per_token"
+    )
+    with pytest.raises(UsageError, match=r"no 'test_accuracy'.*test_bits_per_token"):
+        plotting.convergence(rows, runs, "test_accuracy")
+
+
 def test_table_of_one_seed_has_no_spread() -> None:
     table = plotting.summary_table(frames(("baseline",), seeds=1)[1])
     assert "0.0100" in table

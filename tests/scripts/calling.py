@@ -1,6 +1,7 @@
 """How a script is called, and how it ended."""
 
 import importlib
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-CONFIG_OF = {
-    "gradient_noise": "gradient_noise/gradient_noise",
-    "train_pde": "pde",
-    "plot_pde": "pde_plot",
-}
-"""The configuration of a script that has not its name."""
+CONFIGS = SCRIPTS.parent / "configs"
+
+
+def home_of(script: str) -> tuple[Path, str]:
+    """The folder and the name of the configuration that the script runs on, by its last line."""
+    entry = r'run\(Task\([\w, ]*\), "([\w/]+)", CONFIGS / "(\w+)"\)'
+    found = re.search(entry, (SCRIPTS / f"{script}.py").read_text())
+    assert found is not None, script
+    return CONFIGS / found[2], found[1]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def caller(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Call:
     """Runs `python scripts/<name>.py <arguments>` in this process, in that folder."""
-    from _cli import CONFIGS, Task, run
+    from _cli import Task, run
 
     monkeypatch.chdir(folder)
 
@@ -50,11 +54,9 @@ def caller(
         status = 0
         try:
             script = importlib.import_module(name)
-            config = CONFIG_OF.get(name, name)
-            own = CONFIGS / config
             parts = (getattr(script, part, None) for part in ("check", "together"))
-            task = Task(script.main, *parts)
-            run(task, config, own if (own / f"{config}.yaml").exists() else CONFIGS)
+            folder, config = home_of(name)
+            run(Task(script.main, *parts), config, folder)
         except SystemExit as stop:
             status = int(stop.code or 0)
         captured = capsys.readouterr()

@@ -11,6 +11,7 @@ from rad import data, models
 from rad.errors import UsageError
 from rad.planning.variants import variants
 
+TRAIN = CONFIGS / "train"
 PAPER = {
     "baseline": (0.001350, 4.066478e-07),
     "reduced_batch": (0.000645, 5.687505e-05),
@@ -21,10 +22,10 @@ PAPER = {
 
 
 def names(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+    return sorted(file.stem for file in (TRAIN / group).glob("*.yaml"))
 
 
-def composed(*overrides: str, root: Path = CONFIGS, name: str = "train") -> DictConfig:
+def composed(*overrides: str, root: Path = TRAIN, name: str = "train") -> DictConfig:
     with initialize_config_dir(str(root), version_base="1.3"):
         return compose(name, overrides=list(overrides))
 
@@ -42,8 +43,8 @@ def test_groups_hold_what_the_package_knows() -> None:
 def test_no_folder_hides_a_setting() -> None:
     """`key=value` of the command line means a folder of that name, where there is one."""
     groups = {"model", "dataset", "variant", "optimizer", "logger"}
-    folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    for name in ("train", "tune", "allocation", "gradient_noise/gradient_noise"):
+    folders = {path.name for path in TRAIN.iterdir() if path.is_dir()}
+    for name in ("train", "tune", "gradient_noise"):
         assert not folders & set(composed(name=name)) - groups, name
     settings = read(composed("allocation=optimal", "kind=peak"), []).config
     assert (settings.allocation, settings.kind) == ("optimal", "peak")
@@ -92,6 +93,18 @@ def test_digits_is_tuned_for_no_variant() -> None:
         settings = read(composed("dataset=digits", f"variant={variant}"), []).settings
         rates.add((settings.learning_rate, settings.weight_decay, settings.decay_every))
     assert rates == {(1e-3, 0.0, None)}
+
+
+@pytest.mark.parametrize("variant", ["auto", "rotated_rounding", "importance_sampling"])
+def test_what_is_not_tuned_takes_the_values_of_full_memory(variant: str) -> None:
+    for dataset in ("mnist", "cifar10"):
+        found, full = (
+            read(composed(f"dataset={dataset}", f"variant={name}"), []).settings
+            for name in (variant, "baseline")
+        )
+        assert (found.learning_rate, found.weight_decay) == (full.learning_rate, full.weight_decay)
+        other = read(composed(f"dataset={dataset}", "variant=different_project"), []).settings
+        assert other.weight_decay != full.weight_decay
 
 
 def test_the_command_line_beats_the_tuned_value() -> None:

@@ -15,8 +15,7 @@ import gpu
 import numpy as np
 import pandas as pd
 import pytest
-from _cli import CONFIGS
-from calling import SCRIPTS, interruptible
+from calling import SCRIPTS, home_of, interruptible
 from hydra import compose, initialize_config_dir
 
 RUNS = (
@@ -159,9 +158,7 @@ def test_every_measurement_names_a_script_and_settings_that_exist() -> None:
     config = gpu.settings([])
     for job in gpu.jobs(gpu.settings(["steps=[benchmarks,table1,gradient_noise]"]), "cpu"):
         script, *arguments = job.command
-        name = Path(script).stem
-        folder = CONFIGS / name if name != "gradient_noise" else CONFIGS
-        name = name if name != "gradient_noise" else "gradient_noise/gradient_noise"
+        folder, name = home_of(Path(script).stem)
         with initialize_config_dir(str(folder), version_base="1.3"):
             composed = compose(name, arguments)
         assert composed.device == "cpu"

@@ -1,17 +1,16 @@
-"""The search for the largest batch, on tiny networks."""
+"""The search for the largest batch, on a tiny network."""
 
 from dataclasses import replace
 from pathlib import Path
 
-import _networks
-import largest_batch
 import pandas as pd
 import pytest
 import torch
-from _networks import Network
-from _programs import programs, random_batch
 from calling import Call
 
+from rad.benchmarks import networks
+from rad.benchmarks.networks import Network
+from rad.benchmarks.programs import programs, random_batch
 from rad.memory import peak_bytes
 
 SHAPE = (3, 8, 8)
@@ -22,7 +21,7 @@ CPU = torch.device("cpu")
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deep and narrow: much is saved, and parameters are few."""
     net = Network("convnet", SHAPE, {"channels": (6,) * 6, "pool_every": 6})
-    monkeypatch.setitem(_networks.NETWORKS, "convnet", net)
+    monkeypatch.setitem(networks.NETWORKS, "convnet", net)
 
 
 def test_the_batch_found_fits_and_the_next_does_not(call: Call, tmp_path: Path) -> None:
@@ -42,23 +41,6 @@ def test_the_batch_found_fits_and_the_next_does_not(call: Call, tmp_path: Path) 
             measured = peak_bytes(replace(program, data=random_batch(SHAPE, batch, CPU)).step)
             assert measured == pytest.approx(table.loc[name, column], rel=0.01)
     assert table.loc["different_sample", "batch_ratio"] > 1.3
-
-
-def test_a_batch_for_which_memory_runs_out_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    (program,) = programs("convnet", 0.1, 4, CPU, names=("torch",)).values()
-
-    def measured(step: object) -> int:
-        size = step.__self__.batch_size  # type: ignore[attr-defined]
-        if size > 21:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return 1000 * size
-
-    monkeypatch.setattr(largest_batch, "peak_bytes", measured)
-    peaks: dict[int, int | None] = {}
-    assert largest_batch._largest(program, SHAPE, 10**9, 2, peaks) == 20
-    assert peaks[20] == 20_000
-    assert peaks[22] is None
-    assert max(peaks) == 32
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from _cli import CONFIGS, check_overrides
 from calling import Call
+
+from rad.errors import UsageError
 
 GROUPS = ("model", "dataset", "variant", "optimizer", "logger")
 OF_SCRIPTS = {
     "train": (*GROUPS, "+experiment"),
     "tune": (*GROUPS, "+experiment"),
-    "gradient_noise": ("+variant", "+pde/variant"),
+    "gradient_noise": ("+variant", "+experiment"),
     "train_pde": ("variant", "+experiment"),
 }
 
@@ -33,6 +36,11 @@ def test_a_list_for_a_group(script: str, call: Call, tmp_path: Path) -> None:
         assert line.endswith(
             f"{group.lstrip('+')} takes one name; a sweep over several is -m {group}=one,two"
         )
+
+
+def test_a_list_for_a_group_within_a_group() -> None:
+    with pytest.raises(UsageError, match="pde/variant takes one name; a sweep over several is -m"):
+        check_overrides(["+pde/variant=[one,two]"], CONFIGS)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from _pde_programs import adjoints_by_variant
-from _programs import programs
 from calling import Call
-
-from rad.pde import ReactionDiffusion
-from rad.sketches import DifferentSample
 
 ONE = (
     "~networks.convnet",
@@ -21,21 +15,6 @@ ONE = (
     "networks.feedforward.rounds=1",
     "networks.feedforward.shape=[1,8,8]",
 )
-
-
-def test_accumulated_and_compiled_gradients_are_exact() -> None:
-    names = ("torch", "accumulation", "compiled", "checkpointing")
-    options = ("feedforward", 0.1, 30, torch.device("cpu"))
-    compared = programs(*options, names=names, shape=(1, 6, 6))
-    assert compared["accumulation"].batch_size == 30
-    gradients = {}
-    for name in names:
-        compared[name].step()
-        gradients[name] = [p.grad for p in compared[name].model.parameters()]
-    for name in ("accumulation", "compiled", "checkpointing"):
-        for one, other in zip(gradients[name], gradients["torch"], strict=True):
-            assert one is not None
-            torch.testing.assert_close(one, other)
 
 
 def test_memory_and_times_are_measured_and_results_looked_up(call: Call, tmp_path: Path) -> None:
@@ -114,16 +93,6 @@ def test_the_pde_at_one_budget(call: Call, tmp_path: Path) -> None:
     assert table.loc["sampled_rounding", "loss"] > 0
     assert np.isnan(table.loc["residual_rounding", "loss"])
     assert (tmp_path / "plots/pareto.png").exists()
-
-
-def test_on_a_gpu_what_does_not_run_there_is_left_out() -> None:
-    problem = ReactionDiffusion(points=9, steps=64, dt=0.001)
-    variants = [{"name": "checkpointing"}, {"name": "different_sample"}]
-    for device, expected in (("cpu", 3), ("cuda", 2)):
-        adjoints = adjoints_by_variant(problem, 0.3, variants, torch.device(device))
-        assert len(adjoints) == expected
-        assert next(iter(adjoints)) == "exact"
-        assert adjoints["different_sample"] == DifferentSample(0.3)
 
 
 def noise_table(folder: Path, bits: list[int]) -> None:

@@ -9,10 +9,8 @@ import torch
 from _cli import CONFIGS
 from hydra import compose, initialize_config_dir
 
-from rad import data, models
+from rad import data
 from rad.errors import UsageError
-from rad.models.irnn import IRNN
-from rad.sketches import Identity, make_key
 
 
 def fake(*_: object, downsample: int) -> data.Dataset:
@@ -25,18 +23,8 @@ def fake(*_: object, downsample: int) -> data.Dataset:
 
 
 def configured(*overrides: str) -> Any:
-    with initialize_config_dir(str(CONFIGS / "recurrent_variance"), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS / "measure"), version_base="1.3"):
         return compose("recurrent_variance", overrides=["hidden=9", *overrides])
-
-
-def test_the_signals_of_the_steps_give_the_gradient() -> None:
-    model = models.build("irnn", (7, 1), 10, seed=0, hidden=9, std=0.5)
-    assert isinstance(model, IRNN)
-    x, y = fake(downsample=4).batch(torch.arange(6))
-    x = x.transpose(0, 1)
-    states, delta = script.backward_signals(model, x, y)
-    exact = script.gradient(model, x, y, Identity(), make_key(0))
-    torch.testing.assert_close(torch.einsum("tbo,tbi->oi", delta, states), exact)
 
 
 def test_rows_provenance_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,7 +246,7 @@ def test_interrupt_is_quiet(call: Call, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_plan_counts_as_the_loop_saves() -> None:
-    with initialize_config_dir(str(SCRIPTS.parent / "configs"), version_base="1.3"):
+    with initialize_config_dir(str(SCRIPTS.parent / "configs/train"), version_base="1.3"):
         config = compose("train", overrides=["variant=different_sample"])
     spec = train.read(config, [])
     built = train.plan(spec, data.load("digits"))
@@ -285,7 +285,7 @@ def test_paper_bytes_stand_where_the_network_is_the_papers() -> None:
     )
 
     def megabytes(*overrides: str, planned: Plan = planned) -> str | None:
-        with initialize_config_dir(str(SCRIPTS.parent / "configs"), version_base="1.3"):
+        with initialize_config_dir(str(SCRIPTS.parent / "configs/train"), version_base="1.3"):
             config = compose("train", overrides=list(overrides))
         count = train._paper_bytes(train.read(config, []), planned)
         return None if count is None else f"{count / 1e6:.2f}"

@@ -8,40 +8,18 @@ snapshot.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import comb
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rad.errors import UsageError
+from rad.pde.adjoint import Checkpointing
 from rad.pde.cpu.chunks import chunks, new_buffer
 from rad.pde.cpu.grid import lay_out
 from rad.pde.cpu.sketches import EVERY, Estimate, all_points, final_adjoint
 from rad.pde.cpu.steps import sweep, sweep_back
 from rad.pde.problem import ReactionDiffusion
-from rad.pde.residual import Residual
-from rad.sketches import Sketch
-
-
-@dataclass(frozen=True)
-class Checkpointing:
-    """The exact adjoint from at most `snapshots` stored states; the others are recomputed.
-
-    Stored snapshots stay until the backward pass ends, which takes as many again at most.
-    Raises UsageError unless `snapshots` is a whole number of at least 0.
-    """
-
-    snapshots: int
-
-    def __post_init__(self) -> None:
-        if type(self.snapshots) is not int or self.snapshots < 0:
-            raise UsageError(f"snapshots is {self.snapshots!r}; give a whole number of at least 0")
-
-
-Adjoint = Sketch | Residual | Checkpointing
-"""What is kept for the adjoint: a sketch of every state or residual, or some states."""
 
 
 def split(length: int, snapshots: int) -> int:

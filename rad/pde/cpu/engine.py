@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from rad.pde.adjoint import Adjoint, Checkpointing
 from rad.pde.cpu import checkpointing, sketched
-from rad.pde.cpu.checkpointing import Adjoint, Checkpointing
 from rad.pde.problem import ReactionDiffusion
 
 Kept = tuple[Tensor, ...]

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rad.pde.adjoint import Residual
 from rad.pde.cpu.chunks import chunk_steps, chunks, new_buffer
 from rad.pde.cpu.grid import lay_out
 from rad.pde.cpu.points import add_target
 from rad.pde.cpu.sketches import Estimate, final_adjoint, keep, kept_per_chunk, read
 from rad.pde.cpu.steps import sweep, sweep_back
 from rad.pde.problem import ReactionDiffusion
-from rad.pde.residual import Residual
 from rad.sketches import Sketch
 
 

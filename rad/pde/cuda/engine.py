@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from rad.errors import UsageError
-from rad.pde.cpu.checkpointing import Adjoint
+from rad.pde.adjoint import Adjoint
 from rad.pde.cuda.kernels import backward_kernel, forward_kernel
 from rad.pde.fourier import modes
 from rad.pde.problem import ReactionDiffusion

@@ -11,23 +11,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from rad.draws.kernels import fold_in, integer
+
 PI = tl.constexpr(3.141592653589793)
-
-
-@triton.jit
-def _mix(z):  # type: ignore[no-untyped-def]
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
-    return z ^ (z >> 31)
 
 
 @triton.jit
 def _draw(key, step, slots, high):  # type: ignore[no-untyped-def]
     """`integers(fold_in(key, step), range(1), ..., high)` at those slots: int32."""
-    sub_key = _mix(key + (step + 1).to(tl.uint64) * 0x8CB92BA72F3D8DD7)
-    words = _mix(sub_key + (slots // 2).to(tl.uint64) * 0xABC98388FB8FAC03)
-    halves = (words >> (32 * (slots % 2)).to(tl.uint64)) & 0xFFFFFFFF
-    return ((halves * high) >> 32).to(tl.int32)
+    return integer(fold_in(key, step), tl.zeros_like(step), slots, high)
 
 
 @triton.jit

@@ -1,0 +1,62 @@
+"""A text as integers on the training device, read in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rad.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Tokens of a text, (N,) and (M,) integers below `vocabulary`, both on one device.
+
+    A block is `length` tokens and the one after each: block i has tokens i length, ..., and its
+    last next token is the first of block i + 1. So each token but the first is predicted once.
+    What is left at the end, and makes no block, is not used.
+    """
+
+    name: str
+    train_tokens: Tensor
+    test_tokens: Tensor
+    vocabulary: int
+
+    def count(self, length: int, split: str = "train") -> int:
+        """How many blocks of that length `split` has."""
+        return (len(self._tokens(split)) - 1) // length
+
+    def blocks(self, indices: Tensor, length: int, split: str = "train") -> tuple[Tensor, Tensor]:
+        """The tokens of those blocks (B, length), and the next one of each: int64."""
+        places = indices[:, None] * length + torch.arange(length, device=indices.device)
+        tokens = self._tokens(split)
+        return tokens[places].long(), tokens[places + 1].long()
+
+    def _tokens(self, split: str) -> Tensor:
+        if split not in ("train", "test"):
+            raise UsageError(f"unknown split {split!r}; choose 'train' or 'test'")
+        return self.train_tokens if split == "train" else self.test_tokens
+
+
+def characters(
+    name: str, text: str, test_fraction: float = 0.1, device: torch.device | str = "cpu"
+) -> Text:
+    """`text` with a token a character, numbered in the order of their code points.
+
+    The last characters, `test_fraction` of all, are the test set.
+
+    Raises:
+        UsageError: a fraction that leaves one side with fewer than 2 characters.
+    """
+    known = {character: token for token, character in enumerate(sorted(set(text)))}
+    tokens = torch.tensor([known[character] for character in text], dtype=torch.int32)
+    test = round(len(text) * test_fraction)
+    if not 2 <= test <= len(text) - 2:
+        raise UsageError(
+            f"test_fraction {test_fraction!r} makes {test} of {len(text)} characters the test set; "
+            "leave at least 2 on each side"
+        )
+    train, held = (part.to(device) for part in tokens.split([len(text) - test, test]))
+    return Text(name, train, held, len(known))

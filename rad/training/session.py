@@ -1,0 +1,168 @@
+"""What every training loop does beside its updates: rows, checkpoints, limits, and what it shows.
+
+A loop makes the updates; its session knows how far the run has come, and writes it down.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from rad.errors import Diverged
+from rad.results import RunFolder
+from rad.training import checkpoint
+from rad.training.checkpoint import Row
+from rad.training.loggers import Logger
+from rad.training.progress_bar import ProgressBar
+from rad.training.settings import Settings
+
+ALWAYS = ("iteration", "seconds", "learning_rate")
+"""Columns of every metrics.csv, first."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended: `final` holds the evaluations of its last row."""
+
+    finished: bool
+    final: dict[str, float]
+    iterations: int
+    seconds_per_iteration: float
+
+
+class Session:
+    """One run of a loop, resumed from the folder's checkpoint if there is one.
+
+    `columns` are those of metrics.csv after `ALWAYS`; `remedy` says what helps against a loss that
+    is not finite. The rows of a resumed run are logged again from the first on. The time limit
+    counts from here. In a `with` statement the progress bar is shown.
+
+    Raises:
+        UsageError: a checkpoint that does not fit or a file that cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        generator: torch.Generator,
+        settings: Settings,
+        folder: RunFolder,
+        logger: Logger,
+        *,
+        columns: Sequence[str],
+        device: torch.device,
+        remedy: str,
+    ) -> None:
+        limit = settings.time_limit
+        self._deadline = math.inf if limit is None else time.monotonic() + limit
+        self._state = (model, optimizer, generator)
+        self._folder, self._logger, self._device, self._remedy = folder, logger, device, remedy
+        self._bar: ProgressBar | None = None
+        self.settings = settings
+        self.columns = (*ALWAYS, *columns)
+        self.progress = checkpoint.restore(folder, *self._state)
+        for row in self.progress.rows:
+            logger.log(row)
+
+    def __enter__(self) -> Session:
+        progress = self.progress
+        self._bar = ProgressBar(self.settings.iterations, progress.iteration, self._device)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def iteration(self) -> int:
+        """Updates done."""
+        return self.progress.iteration
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are done."""
+        return self.iteration == self.settings.iterations
+
+    def strides(self) -> Iterator[int]:
+        """The updates done before each stride, until all are done or the time is over.
+
+        The caller makes one update or some for each; a checkpoint is written after a stride where
+        one is due, and at the end.
+        """
+        expired = False
+        while self.iteration < self.settings.iterations and not expired:
+            yield self.iteration
+            expired = time.monotonic() >= self._deadline
+            if expired or self.settings.checkpoints_at(self.iteration):
+                checkpoint.save(self._folder, *self._state, self.progress)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """What is done within counts in `seconds`."""
+        start = time.perf_counter()
+        yield
+        self.progress.seconds += time.perf_counter() - start
+
+    def done(self, updates: int) -> None:
+        """So many updates more are done."""
+        self.progress.iteration += updates
+
+    def check_finite(self, what: str, value: float, iteration: int | None = None) -> None:
+        """Refuse a loss that is not finite, by default one after the updates done.
+
+        Raises:
+            Diverged: it is NaN or infinite.
+        """
+        if not math.isfinite(value):
+            at = self.iteration if iteration is None else iteration
+            raise Diverged(f"{what} is {value} at iteration {at}; {self._remedy}")
+
+    def record(self, values: Mapping[str, float | None]) -> None:
+        """Write and log a row: the model after the updates done; other columns are None."""
+        row: Row = {
+            **dict.fromkeys(self.columns),
+            "iteration": self.iteration,
+            "seconds": round(self.progress.seconds, 6),
+            "learning_rate": self.settings.learning_rate_at(max(self.iteration - 1, 0)),
+            **values,
+        }
+        self.progress.rows.append(row)
+        self.write()
+        self._logger.log(row)
+
+    def write(self) -> None:
+        """Write all rows to metrics.csv."""
+        self._folder.write_metrics(self.progress.rows, self.columns)
+
+    def show(self, loss: float) -> None:
+        """Move the progress bar to the updates done."""
+        if self._bar is not None:
+            self._bar.show(self.iteration, loss)
+
+    def tell(self, text: str) -> None:
+        """A line about this run, above the bar."""
+        if self._bar is not None:
+            self._bar.tell(self._folder.path, text)
+
+    def result(self, final: Mapping[str, float]) -> TrainResult:
+        """How the run ended."""
+        return TrainResult(
+            finished=self.finished,
+            final=dict(final),
+            iterations=self.iteration,
+            seconds_per_iteration=self.progress.seconds / max(self.iteration, 1),
+        )
