@@ -8,6 +8,7 @@ because it is linear in x_hat (paper, section 4).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
 
@@ -20,7 +21,7 @@ from rad.functional.keeping import keep
 from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
 from rad.operators import as_text, from_text, opaque
-from rad.sketches.base import Sketch, accumulation_dtype, squared_norm
+from rad.sketches.base import Sketch, accumulation_dtype, joined, pieces, squared_norm
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
 from rad.sketches.projection import DifferentProject, Project
@@ -34,6 +35,9 @@ PIECE_BYTES = 1 << 22
 
 SMALL_BYTES = 1 << 18
 """What is read densely at once."""
+
+WIDENED_BYTES = 1 << 19
+"""What bfloat16 and float16 take as float32, in which sums run, at a time."""
 
 
 class _SketchedLinear(torch.autograd.Function):
@@ -143,21 +147,60 @@ def by_pieces(
     sketch: Sketch, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
 ) -> Tensor:
     """`weight_grad`, of any sketch."""
+    rows = len(grad_output)
+    wide = accumulation_dtype(grad_output.dtype)
+
+    def product(grad: Tensor) -> Tensor:
+        total = kept[0].new_empty(grad.shape[1], d, dtype=wide)
+        for number, piece in enumerate(_pieces(grad, d)):
+            x_hat = sketch.decompress(kept, (rows, d), wide, key, piece)
+            part = grad[piece.start : piece.stop].t().to(wide)
+            total.addmm_(part, x_hat, beta=min(number, 1))
+        return total
+
+    return _by_outputs(product, grad_output, d)
+
+
+def _pieces(grad_output: Tensor, d: int) -> list[range]:
+    """The rows in which a reading (rows, d) meets those gradients (rows, out_features).
+
+    Two pieces, more where one would be large, one where it is small; of a short type as many as
+    are widened at a time.
+    """
     rows, out_features = grad_output.shape
     wide = accumulation_dtype(grad_output.dtype)
-    total = kept[0].new_empty(out_features, d, dtype=wide)
-    for number, piece in enumerate(_pieces(rows, d * wide.itemsize)):
-        x_hat = sketch.decompress(kept, (rows, d), wide, key, piece)
-        part = grad_output[piece.start : piece.stop].t().to(wide)
-        total.addmm_(part, x_hat, beta=min(number, 1))
-    return total.to(grad_output.dtype)
-
-
-def _pieces(rows: int, row_bytes: int) -> list[range]:
-    """The rows in two pieces, in more where one would be large, in one where it is small."""
+    if grad_output.dtype != wide:
+        return pieces(range(rows), WIDENED_BYTES // ((d + out_features) * wide.itemsize))
+    row_bytes = d * wide.itemsize
     halves = rows if rows * row_bytes <= SMALL_BYTES else -(-rows // 2)
-    step = max(1, min(halves, PIECE_BYTES // row_bytes))
-    return [range(start, min(start + step, rows)) for start in range(0, max(rows, 1), step)]
+    return pieces(range(rows), min(halves, PIECE_BYTES // row_bytes))
+
+
+def _by_outputs(product: Callable[[Tensor], Tensor], grad_output: Tensor, d: int) -> Tensor:
+    """`product(grad_output)`, (out_features, d) sums, in the type of grad_output.
+
+    Of a short type some outputs at a time, whose sums take no more than x did.
+    """
+    rows, out_features = grad_output.shape
+    wide = accumulation_dtype(grad_output.dtype)
+    if grad_output.dtype == wide:
+        return product(grad_output)
+    room = max(WIDENED_BYTES, rows * d * grad_output.dtype.itemsize)
+    blocks = pieces(range(out_features), room // (d * wide.itemsize))
+    columns = (grad_output[:, block.start : block.stop] for block in blocks)
+    return joined((product(part).to(grad_output.dtype) for part in columns), out_features)
+
+
+def _widened_product(grad_output: Tensor, x: Tensor) -> Tensor:
+    """grad_output^T x, (out_features, k), as sums of float32 at least."""
+    wide = accumulation_dtype(grad_output.dtype)
+    if grad_output.dtype == wide:
+        return grad_output.t() @ x.to(wide)
+    total = x.new_zeros(grad_output.shape[1], x.shape[1], dtype=wide)
+    for piece in _pieces(grad_output, x.shape[1]):
+        here = slice(piece.start, piece.stop)
+        total.addmm_(grad_output[here].t().to(wide), x[here].to(wide))
+    return total
 
 
 @weight_grad.register
@@ -172,16 +215,18 @@ def _(
     sketch: SameSample, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
 ) -> Tensor:
     (columns,) = kept
-    wide = accumulation_dtype(grad_output.dtype)
-    product = grad_output.t().to(wide) @ columns.to(wide)
-    if sketch.spreads_in_kernels(product, key):
-        from rad.kernels.sampling import spread
 
-        return spread(product, key, d, grad_output.dtype)
-    indices = sketch.indices((len(columns), d), key)
-    total = product.new_zeros(len(product), d)
-    total.index_add_(1, indices, product.mul_(d / len(indices)))
-    return total.to(grad_output.dtype)
+    def product(grad: Tensor) -> Tensor:
+        of_columns = _widened_product(grad, columns)
+        if sketch.spreads_in_kernels(of_columns, key):
+            from rad.kernels.sampling import spread
+
+            return spread(of_columns, key, d, grad.dtype)
+        indices = sketch.indices((len(columns), d), key)
+        total = of_columns.new_zeros(len(of_columns), d)
+        return total.index_add_(1, indices, of_columns.mul_(d / len(indices)))
+
+    return _by_outputs(product, grad_output, d)
 
 
 @weight_grad.register
@@ -196,18 +241,20 @@ def _(
             return kernel.sampled(grad_output, columns, key, d)
         return by_pieces(sketch, grad_output, kept, d, key)
     wide = accumulation_dtype(grad_output.dtype)
-    total = columns.new_empty(grad_output.shape[1], d, dtype=wide)
-    pieces = _pieces(len(columns), d * wide.itemsize)
-    buffer = columns.new_empty(len(pieces[0]), d, dtype=wide)
-    for number, piece in enumerate(pieces):
-        part = slice(piece.start, piece.stop)
-        scattered = buffer[: len(piece)].zero_()
-        indices = sketch.indices((len(columns), d), key, piece)
-        scattered.scatter_add_(1, indices, columns[part].to(wide))
-        transposed = grad_output[part].t().to(wide)
-        scale = d / columns.shape[1]
-        total.addmm_(transposed, scattered, beta=min(number, 1), alpha=scale)
-    return total.to(grad_output.dtype)
+
+    def product(grad: Tensor) -> Tensor:
+        total = columns.new_empty(grad.shape[1], d, dtype=wide)
+        cut = _pieces(grad, d)
+        buffer = columns.new_empty(len(cut[0]), d, dtype=wide)
+        for number, piece in enumerate(cut):
+            part = slice(piece.start, piece.stop)
+            scattered = sketch.add_to(buffer[: len(piece)].zero_(), columns[part], key, piece)
+            transposed = grad[part].t().to(wide)
+            scale = d / columns.shape[1]
+            total.addmm_(transposed, scattered, beta=min(number, 1), alpha=scale)
+        return total
+
+    return _by_outputs(product, grad_output, d)
 
 
 @weight_grad.register
@@ -226,9 +273,10 @@ def _(
 def _(
     sketch: Project, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
 ) -> Tensor:
-    wide = accumulation_dtype(grad_output.dtype)
-    product = grad_output.t().to(wide) @ kept[0].to(wide)
-    return sketch.spread(product, d, key).to(grad_output.dtype)
+    def product(grad: Tensor) -> Tensor:
+        return sketch.spread(_widened_product(grad, kept[0]), d, key)
+
+    return _by_outputs(product, grad_output, d)
 
 
 @weight_grad.register
@@ -236,9 +284,8 @@ def _(
     sketch: ImportanceSampling, grad_output: Tensor, kept: tuple[Tensor, ...], d: int, key: Tensor
 ) -> Tensor:
     rows, drawn = kept
-    wide = accumulation_dtype(grad_output.dtype)
-    of_drawn = grad_output.index_select(0, drawn).t().to(wide)
-    return (of_drawn @ rows.to(wide)).to(grad_output.dtype)
+    of_drawn = grad_output.index_select(0, drawn)
+    return _by_outputs(lambda grad: _widened_product(grad, rows), of_drawn, d)
 
 
 def linear_noise_weights(x: Tensor, grad_output: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +67,25 @@ def kept_rows(kept: Tensor, rows: range | None) -> Tensor:
     if rows is None:
         return kept
     return kept.reshape(-1, kept.shape[-1])[rows.start : rows.stop]
+
+
+def pieces(rows: range, step: int) -> list[range]:
+    """Those rows, at most `step` of them at a time; one piece where there are none."""
+    step, stop = max(1, step), max(rows.stop, rows.start + 1)
+    return [range(i, min(i + step, rows.stop)) for i in range(rows.start, stop, step)]
+
+
+def joined(parts: Iterable[Tensor], rows: int) -> Tensor:
+    """Those parts (n, ...) one below the other: (rows, ...), without a second copy of them all."""
+    whole, place = None, 0
+    for part in parts:
+        if len(part) == rows:
+            return part
+        whole = part.new_empty(rows, *part.shape[1:]) if whole is None else whole
+        whole[place : place + len(part)] = part
+        place += len(part)
+    assert whole is not None
+    return whole
 
 
 @dataclass(frozen=True)

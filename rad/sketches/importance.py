@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, rows_of
+from rad.sketches.base import ReducingSketch, Shape, accumulation_dtype, joined, pieces, rows_of
 from rad.sketches.casting import KEPT, READ, cast
 from rad.sketches.draws import words
 
@@ -15,7 +15,7 @@ UNIT = 1 << 32
 """Inclusion probabilities are multiples of 1 / UNIT."""
 
 PIECE = 1 << 16
-"""Numbers that are converted at a time, for their norms in float64."""
+"""Numbers that are converted at a time."""
 
 _LEAST = 2.0**-20
 """The smallest norm a row is sampled by, as a fraction of the mean: all can be drawn."""
@@ -101,9 +101,13 @@ class ImportanceSampling(ReducingSketch):
         points = torch.arange(self.kept(len(rows)), device=x.device) * UNIT + start
         drawn = torch.searchsorted(sums, points, right=True)
         wide = accumulation_dtype(x.dtype)
-        factor = (UNIT / share.double())[drawn].to(wide)
-        scaled = rows[drawn].to(wide).mul_(factor[:, None])
-        return cast(scaled, x.dtype, key, KEPT), drawn.to(torch.int32)
+        factor = (UNIT / share.double())[drawn].to(wide)[:, None]
+        parts = (
+            cast(rows[drawn[here]].to(wide).mul_(factor[here]), x.dtype, key, KEPT, part)
+            for part in pieces(range(len(drawn)), PIECE // max(1, rows.shape[1]))
+            for here in [slice(part.start, part.stop)]
+        )
+        return joined(parts, len(drawn)), drawn.to(torch.int32)
 
     def decompress(
         self,

@@ -197,7 +197,7 @@ class Rounding(Sketch):
 
             return compress(self, x, key)
         flat = x.detach().reshape(-1)
-        piece = LOOP_PIECE if in_loops(flat) else PIECE
+        piece = LOOP_PIECE if x.dtype in LOOP_DTYPES and in_loops(flat) else PIECE
         return self.compress_parts(lambda part: flat[part], x.shape, key, piece)
 
     def compress_parts(

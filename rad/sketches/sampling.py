@@ -12,7 +12,9 @@ from rad.sketches.base import (
     ReducingSketch,
     Shape,
     accumulation_dtype,
+    joined,
     kept_rows,
+    pieces,
     rows_of,
 )
 from rad.sketches.casting import READ, cast
@@ -20,6 +22,12 @@ from rad.sketches.draws import distinct_integers, integers
 
 MAX_SLOTS = 1024
 """The most of a row that kernels add up: to find repeated columns they compare all pairs."""
+
+DRAWS = 1 << 16
+"""Columns drawn at a time, of eight bytes each: all of them could take more than the tensor."""
+
+DEVICE_DRAWS = 1 << 22
+"""The same on a GPU, where few large operators are faster."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,27 @@ class DifferentSample(_Sampling):
             from rad.kernels.sampling import sample
 
             return (sample(x.detach(), key, self.kept(x.shape[-1]), different=True),)
-        return (x.detach().gather(-1, self.indices(x.shape, key)),)
+        flat = x.detach().reshape(-1, x.shape[-1])
+        parts = (
+            flat[part.start : part.stop].gather(1, self.indices(x.shape, key, part))
+            for part in self._drawn_at_once(x, range(len(flat)))
+        )
+        return (joined(parts, len(flat)).view(*x.shape[:-1], self.kept(x.shape[-1])),)
+
+    def add_to(self, x_hat: Tensor, kept: Tensor, key: Tensor, rows: range) -> Tensor:
+        """Adds what was kept of those rows, (len(rows), k), to the columns of x_hat (len(rows), d).
+
+        In place, of the type of x_hat, and not yet times d/k.
+        """
+        for part in self._drawn_at_once(x_hat, rows):
+            here = slice(part.start - rows.start, part.stop - rows.start)
+            indices = self.indices(x_hat.shape, key, part)
+            x_hat[here].scatter_add_(1, indices, kept[here].to(x_hat.dtype))
+        return x_hat
+
+    def _drawn_at_once(self, x: Tensor, rows: range) -> list[range]:
+        """Those rows of x (..., d), in the pieces whose columns are drawn at a time."""
+        return pieces(rows, (DRAWS if x.is_cpu else DEVICE_DRAWS) // self.kept(x.shape[-1]))
 
     def decompress(
         self,
@@ -128,5 +156,6 @@ class DifferentSample(_Sampling):
             x_hat = spread(kept, key, d, wide, first=rows.start if rows else 0)
             return cast(x_hat, dtype, key, READ, rows)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
-        x_hat.scatter_add_(-1, self.indices(shape, key, rows), kept.to(wide))
+        flat = kept.reshape(-1, kept.shape[-1])
+        self.add_to(x_hat.view(-1, d), flat, key, range(len(flat)) if rows is None else rows)
         return cast(x_hat.mul_(d / kept.shape[-1]), dtype, key, READ, rows)
