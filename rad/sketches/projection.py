@@ -146,17 +146,21 @@ class DifferentProject(_Projection):
         d = x.shape[-1]
         flat = x.detach().reshape(-1, 1, d)
         wide = accumulation_dtype(x.dtype)
-        cut = self._pieces(d, range(len(flat)), x.dtype)
-        rows = ((flat[piece.start : piece.stop].to(wide), piece) for piece in cut)
-        sums = (
-            self._gather(part[:, 0], key, piece.start * d)
-            if len(piece) == 1
-            else (part @ self.matrices(d, wide, key, piece))[:, 0]
-            for part, piece in rows
-        )
-        parts = (
-            cast(part, x.dtype, key, KEPT, piece) for part, piece in zip(sums, cut, strict=True)
-        )
+        rows = range(len(flat))
+
+        def sums(rows: range) -> Tensor:
+            cut = self._pieces(d, rows, x.dtype)
+            values = ((flat[piece.start : piece.stop].to(wide), piece) for piece in cut)
+            parts = (
+                self._gather(part[:, 0], key, piece.start * d)
+                if len(piece) == 1
+                else (part @ self.matrices(d, wide, key, piece))[:, 0]
+                for part, piece in values
+            )
+            return joined(parts, len(rows))
+
+        step = len(rows) if x.dtype == wide else BLOCK // self.kept(d)
+        parts = (cast(sums(part), x.dtype, key, KEPT, part) for part in pieces(rows, step))
         return (joined(parts, len(flat)).view(*x.shape[:-1], self.kept(d)),)
 
     def decompress(
