@@ -21,7 +21,7 @@ from rad.functional.arguments import check_real, without_autocast
 from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_ACTIVATION, refused
 from rad.operators import as_text, from_text, opaque
-from rad.sketches.base import Sketch, accumulation_dtype, joined, pieces, rows_of
+from rad.sketches.base import Sketch, accumulation_dtype, pieces, rows_of
 from rad.sketches.casting import READ, cast
 from rad.sketches.identity import Identity
 from rad.sketches.rounding import Rounding
@@ -31,14 +31,11 @@ Function = Callable[[Tensor], Tensor]
 PIECE = 1 << 17
 """Derivatives rounded and read at a time: no whole tensor of them stands in memory."""
 
-STRIDED_PIECE = 1 << 15
+STRIDED_PIECE = 1 << 16
 """The same where a contiguous copy is made of each."""
 
 SHORT_PIECE = 1 << 14
 """The same of bfloat16 and float16 on a CPU, where draws and bits take thirty bytes for each."""
-
-CALCULATED = 1 << 14
-"""Derivatives calculated at a time, of those that are rounded together."""
 
 VECTOR = 64
 """Numbers after which a vector of any machine ends: a rest has its own last bits."""
@@ -128,9 +125,7 @@ def _value_and_kept(function: Function, x: Tensor, sketch: Sketch, key: Tensor) 
         numbers = _numbers(x, part)
         rest = 0 if x.is_contiguous() else -len(numbers) % VECTOR
         values = F.pad(numbers, (0, rest)) if rest else numbers
-        parts = values.split(CALCULATED)
-        found = joined((_derivative(function, part) for part in parts), len(values))
-        return found[: len(numbers)]
+        return _derivative(function, values)[: len(numbers)]
 
     return [output, *sketch.compress_parts(derivative, shape, key, _piece(x))]
 
@@ -180,15 +175,12 @@ def times_derivative(
     if len(cut) == 1:
         grad = rows_of_grad.reshape(len(cut[0]), d)
         return _product(sketch, grad, tuple(kept), shape, key, cut[0]).view(grad_output.shape)
-    grad_input = torch.empty_like(grad_output)
+    grad_input = grad_output.new_empty(grad_output.numel())
     for rows in cut:
         here = slice(rows.start * d, rows.stop * d)
         grad = _numbers(grad_output, here).view(len(rows), d)
-        product = _product(sketch, grad, tuple(kept), shape, key, rows).view(-1)
-        for view in _views(grad_input, here.start, here.stop):
-            view.copy_(product[: view.numel()].view(view.shape))
-            product = product[view.numel() :]
-    return grad_input
+        grad_input[here] = _product(sketch, grad, tuple(kept), shape, key, rows).view(-1)
+    return grad_input.view(grad_output.shape)
 
 
 def _product(
