@@ -22,6 +22,9 @@ from rad.memory import peak_bytes
 SLACK = 1 << 16
 """Bytes, for keys, tables and other small constants."""
 
+DERIVATIVES = 1 << 19
+"""Bytes of a piece of float32 derivatives."""
+
 IMAGE = (12, 16, 40, 40)
 FLAT = (600, 1000)
 
@@ -164,4 +167,5 @@ def test_smooth_layers_in_any_order_and_type(
     kind: type[nn.Module], sketch: rad.sketches.Sketch, order: Order, dtype: torch.dtype
 ) -> None:
     shape = (8, 64, 32, 32)
-    check(kind(), rad.convert(kind(), sketch), shape, dtype=dtype, order=order)
+    slack = DERIVATIVES if dtype == torch.float32 else SLACK
+    check(kind(), rad.convert(kind(), sketch), shape, slack, dtype=dtype, order=order)
