@@ -15,6 +15,13 @@ from torch import Tensor
 from rad.draws.dispatch import words
 from rad.draws.reference import fold_in
 from rad.packing.codes import reinterpret
+from rad.packing.pieces import joined, pieces
+
+PIECE = 1 << 14
+"""Numbers that are cast at a time: draws and bits take some thirty bytes for each."""
+
+DEVICE_PIECE = 1 << 20
+"""The same on a GPU, where few large operators are faster."""
 
 
 class _Short(NamedTuple):
@@ -47,11 +54,22 @@ def cast_at_random(x: Tensor, dtype: torch.dtype, key: Tensor, rows: range | Non
     """
     if not x.numel():
         return x.to(dtype)
+    flat = x.reshape(-1, x.shape[-1])
+    first = 0 if rows is None else rows.start
+    step = (PIECE if x.is_cpu else DEVICE_PIECE) // flat.shape[1]
+    parts = (
+        _cast_rows(flat[part.start : part.stop], dtype, keys, numbers)
+        for part in pieces(range(len(flat)), step)
+        for keys in [key[part.start : part.stop] if key.dim() else key]
+        for numbers in [range(first + part.start, first + part.stop)]
+    )
+    return joined(parts, len(flat)).view(x.shape)
+
+
+def _cast_rows(x: Tensor, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
+    """`cast_at_random` of rows x (n, d)."""
     wide = x.to(torch.float32)
-    flat = wide.reshape(-1, x.shape[-1])
-    numbers = range(len(flat)) if rows is None else rows
-    drawn = _lanes(key, numbers, flat.shape[1])
-    rounded = _rounded(flat, drawn, SHORT[dtype]).to(dtype).view(x.shape)
+    rounded = _rounded(wide, _lanes(key, rows, x.shape[1]), SHORT[dtype]).to(dtype)
     nearest = wide.to(dtype)
     return torch.where(nearest.isfinite(), rounded, nearest)
 

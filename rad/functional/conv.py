@@ -25,6 +25,7 @@ from rad.functional.arguments import Sizes, check_real, product_dtype
 from rad.functional.geometry import Geometry, Mask, geometry_of
 from rad.functional.keeping import keep
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
+from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 from rad.sketches.sampling import SameSample
@@ -193,14 +194,15 @@ def _gradients(
     """
     needs_input, needs_weight, needs_bias = needs
     dtype, wide = grad_output.dtype, accumulation_dtype(grad_output.dtype)
-    grad_input = grad_output.new_empty(shape) if needs_input else None
     grad_weight: Tensor | None = None
     grad_bias: Tensor | None = None
-    if needs_weight and isinstance(sketch, SameSample) and geometry.is_pointwise(weight):
+    if needs_weight and _reads_positions(sketch, geometry, weight, shape):
+        assert isinstance(sketch, SameSample)
         grad_weight = _pointwise_weight_grad(
             sketch, grad_output, kept[0], weight, shape, geometry.groups, key
         )
         needs_weight = False
+    grad_input = grad_output.new_empty(shape) if needs_input else None
     cast = weight.to(dtype)
     at_once = needs_weight and wide == dtype
     small = (shape.numel() + grad_output.numel()) * dtype.itemsize <= SMALL_BYTES
@@ -248,6 +250,17 @@ def _sum(total: Tensor | None, part: Tensor | None, dtype: torch.dtype) -> Tenso
     return part.to(dtype) if total is None else total.add_(part)
 
 
+def _reads_positions(sketch: Sketch, geometry: Geometry, weight: Tensor, shape: torch.Size) -> bool:
+    """Whether the kept positions are multiplied as they are.
+
+    Gathered twice over, more than half of them would take more memory than a dense reading.
+    """
+    if not (isinstance(sketch, SameSample) and geometry.is_pointwise(weight)):
+        return False
+    positions = shape[2:].numel()
+    return 2 * sketch.kept(positions) <= positions
+
+
 def _pointwise_weight_grad(
     sketch: SameSample,
     grad_output: Tensor,
@@ -257,15 +270,23 @@ def _pointwise_weight_grad(
     groups: int,
     key: Tensor,
 ) -> Tensor:
-    """Where each output position reads one input position, the kept ones are enough."""
+    """Where each output position reads one input position, the kept ones are enough.
+
+    Short types are widened a part of the batch at a time.
+    """
     positions = shape[2:].numel()
     indices = sketch.indices((len(kept), positions), key)
     wide = accumulation_dtype(grad_output.dtype)
-    at_kept = grad_output.flatten(2).index_select(2, indices).to(wide)
-    columns = kept.to(wide).view(*shape[:2], len(indices))
-    product = torch.einsum(
-        "bgok,bgck->goc",
-        at_kept.unflatten(1, (groups, -1)),
-        columns.unflatten(1, (groups, -1)),
-    )
+    columns = kept.view(*shape[:2], len(indices))
+    product = None
+    for part in pieces(range(shape[0]), shape[0] if wide == kept.dtype else -(-shape[0] // PIECES)):
+        here = slice(part.start, part.stop)
+        at_kept = grad_output[here].flatten(2).index_select(2, indices).to(wide)
+        of_part = torch.einsum(
+            "bgok,bgck->goc",
+            at_kept.unflatten(1, (groups, -1)),
+            columns[here].to(wide).unflatten(1, (groups, -1)),
+        )
+        product = _sum(product, of_part, wide)
+    assert product is not None
     return product.mul(positions / len(indices)).view(weight.shape)

@@ -9,10 +9,11 @@ different layers are independent, so that gradients before them stay unbiased.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
@@ -23,6 +24,7 @@ from rad.functional.activation import Activation
 from rad.functional.arguments import check_real, without_autocast
 from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_ACTIVATION, refused
+from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch, rows_of
 from rad.sketches.blockwise import Rounding
 from rad.sketches.identity import Identity
@@ -30,7 +32,16 @@ from rad.sketches.identity import Identity
 Function = Callable[[Tensor], Tensor]
 
 PIECE = 1 << 17
-"""Derivatives calculated, rounded and read at a time: no whole tensor of them stands in memory."""
+"""Derivatives rounded and read at a time: no whole tensor of them stands in memory."""
+
+STRIDED_PIECE = 1 << 16
+"""The same where a contiguous copy is made of each."""
+
+SHORT_PIECE = 1 << 14
+"""The same of bfloat16 and float16 on a CPU, where draws and bits take thirty bytes for each."""
+
+VECTOR = 64
+"""Numbers after which a vector of any machine ends: a rest has its own last bits."""
 
 
 class _SketchedDerivative(torch.autograd.Function):
@@ -103,19 +114,54 @@ def elementwise_grad_variance(
 def _value_and_kept(function: Function, x: Tensor, sketch: Sketch, key: Tensor) -> list[Tensor]:
     """function(x), and the sketch of its derivative.
 
-    Where a rounding can take it a piece at a time, the derivative does not stand whole.
+    Where a rounding can take it a piece at a time, the derivative does not stand whole; nor does
+    a contiguous copy of x.
     """
-    if not x.is_contiguous() or not isinstance(sketch, Rounding) or sketch.in_kernels(x, key):
+    if not isinstance(sketch, Rounding) or sketch.in_kernels(x, key):
         output, dense = function(x), _derivative(function, x)
         with without_autocast(x):
             return [output, *sketch.compress(derivative_rows(dense), key)]
-    output, flat = function(x), x.detach().reshape(-1)
+    output, x = function(x), x.detach()
     shape = tuple(derivative_rows(x).shape)
 
     def derivative(part: slice) -> Tensor:
-        return _derivative(function, flat[part])
+        numbers = _numbers(x, part)
+        rest = 0 if x.is_contiguous() else -len(numbers) % VECTOR
+        values = F.pad(numbers, (0, rest)) if rest else numbers
+        return _derivative(function, values)[: len(numbers)]
 
-    return [output, *sketch.compress_parts(derivative, shape, key, PIECE)]
+    return [output, *sketch.compress_parts(derivative, shape, key, _piece(x))]
+
+
+def _piece(x: Tensor) -> int:
+    """How many derivatives of the type of x are rounded or read at a time."""
+    if x.is_cpu and x.dtype != accumulation_dtype(x.dtype):
+        return SHORT_PIECE
+    return PIECE if x.is_contiguous() or not x.is_cpu else STRIDED_PIECE
+
+
+def _numbers(x: Tensor, part: slice) -> Tensor:
+    """Those of the numbers of x, which count as in a contiguous tensor, whatever its strides."""
+    parts = [view.reshape(-1) for view in _views(x, part.start, part.stop)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _views(x: Tensor, start: int, stop: int) -> Iterator[Tensor]:
+    """Views of x that hold those of its numbers, in order."""
+    if x.is_contiguous():
+        yield x.view(-1)[start:stop]
+        return
+    each = x[0].numel()
+    first, last = -(-start // each), stop // each  # the entries that are wanted whole
+    if first > last:
+        yield from _views(x[last], start - last * each, stop - last * each)
+        return
+    if start < first * each:
+        yield from _views(x[first - 1], start - (first - 1) * each, each)
+    if first < last:
+        yield x[first:last]
+    if last * each < stop:
+        yield from _views(x[last], 0, stop - last * each)
 
 
 def times_derivative(
@@ -128,16 +174,15 @@ def times_derivative(
     """
     rows_of_grad = derivative_rows(grad_output)
     shape = tuple(rows_of_grad.shape)
-    grad = rows_of_grad.reshape(len(rows_of(shape)), shape[-1])
-    step = max(1, PIECE // max(1, shape[-1]))
-    if len(grad) <= step:
-        whole = _product(sketch, grad, tuple(kept), shape, key, range(len(grad)))
-        return whole.view(grad_output.shape)
-    grad_input = grad.new_empty(grad.shape)
-    for start in range(0, len(grad), step):
-        rows = range(start, min(start + step, len(grad)))
-        part = _product(sketch, grad[start : rows.stop], tuple(kept), shape, key, rows)
-        grad_input[start : rows.stop] = part
+    d, cut = shape[-1], pieces(rows_of(shape), _piece(grad_output) // max(1, shape[-1]))
+    if len(cut) == 1:
+        grad = rows_of_grad.reshape(len(cut[0]), d)
+        return _product(sketch, grad, tuple(kept), shape, key, cut[0]).view(grad_output.shape)
+    grad_input = grad_output.new_empty(grad_output.numel())
+    for rows in cut:
+        here = slice(rows.start * d, rows.stop * d)
+        grad = _numbers(grad_output, here).view(len(rows), d)
+        grad_input[here] = _product(sketch, grad, tuple(kept), shape, key, rows).view(-1)
     return grad_input.view(grad_output.shape)
 
 
@@ -151,10 +196,10 @@ def _product(
 ) -> Tensor:
     """Those rows of `times_derivative`."""
     dtype, wide = grad.dtype, accumulation_dtype(grad.dtype)
-    product = grad.to(wide) * sketch.decompress(kept, shape, wide, key, rows)
-    return (
-        product.to(dtype) if isinstance(sketch, Identity) else cast(product, dtype, key, READ, rows)
-    )
+    derivative = sketch.decompress(kept, shape, wide, key, rows)
+    if isinstance(sketch, Identity):
+        return (grad.to(wide) * derivative).to(dtype)
+    return cast(derivative.mul_(grad), dtype, key, READ, rows)
 
 
 def _derivative(function: Function, x: Tensor) -> Tensor:

@@ -11,18 +11,13 @@ from torch import Tensor
 
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
+from rad.sketches.contraction import by_columns, row_pieces
 from rad.sketches.noise import Noise
 
 Shape = tuple[int, ...]
 
 FRACTIONS = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Keep fractions to choose among (`variant=auto`)."""
-
-PIECE_BYTES = 1 << 22
-"""The most into which a sketch is read densely at a time."""
-
-SMALL_BYTES = 1 << 18
-"""What is read densely at once."""
 
 
 class Sketch(ABC):
@@ -83,12 +78,16 @@ class Sketch(ABC):
         """
         rows, d = shape
         wide = accumulation_dtype(left.dtype)
-        total = saved[0].new_empty(left.shape[1], d, dtype=wide)
-        for number, piece in enumerate(pieces(rows, d * wide.itemsize)):
-            x_hat = self.decompress(saved, (rows, d), wide, key, piece)
-            part = left[piece.start : piece.stop].t().to(wide)
-            total.addmm_(part, x_hat, beta=min(number, 1))
-        return total.to(left.dtype)
+
+        def product(left: Tensor) -> Tensor:
+            total = saved[0].new_empty(left.shape[1], d, dtype=wide)
+            for number, piece in enumerate(row_pieces(left, d)):
+                x_hat = self.decompress(saved, (rows, d), wide, key, piece)
+                part = left[piece.start : piece.stop].t().to(wide)
+                total.addmm_(part, x_hat, beta=min(number, 1))
+            return total
+
+        return by_columns(product, left, d)
 
     def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
         """What is kept of x (steps, rows, d): `compress(x[s], keys[s])`, stacked over the steps.
@@ -143,13 +142,6 @@ def kept_rows(kept: Tensor, rows: range | None) -> Tensor:
     if rows is None:
         return kept
     return kept.reshape(-1, kept.shape[-1])[rows.start : rows.stop]
-
-
-def pieces(rows: int, row_bytes: int) -> list[range]:
-    """The rows in two pieces, in more where one would be large, in one where it is small."""
-    halves = rows if rows * row_bytes <= SMALL_BYTES else -(-rows // 2)
-    step = max(1, min(halves, PIECE_BYTES // row_bytes))
-    return [range(start, min(start + step, rows)) for start in range(0, max(rows, 1), step)]
 
 
 @dataclass(frozen=True)

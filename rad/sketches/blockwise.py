@@ -183,7 +183,7 @@ class Rounding(Sketch):
             limit = near(x.dtype, dithered=self.dithered)
             return compress(x, key, self.blocks(x.shape[-1]), limit or 0.0)
         flat = x.detach().reshape(-1)
-        piece = LOOP_PIECE if backends.in_loops(flat) else PIECE
+        piece = LOOP_PIECE if x.dtype in LOOP_DTYPES and backends.in_loops(flat) else PIECE
         return self.compress_parts(lambda part: flat[part], x.shape, key, piece)
 
     def compress_parts(

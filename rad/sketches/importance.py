@@ -11,7 +11,9 @@ from rad.draws.casting import cast
 from rad.draws.dispatch import words
 from rad.draws.reference import KEPT, READ
 from rad.dtypes import accumulation_dtype
+from rad.packing.pieces import joined, pieces
 from rad.sketches.base import ReducingSketch, Shape, rows_of
+from rad.sketches.contraction import by_columns, widened_product
 from rad.sketches.noise import Noise, Rows
 from rad.sketches.registry import register
 
@@ -19,7 +21,7 @@ UNIT = 1 << 32
 """Inclusion probabilities are multiples of 1 / UNIT."""
 
 PIECE = 1 << 16
-"""Numbers that are converted at a time, for their norms in float64."""
+"""Numbers that are converted at a time."""
 
 _LEAST = 2.0**-20
 """The smallest norm a row is sampled by, as a fraction of the mean: all can be drawn."""
@@ -67,9 +69,8 @@ class ImportanceSampling(ReducingSketch):
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
         rows, drawn = saved
-        wide = accumulation_dtype(left.dtype)
-        of_drawn = left.index_select(0, drawn).t().to(wide)
-        return (of_drawn @ rows.to(wide)).to(left.dtype)
+        of_drawn = left.index_select(0, drawn)
+        return by_columns(lambda left: widened_product(left, rows), of_drawn, shape[1])
 
     def nbytes(self, shape: Shape, dtype: torch.dtype) -> int:
         rows = len(rows_of(shape))
@@ -117,9 +118,13 @@ class ImportanceSampling(ReducingSketch):
         points = torch.arange(self.kept(len(rows)), device=x.device) * UNIT + start
         drawn = torch.searchsorted(sums, points, right=True)
         wide = accumulation_dtype(x.dtype)
-        factor = (UNIT / share.double())[drawn].to(wide)
-        scaled = rows[drawn].to(wide).mul_(factor[:, None])
-        return cast(scaled, x.dtype, key, KEPT), drawn.to(torch.int32)
+        factor = (UNIT / share.double())[drawn].to(wide)[:, None]
+        parts = (
+            cast(rows[drawn[here]].to(wide).mul_(factor[here]), x.dtype, key, KEPT, part)
+            for part in pieces(range(len(drawn)), PIECE // max(1, rows.shape[1]))
+            for here in [slice(part.start, part.stop)]
+        )
+        return joined(parts, len(drawn)), drawn.to(torch.int32)
 
     def decompress(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,9 @@ from rad.draws.dispatch import signs
 from rad.draws.reference import KEPT, READ, fold_in, row_keys
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
+from rad.packing.pieces import joined, pieces
 from rad.sketches.base import ReducingSketch, Shape, kept_rows, rows_of
+from rad.sketches.contraction import by_columns, widened_product
 from rad.sketches.noise import Columns, Noise
 from rad.sketches.registry import register
 
@@ -21,7 +22,7 @@ LARGEST = 1 << 19
 """Entries of a random matrix that is drawn whole; a larger one is drawn some rows at a time."""
 
 BLOCK = 1 << 17
-"""Entries that are then drawn at a time."""
+"""Entries that are then drawn at a time, and numbers of a short type that are converted."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,20 @@ class _Projection(ReducingSketch):
     def _gather(self, x: Tensor, key: Tensor, first: int = 0) -> Tensor:
         """x R for x (..., d), of the accumulation dtype; R are rows first..first+d-1 of signs."""
         d, wide = x.shape[-1], accumulation_dtype(x.dtype)
-        if len(self._blocks(d)) == 1:
-            return x.to(wide) @ self._signs(d, wide, key, range(first, first + d))
+        if len(self._blocks(d)) == 1 and x.dtype == wide:
+            return x @ self._signs(d, wide, key, range(first, first + d))
         flat, total = x.reshape(-1, d), None
+        step = len(flat) if x.dtype == wide else BLOCK // len(self._blocks(d)[0])
+        rows = pieces(range(len(flat)), step)
         for block in self._blocks(d):
             matrix = self._signs(d, wide, key, range(first + block.start, first + block.stop))
-            part = flat[:, block.start : block.stop].to(wide)
-            total = part @ matrix if total is None else total.addmm_(part, matrix)
+            columns = flat[:, block.start : block.stop]
+            if total is None:
+                products = (columns[r.start : r.stop].to(wide) @ matrix for r in rows)
+                total = joined(products, len(flat))
+                continue
+            for r in rows:
+                total[r.start : r.stop].addmm_(columns[r.start : r.stop].to(wide), matrix)
         assert total is not None
         return total.view(*x.shape[:-1], -1)
 
@@ -91,7 +99,15 @@ class Project(_Projection):
         return self._signs(d, dtype, key, range(d))
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        return (cast(self._gather(x.detach(), key), x.dtype, key, KEPT),)
+        if x.dtype == accumulation_dtype(x.dtype):
+            return (self._gather(x.detach(), key),)
+        flat, k = x.detach().reshape(-1, x.shape[-1]), self.kept(x.shape[-1])
+        step = max(BLOCK, flat.numel() // 4) // k  # sums of float32: half of what x takes
+        parts = (
+            cast(self._gather(flat[part.start : part.stop], key), x.dtype, key, KEPT, part)
+            for part in pieces(range(len(flat)), step)
+        )
+        return (joined(parts, len(flat)).view(*x.shape[:-1], k),)
 
     def spread(self, kept: Tensor, d: int, key: Tensor) -> Tensor:
         """kept R^T, (n, d), for kept (n, k) of the dtype in which sums run."""
@@ -113,9 +129,10 @@ class Project(_Projection):
     def contract(
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
-        wide = accumulation_dtype(left.dtype)
-        product = left.t().to(wide) @ saved[0].to(wide)
-        return self.spread(product, shape[1], key).to(left.dtype)
+        def product(left: Tensor) -> Tensor:
+            return self.spread(widened_product(left, saved[0]), shape[1], key)
+
+        return by_columns(product, left, shape[1])
 
     def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
         wide = accumulation_dtype(x.dtype)
@@ -154,26 +171,34 @@ class DifferentProject(_Projection):
         drawn = self._signs(d, dtype, key, range(rows.start * d, rows.stop * d))
         return drawn.view(len(rows), d, self.kept(d))
 
-    def _pieces(self, d: int, rows: range) -> list[range]:
-        """The rows in pieces whose matrices hold at most LARGEST entries, or of one row."""
-        step = max(1, LARGEST // (d * self.kept(d)))
-        starts = range(rows.start, max(rows.stop, rows.start + 1), step)
-        return [range(i, min(i + step, rows.stop)) for i in starts]
+    def _pieces(self, d: int, rows: range, dtype: torch.dtype) -> list[range]:
+        """The rows in pieces whose matrices hold at most LARGEST entries, or of one row.
+
+        At most BLOCK where x, of that type, takes half the bytes of its matrices' numbers.
+        """
+        entries = LARGEST if dtype == accumulation_dtype(dtype) else BLOCK
+        return pieces(rows, entries // (d * self.kept(d)))
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         d = x.shape[-1]
         flat = x.detach().reshape(-1, 1, d)
         wide = accumulation_dtype(x.dtype)
-        pieces = self._pieces(d, range(len(flat)))
-        rows = ((flat[piece.start : piece.stop].to(wide), piece) for piece in pieces)
-        parts = (
-            self._gather(part[:, 0], key, piece.start * d)
-            if len(piece) == 1
-            else (part @ self.matrices(d, wide, key, piece))[:, 0]
-            for part, piece in rows
-        )
-        kept = cast(_joined(parts, len(flat)), x.dtype, key, KEPT)
-        return (kept.view(*x.shape[:-1], self.kept(d)),)
+        rows = range(len(flat))
+
+        def sums(rows: range) -> Tensor:
+            cut = self._pieces(d, rows, x.dtype)
+            values = ((flat[piece.start : piece.stop].to(wide), piece) for piece in cut)
+            parts = (
+                self._gather(part[:, 0], key, piece.start * d)
+                if len(piece) == 1
+                else (part @ self.matrices(d, wide, key, piece))[:, 0]
+                for part, piece in values
+            )
+            return joined(parts, len(rows))
+
+        step = len(rows) if x.dtype == wide else BLOCK // self.kept(d)
+        parts = (cast(sums(part), x.dtype, key, KEPT, part) for part in pieces(rows, step))
+        return (joined(parts, len(flat)).view(*x.shape[:-1], self.kept(d)),)
 
     def decompress(
         self,
@@ -188,25 +213,13 @@ class DifferentProject(_Projection):
         wanted = rows_of(shape) if rows is None else rows
         flat = kept.view(-1, 1, kept.shape[-1])
         wide = accumulation_dtype(dtype)
-        values = (flat[piece.start : piece.stop].to(wide) for piece in self._pieces(d, wanted))
+        cut = self._pieces(d, wanted, kept.dtype)
+        values = (flat[piece.start : piece.stop].to(wide) for piece in cut)
         parts = (
             self._spread(part[:, 0], d, key, piece.start * d)
             if len(piece) == 1
             else (part @ self.matrices(d, wide, key, piece).mT)[:, 0]
-            for piece, part in zip(self._pieces(d, wanted), values, strict=True)
+            for piece, part in zip(cut, values, strict=True)
         )
-        x_hat = cast(_joined(parts, len(wanted)), dtype, key, READ, rows)
+        x_hat = cast(joined(parts, len(wanted)), dtype, key, READ, rows)
         return x_hat.view(shape if rows is None else (len(rows), d))
-
-
-def _joined(parts: Iterator[Tensor], rows: int) -> Tensor:
-    """Those parts (n, ...) one below the other: (rows, ...), without a second copy of them all."""
-    whole, place = None, 0
-    for part in parts:
-        if len(part) == rows:
-            return part
-        whole = part.new_empty(rows, *part.shape[1:]) if whole is None else whole
-        whole[place : place + len(part)] = part
-        place += len(part)
-    assert whole is not None
-    return whole

@@ -14,12 +14,20 @@ from rad.draws.dispatch import distinct_integers, integers
 from rad.draws.reference import READ, row_keys
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
-from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, kept_rows, pieces, rows_of
+from rad.packing.pieces import joined, pieces
+from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, kept_rows, rows_of
+from rad.sketches.contraction import by_columns, row_pieces, widened_product
 from rad.sketches.noise import Columns, Noise
 from rad.sketches.registry import register
 
 MAX_SLOTS = 1024
 """The most of a row that kernels add up: to find repeated columns they compare all pairs."""
+
+DRAWS = 1 << 16
+"""Columns drawn at a time, of eight bytes each: all of them could take more than the tensor."""
+
+DEVICE_DRAWS = 1 << 22
+"""The same on a GPU, where few large operators are faster."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +110,19 @@ class SameSample(_Sampling):
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
         (columns,) = saved
-        wide = accumulation_dtype(left.dtype)
-        product = left.t().to(wide) @ columns.to(wide)
-        if self.spreads_in_kernels(product, key):
-            from rad.kernels.sampling import spread
+        d = shape[1]
 
-            return spread(product, key, shape[1], left.dtype)
-        indices = self.indices(shape, key)
-        total = product.new_zeros(len(product), shape[1])
-        total.index_add_(1, indices, product.mul_(shape[1] / len(indices)))
-        return total.to(left.dtype)
+        def product(left: Tensor) -> Tensor:
+            of_columns = widened_product(left, columns)
+            if self.spreads_in_kernels(of_columns, key):
+                from rad.kernels.sampling import spread
+
+                return spread(of_columns, key, d, left.dtype)
+            indices = self.indices(shape, key)
+            total = of_columns.new_zeros(len(of_columns), d)
+            return total.index_add_(1, indices, of_columns.mul_(d / len(indices)))
+
+        return by_columns(product, left, d)
 
     def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
         indices = self._step_indices(x.shape, keys)
@@ -165,7 +176,27 @@ class DifferentSample(_Sampling):
             from rad.kernels.sampling import sample
 
             return (sample(x.detach(), key, self.kept(x.shape[-1]), different=True),)
-        return (x.detach().gather(-1, self.indices(x.shape, key)),)
+        flat = x.detach().reshape(-1, x.shape[-1])
+        parts = (
+            flat[part.start : part.stop].gather(1, self.indices(x.shape, key, part))
+            for part in self._drawn_at_once(x, range(len(flat)))
+        )
+        return (joined(parts, len(flat)).view(*x.shape[:-1], self.kept(x.shape[-1])),)
+
+    def add_to(self, x_hat: Tensor, kept: Tensor, key: Tensor, rows: range) -> Tensor:
+        """Adds what was kept of those rows, (len(rows), k), to the columns of x_hat (len(rows), d).
+
+        In place, of the type of x_hat, and not yet times d/k.
+        """
+        for part in self._drawn_at_once(x_hat, rows):
+            here = slice(part.start - rows.start, part.stop - rows.start)
+            indices = self.indices(x_hat.shape, key, part)
+            x_hat[here].scatter_add_(1, indices, kept[here].to(x_hat.dtype))
+        return x_hat
+
+    def _drawn_at_once(self, x: Tensor, rows: range) -> list[range]:
+        """Those rows of x (..., d), in the pieces whose columns are drawn at a time."""
+        return pieces(rows, (DRAWS if x.is_cpu else DEVICE_DRAWS) // self.kept(x.shape[-1]))
 
     def decompress(
         self,
@@ -184,7 +215,8 @@ class DifferentSample(_Sampling):
             x_hat = spread(kept, key, d, wide, first=rows.start if rows else 0)
             return cast(x_hat, dtype, key, READ, rows)
         x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
-        x_hat.scatter_add_(-1, self.indices(shape, key, rows), kept.to(wide))
+        flat = kept.reshape(-1, kept.shape[-1])
+        self.add_to(x_hat.view(-1, d), flat, key, range(len(flat)) if rows is None else rows)
         return cast(x_hat.mul_(d / kept.shape[-1]), dtype, key, READ, rows)
 
     def contract(
@@ -199,18 +231,20 @@ class DifferentSample(_Sampling):
                 return kernel.sampled(left, columns, key, d)
             return super().contract(left, saved, shape, key)
         wide = accumulation_dtype(left.dtype)
-        total = columns.new_empty(left.shape[1], d, dtype=wide)
-        parts = pieces(len(columns), d * wide.itemsize)
-        buffer = columns.new_empty(len(parts[0]), d, dtype=wide)
-        for number, piece in enumerate(parts):
-            part = slice(piece.start, piece.stop)
-            scattered = buffer[: len(piece)].zero_()
-            indices = self.indices((len(columns), d), key, piece)
-            scattered.scatter_add_(1, indices, columns[part].to(wide))
-            transposed = left[part].t().to(wide)
-            scale = d / columns.shape[1]
-            total.addmm_(transposed, scattered, beta=min(number, 1), alpha=scale)
-        return total.to(left.dtype)
+
+        def product(left: Tensor) -> Tensor:
+            total = columns.new_empty(left.shape[1], d, dtype=wide)
+            cut = row_pieces(left, d)
+            buffer = columns.new_empty(len(cut[0]), d, dtype=wide)
+            for number, piece in enumerate(cut):
+                part = slice(piece.start, piece.stop)
+                scattered = self.add_to(buffer[: len(piece)].zero_(), columns[part], key, piece)
+                transposed = left[part].t().to(wide)
+                scale = d / columns.shape[1]
+                total.addmm_(transposed, scattered, beta=min(number, 1), alpha=scale)
+            return total
+
+        return by_columns(product, left, d)
 
     def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
         return (x.detach().gather(2, self.step_indices(x.shape, keys)),)

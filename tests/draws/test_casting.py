@@ -37,7 +37,9 @@ def all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         casting,
         "_lanes",
-        lambda key, rows, slots: torch.arange(ALL, dtype=torch.int32)[:, None].expand(-1, slots),
+        lambda key, rows, slots: torch.arange(rows.start, rows.stop, dtype=torch.int32)[
+            :, None
+        ].expand(-1, slots),
     )
 
 

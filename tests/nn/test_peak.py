@@ -7,8 +7,12 @@ multiplied at a time comes on top, and must fit in what the sketch saves.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import pytest
 import torch
+from cases import SKETCHES as EVERY_SKETCH
 from torch import Tensor, nn
 
 import rad
@@ -17,6 +21,9 @@ from rad.memory import peak_bytes
 
 SLACK = 1 << 16
 """Bytes, for keys, tables and other small constants."""
+
+DERIVATIVES = 1 << 19
+"""Bytes of a piece of float32 derivatives."""
 
 IMAGE = (12, 16, 40, 40)
 FLAT = (600, 1000)
@@ -31,9 +38,20 @@ WEIGHTS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "Conv2d_large": (nn.Conv2d(3, 8, 5, padding=2), (4, 3, 96, 96)),
     "Conv3d": (nn.Conv3d(4, 8, 3, padding=1), (8, 4, 12, 20, 20)),
 }
+EVERY_WEIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "Linear": (nn.Linear(160, 120), (6000, 160)),
+    "Conv2d": (nn.Conv2d(16, 32, 3, padding=1), (36, 16, 24, 24)),
+}
+TYPES = [torch.float32, torch.bfloat16]
 RECURRENT = {
     "relu": nn.RNN(40, 64, nonlinearity="relu"),
     "tanh": nn.RNN(40, 64),
+}
+Order = Literal["contiguous", "channels_last", "transposed"]
+ORDERS: dict[Order, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
 }
 SKETCHES = {
     "identity": rad.Identity(),
@@ -63,9 +81,9 @@ ROUNDINGS = {
 }
 
 
-def peak(layer: nn.Module, shape: tuple[int, ...]) -> int:
+def peak(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, order: Order) -> int:
     """Of forward and backward, for an input that is made within and an output nobody keeps."""
-    x = torch.randn(shape, requires_grad=True)
+    x = ORDERS[order](torch.randn(shape, dtype=dtype)).requires_grad_()
     with torch.no_grad():
         weights = torch.randn_like(_output(layer(x)))
     wanted = [x, *layer.parameters()]
@@ -82,9 +100,18 @@ def _output(result: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def check(
-    layer: nn.Module, converted: nn.Module, shape: tuple[int, ...], slack: int = SLACK
+    layer: nn.Module,
+    converted: nn.Module,
+    shape: tuple[int, ...],
+    slack: int = SLACK,
+    *,
+    dtype: torch.dtype = torch.float32,
+    order: Order = "contiguous",
 ) -> None:
-    assert peak(converted, shape) <= peak(layer, shape) + slack
+    layers = layer.to(dtype), converted.to(dtype)
+    theirs, ours = (peak(each, shape, dtype, order) for each in layers)
+    layer.to(torch.float32)
+    assert ours <= theirs + slack
 
 
 @pytest.mark.parametrize("sketch", SKETCHES.values(), ids=SKETCHES.keys())
@@ -93,6 +120,22 @@ def test_layers_with_weights(
     layer: nn.Module, shape: tuple[int, ...], sketch: rad.sketches.Sketch
 ) -> None:
     check(layer, rad.convert(layer, sketch), shape)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("sketch", EVERY_SKETCH.values(), ids=EVERY_SKETCH.keys())
+@pytest.mark.parametrize(("layer", "shape"), EVERY_WEIGHT.values(), ids=EVERY_WEIGHT.keys())
+def test_every_sketch_in_either_type(
+    layer: nn.Module, shape: tuple[int, ...], sketch: rad.sketches.Sketch, dtype: torch.dtype
+) -> None:
+    check(layer, rad.convert(layer, sketch), shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("name", ["same_sample_distinct_most", "stochastic_rounding_blocks"])
+def test_pointwise_convolution_in_either_type(name: str, dtype: torch.dtype) -> None:
+    layer = nn.Conv2d(16, 32, 1)
+    check(layer, rad.convert(layer, EVERY_SKETCH[name]), IMAGE, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", ["identity", "different_sample", "stochastic_rounding"])
@@ -114,3 +157,15 @@ def test_relu_and_pooling_in_one() -> None:
 @pytest.mark.parametrize("kind", SMOOTH)
 def test_smooth_layers(kind: type[nn.Module], sketch: rad.sketches.Sketch) -> None:
     check(kind(), rad.convert(kind(), sketch), FLAT)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("sketch", ROUNDINGS.values(), ids=ROUNDINGS.keys())
+@pytest.mark.parametrize("kind", [nn.GELU, nn.SiLU, nn.Tanh])
+@pytest.mark.parametrize("order", ["contiguous", "channels_last", "transposed"])
+def test_smooth_layers_in_any_order_and_type(
+    kind: type[nn.Module], sketch: rad.sketches.Sketch, order: Order, dtype: torch.dtype
+) -> None:
+    shape = (8, 64, 32, 32)
+    slack = DERIVATIVES if dtype == torch.float32 else SLACK
+    check(kind(), rad.convert(kind(), sketch), shape, slack, dtype=dtype, order=order)
