@@ -109,6 +109,6 @@ def _settings(config: DictConfig) -> Settings:
 
 
 def _dataset_options(config: DictConfig) -> dict[str, Any]:
-    """What the data set is told, beside the hyperparameters that its file holds."""
+    """The options of the data set, without the hyperparameters that its file holds, too."""
     held = {"name", *DATASET_HYPERPARAMETERS}
     return {str(key): value for key, value in config.dataset.items() if key not in held}

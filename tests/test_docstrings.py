@@ -36,18 +36,26 @@ def missing_names(text: str) -> Iterator[str]:
 
 
 def _resolve(name: str) -> None:
-    """Import the longest module that `name` begins with, and take the rest from it."""
+    """Raise ImportError or AttributeError for what is not there.
+
+    A class or function of a module that is a file must be defined in it, not just imported there.
+    """
     parts = name.split(".")
-    for length in range(len(parts), 0, -1):
-        module = ".".join(parts[:length])
-        if (ROOT / Path(*parts[:length])).is_dir() or (ROOT / Path(*parts[:length])).with_suffix(
-            ".py"
-        ).is_file():
-            found = importlib.import_module(module)
-            for part in parts[length:]:
-                found = getattr(found, part)
-            return
-    raise ImportError(name)
+    length = max(n for n in range(1, len(parts) + 1) if _is_module(ROOT.joinpath(*parts[:n])))
+    if length == len(parts):
+        return
+    home = ".".join(parts[:length])
+    found = importlib.import_module(home)
+    is_package = hasattr(found, "__path__")
+    for part in parts[length:]:
+        found = getattr(found, part)
+    defined = getattr(found, "__module__", None) or home
+    if not is_package and defined.startswith("rad.") and defined != home:
+        raise ImportError(f"{name} is defined in {defined}")
+
+
+def _is_module(path: Path) -> bool:
+    return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def missing_files(text: str) -> Iterator[str]:
@@ -70,7 +78,10 @@ def test_names_and_files_are_there(file: Path) -> None:
     assert [*missing_names(text), *missing_files(text), *links] == []
 
 
-@pytest.mark.parametrize("name", ["rad.sketches.draws", "rad.variants", "rad.nn.Linear.no_such"])
+@pytest.mark.parametrize(
+    "name",
+    ["rad.sketches.draws", "rad.variants", "rad.nn.Linear.none", "rad.sketches.rounding.Rounding"],
+)
 def test_a_name_that_has_moved_is_found(name: str) -> None:
     assert list(missing_names(f"See `{name}` and {name}(x), `rad.nn.Linear`.")) == [name, name]
 

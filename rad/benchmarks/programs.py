@@ -128,7 +128,7 @@ def programs(
     - `checkpointing`: about the square root of its depth segments, recomputed for backward;
     - `dense_reference`: keeps a sketch, rebuilds the dense input, calls torch (float32 only);
     - `accumulation`: the full batch in parts of the reduced batch's size;
-    - `compiled`: torch.compile, told to keep that fraction of the activations.
+    - `compiled`: torch.compile with `activation_memory_budget=keep`.
 
     The last and `dense_reference` are left out of networks with a recurrent layer, which torch does
     not compile. Raises UsageError for what is unknown.

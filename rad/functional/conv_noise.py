@@ -17,14 +17,15 @@ from rad.sketches.base import Sketch, squared_norm
 
 
 class ConvResponse(NoiseResponse):
-    """How a convolution's weight gradient answers noise in its input.
+    """How noise in the input of a convolution carries over to its weight gradient.
 
     Write dW = sum over positions i of A_i, A_i being what position i of the input contributes
     through all rows that share a draw: `rad.sketches.noise.Columns` says what drawn and mixed
     positions add. Rows with draws of their own add up. Uncorrelated errors: each number of the
-    input adds its error's variance times the squared norm of all that the number meets; if
-    rotated, the rotated numbers meet what is rotated alike. Random factors of rows, which are
-    channels, add Cov(c_n, c_m) <A_n, A_m> over pairs of rows, A_n being the contribution of row n.
+    input adds its error's variance times the squared norm of all output gradients that it is
+    multiplied with; for errors of rotated rows these gradients are rotated, too. Random factors of
+    rows, which are channels, add Cov(c_n, c_m) <A_n, A_m> over pairs of rows, A_n being the
+    contribution of row n.
     Shapes: x (B, C_in, *space), grad_output (B, C_out, *out), weight for its shape.
     """
 
@@ -39,14 +40,14 @@ class ConvResponse(NoiseResponse):
     def _noise_weights(self) -> Tensor:
         batch, channels = self._x.shape[:2]
         grad, geometry = self._grad, self._geometry
-        if geometry.padding_mode == "constant":  # a kernel's place meets a number once at most
+        if geometry.padding_mode == "constant":  # each tap reads a number once at most
             single = replace(geometry, groups=1)
             energy = grad.square().unflatten(1, (geometry.groups, -1)).sum(2).flatten(0, 1)
             shape = energy.new_empty(()).expand(len(energy), 1, *self._x.shape[2:])
             ones = energy.new_ones(1, 1, *self._weight.shape[2:])
-            met, _, _ = single.backward(energy.unsqueeze(1), shape, ones, (True, False, False))
-            assert met is not None
-            total = met.view(batch, geometry.groups, -1)
+            summed, _, _ = single.backward(energy.unsqueeze(1), shape, ones, (True, False, False))
+            assert summed is not None
+            total = summed.view(batch, geometry.groups, -1)
         else:
             total = grad.new_zeros(batch, geometry.groups, self._x.shape[2:].numel())
             for number, (_, each) in enumerate(self._taps()):
@@ -55,45 +56,45 @@ class ConvResponse(NoiseResponse):
 
     def _columns(self, mixed: bool, shared: bool) -> Tensor:
         total = self._grad.new_zeros(())
-        for inputs, met in self._taps():
+        for inputs, aligned in self._taps():
             if not mixed:
-                total += _sampled(inputs, met) if shared else _sampled_apart(inputs, met)
+                total += _sampled(inputs, aligned) if shared else _sampled_apart(inputs, aligned)
             elif shared:
-                total += _projected(inputs, met)
+                total += _projected(inputs, aligned)
             else:
-                for one, other in zip(inputs.split(1), met.split(1), strict=True):
+                for one, other in zip(inputs.split(1), aligned.split(1), strict=True):
                     total += _projected(one, other)
         return total
 
     def _rotated(self, variance: Tensor, rotation: Callable[[Tensor], Tensor]) -> Tensor:
         total, groups = self._grad.new_zeros(()), self._geometry.groups
         by_group = variance.view(len(self._x), groups, -1, variance.shape[1]).sum(2)
-        for number, (_, met) in enumerate(self._taps()):
-            energy = rotation(met).square().sum(1)
+        for number, (_, aligned) in enumerate(self._taps()):
+            energy = rotation(aligned).square().sum(1)
             total += (by_group[:, number % groups] * energy).sum()
         return total
 
     def _rows(self, covariance: Tensor) -> Tensor:
-        """Of pairs of rows of one channel; others do not meet."""
+        """Over pairs of rows of one channel: only these add to the same weights."""
         batch, channels = self._x.shape[:2]
         same_channel = covariance.view(batch, channels, batch, channels).diagonal(dim1=1, dim2=3)
         groups = self._geometry.groups
         per_group = same_channel.to(self._x.dtype).split(channels // groups, dim=2)
         total = self._grad.new_zeros(())
-        for number, (inputs, met) in enumerate(self._taps()):
-            parts = torch.einsum("bci,boi->bco", inputs, met)
+        for number, (inputs, aligned) in enumerate(self._taps()):
+            parts = torch.einsum("bci,boi->bco", inputs, aligned)
             total += torch.einsum("bco,eco,bec->", parts, parts, per_group[number % groups])
         return total
 
     def _taps(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each tap and group: x (B, C, d) and the output gradient (B, O, d) that x meets."""
+        """For each tap and group: x (B, C, d), and the output gradient where it is read (B, O, d)."""
         groups, space = self._geometry.groups, self._x.shape[2:]
         inputs = self._x.flatten(2).unflatten(1, (groups, -1))
         for tap in product(*map(range, self._weight.shape[2:])):
-            met = _met(self._grad, space, tap, self._geometry).flatten(2)
-            met = met.unflatten(1, (groups, -1))
+            aligned = _aligned(self._grad, space, tap, self._geometry).flatten(2)
+            aligned = aligned.unflatten(1, (groups, -1))
             for group in range(groups):
-                yield inputs[:, group], met[:, group]
+                yield inputs[:, group], aligned[:, group]
 
 
 def conv_weight_grad_variance(
@@ -102,12 +103,12 @@ def conv_weight_grad_variance(
     """E |dW_hat - dW|^2 over the keys, in closed form: float64, shape ().
 
     Numbers of any size are brought into range first. Shapes and derivation: `ConvResponse`.
-    Raises TypeError for a sketch that does not tell its noise.
+    Raises TypeError for a sketch without a closed form (`Sketch.noise`).
     """
     return ConvResponse(x, grad_output, weight, geometry).to_sketch(sketch)
 
 
-def _met(
+def _aligned(
     grad_output: Tensor, space: torch.Size, tap: tuple[int, ...], geometry: Geometry
 ) -> Tensor:
     """The output gradient (B, O, *out) laid where that tap reads the input: (B, O, *space)."""
@@ -123,25 +124,25 @@ def _met(
         places.append(slice(first, first + stride * grad_output.shape[2 + axis], stride))
         inside.append(slice(geometry.padding[axis], sizes[axis] - geometry.padding[axis]))
     read[tuple(places)] = grad_output
-    met = read[tuple(inside)]
-    return torch.autograd.grad(padded, x, met)[0] if geometry.pre_padding else met
+    aligned = read[tuple(inside)]
+    return torch.autograd.grad(padded, x, aligned)[0] if geometry.pre_padding else aligned
 
 
-def _sampled(x: Tensor, met: Tensor) -> Tensor:
+def _sampled(x: Tensor, aligned: Tensor) -> Tensor:
     """d sum_i |A_i|^2 - |sum_i A_i|^2 of rows (B, C, d) that share a draw."""
-    contributions = torch.einsum("bci,boi->ico", x, met)
+    contributions = torch.einsum("bci,boi->ico", x, aligned)
     return x.shape[-1] * squared_norm(contributions) - squared_norm(contributions.sum(0))
 
 
-def _sampled_apart(x: Tensor, met: Tensor) -> Tensor:
+def _sampled_apart(x: Tensor, aligned: Tensor) -> Tensor:
     """The sum of `_sampled` over rows (B, C, d) that each have a draw of their own."""
-    energy = x.square().sum(1).flatten() @ met.square().sum(1).flatten()
-    return x.shape[-1] * energy - squared_norm(torch.bmm(x, met.mT))
+    energy = x.square().sum(1).flatten() @ aligned.square().sum(1).flatten()
+    return x.shape[-1] * energy - squared_norm(torch.bmm(x, aligned.mT))
 
 
-def _projected(x: Tensor, met: Tensor) -> Tensor:
+def _projected(x: Tensor, aligned: Tensor) -> Tensor:
     """|M|^2 + tr M^2 - 2 sum_i M_ii^2 of rows (B, C, d) that share a matrix."""
-    norm = torch.einsum("xci,yci,xoj,yoj->", x, x, met, met)
-    crossed = torch.einsum("xci,yoi->coxy", x, met)
-    diagonal = torch.einsum("bci,boi->ico", x, met)
+    norm = torch.einsum("xci,yci,xoj,yoj->", x, x, aligned, aligned)
+    crossed = torch.einsum("xci,yoi->coxy", x, aligned)
+    diagonal = torch.einsum("bci,boi->ico", x, aligned)
     return norm + (crossed * crossed.mT).sum() - 2 * squared_norm(diagonal)

@@ -13,7 +13,7 @@ from rad.sketches.base import Sketch, squared_norm
 
 
 class LinearResponse(NoiseResponse):
-    """How dW = grad_output^T x answers noise in x.
+    """How noise in x carries over to dW = grad_output^T x.
 
     With F = |dW|^2 and S = sum over rows of |grad_output_n|^2 |x_n|^2, columns drawn or mixed add
     (d - 1) F where all rows share the draw (their noises add up as the gradient itself does) and
@@ -51,6 +51,6 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
     """E |dW_hat - dW|^2 over the keys, dW = grad_output^T x, in closed form: float64, shape ().
 
     Numbers of any size are brought into range first. Shapes and derivation: `LinearResponse`.
-    Raises TypeError for a sketch that does not tell its noise.
+    Raises TypeError for a sketch without a closed form (`Sketch.noise`).
     """
     return LinearResponse(x, grad_output).to_sketch(sketch)

@@ -1,4 +1,4 @@
-"""How a weight gradient answers the noise of what is read in place of its input."""
+"""How the noise of a sketch of the input carries over to a weight gradient."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NoiseResponse(ABC):
     def to_sketch(self, sketch: Sketch) -> Tensor:
         """E |dW_hat - dW|^2 over the keys, in closed form: float64, shape ().
 
-        Raises TypeError for a sketch that does not tell its noise.
+        Raises TypeError for a sketch without a closed form (`Sketch.noise`).
         """
         zero = torch.zeros((), dtype=torch.float64, device=self.rows.device)
         return sum((self.to_part(part) for part in sketch.noise(self.rows.shape[1])), zero)

@@ -8,7 +8,7 @@ initial state and biases is exact; that of each weight is a sum over the steps o
 delta_t^T x_hat_t, unbiased because it is linear in each x_hat_t. It is summed during
 the sweep: neither pass holds more than a chunk of steps densely.
 
-Two cases keep the states, once, and no bits: `Identity`, where the kept states tell
+Two cases keep the states, once, and no bits: `Identity`, where the kept states show
 which units were active; and tanh, whose derivative 1 - h^2 a sketch of h would bias.
 
 On a GPU one kernel runs all the steps of a pass where there is one for the layer
@@ -103,9 +103,9 @@ class _SketchedRNN(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
         x, h0 = x.to(plan.dtype), h0.to(plan.dtype)
-        told = sequence = None
+        bits = sequence = None
         if any(needs) and not keeps_states:
-            told = x.new_empty(packed_bytes(x.shape[:2].numel() * plan.hidden), dtype=torch.uint8)
+            bits = x.new_empty(packed_bytes(x.shape[:2].numel() * plan.hidden), dtype=torch.uint8)
         if return_sequence or (any(needs) and keeps_states):
             sequence = x.new_empty(plan.steps, plan.batch, plan.hidden)
         states, inputs = _Kept(plan.steps, key, 0), _Kept(plan.steps, key, 1)
@@ -127,8 +127,8 @@ class _SketchedRNN(torch.autograd.Function):
                     states.add(plan.states_sketch, h[:-1], steps)
                 if needs_ih and plan.input_sketch:
                     inputs.add(plan.input_sketch, x_now, steps)
-                if told is not None:
-                    told[plan.bits(steps)] = pack(h[1:].bool())  # NaN counts as active
+                if bits is not None:
+                    bits[plan.bits(steps)] = pack(h[1:].bool())  # NaN counts as active
                 if sequence is not None:
                     sequence[steps.start : steps.stop] = h[1:]
                 buffer[0] = h[-1]
@@ -142,7 +142,7 @@ class _SketchedRNN(torch.autograd.Function):
             key,
             weight_ih if needs[0] else None,
             weight_hh,
-            sequence if keeps_states else told,
+            sequence if keeps_states else bits,
             *states.tensors,
             *inputs.tensors,
         )
@@ -153,7 +153,7 @@ class _SketchedRNN(torch.autograd.Function):
     def backward(
         ctx: Any, grad_output: Tensor | None, grad_h_n: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        key, weight_ih, weight_hh, told, *kept = ctx.saved_tensors
+        key, weight_ih, weight_hh, bits_or_states, *kept = ctx.saved_tensors
         states, inputs = kept[: ctx.states_count], kept[ctx.states_count :]
         needs_x, _, needs_ih, needs_hh, *needs_bias = needs = ctx.needs_input_grad[:6]
         plan: _Plan = ctx.plan
@@ -175,16 +175,16 @@ class _SketchedRNN(torch.autograd.Function):
             for steps in reversed(chunks):
                 here, delta = slice(steps.start, steps.stop), buffer[: len(steps)]
                 if plan.states_sketch:  # read as bytes, which are copied faster than booleans
-                    active = unpack(told[plan.bits(steps)], delta.shape)
+                    active = unpack(bits_or_states[plan.bits(steps)], delta.shape)
                     delta.copy_(active.view(torch.uint8))
                 else:
-                    delta.copy_(told[here])
+                    delta.copy_(bits_or_states[here])
                 _sweep_back(plan.nonlinearity, steps, delta, grad_h, grad_output, w_hh)
                 if needs_hh:
                     if plan.states_sketch:
                         part = tuple(tensor[here] for tensor in states)
                     else:
-                        part = (_states_before(told, states[0], steps),)
+                        part = (_states_before(bits_or_states, states[0], steps),)
                     sketch = plan.states_sketch or Identity()
                     keys = states_keys[here]
                     shape = (*delta.shape[:2], plan.hidden)
@@ -230,7 +230,8 @@ def _sweep_back(
 ) -> None:
     """delta_t = grad_h_t * act'(t) and grad_h_{t-1} = delta_t W_hh + grad_output_{t-1}, backwards.
 
-    Each delta_t replaces what tells act'(t) in `delta`; `grad_h` is updated in place.
+    On entry `delta` holds what act'(t) follows from; each is replaced by delta_t. `grad_h` is
+    updated in place.
     """
     for t, delta_t in zip(reversed(steps), reversed(delta.unbind()), strict=True):
         if nonlinearity == "relu":

@@ -69,12 +69,12 @@ def _pooled_and_bits(x: Tensor) -> tuple[Tensor, Tensor]:
         return relu.relu_avg_pool2d(x)
     shape = (*x.shape[:-2], x.shape[-2] // 2, x.shape[-1] // 2)
     total = x.new_zeros(shape, dtype=accumulation_dtype(x.dtype))
-    told = x.new_zeros(shape, dtype=torch.uint8)
+    bits = x.new_zeros(shape, dtype=torch.uint8)
     for place, corner in enumerate(_corners(x)):
         active = corner.relu()
         total += active
-        told |= active.bool().to(torch.uint8) << place  # not "> 0": NaN is active, as in torch
-    return total.mul_(0.25).to(x.dtype), pack_integers(told, BITS)
+        bits |= active.bool().to(torch.uint8) << place  # not "> 0": NaN is active, as in torch
+    return total.mul_(0.25).to(x.dtype), pack_integers(bits, BITS)
 
 
 def _corners(x: Tensor) -> Iterator[Tensor]:

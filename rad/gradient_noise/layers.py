@@ -1,4 +1,4 @@
-"""What each weight layer reads and is told in a backward pass, and what follows in closed form."""
+"""Input and output gradient of each weight layer, and what follows from them in closed form."""
 
 from __future__ import annotations
 

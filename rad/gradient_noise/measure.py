@@ -32,7 +32,7 @@ ALL = "all weights"
 PARTS = ("minibatch", "sketch", "total")
 
 Predicted = dict[tuple[str, Sketch], list[float]]
-"""The closed forms of a weight and a sketch , one for each minibatch predicted."""
+"""The closed forms of a weight and a sketch, one for each minibatch predicted."""
 
 # Sub-key of the minibatches, far from those of the layers' draws.
 MINIBATCHES = 1 << 32

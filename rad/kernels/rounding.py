@@ -1,7 +1,7 @@
 # mypy: disallow-untyped-defs=False
 """Rounding: fit, round and pack in two passes over memory; unpack and read in one.
 
-`compress` and `decompress` are those of `rad.sketches.rounding.Rounding`, in the order and type of
+`compress` and `decompress` are those of `rad.sketches.blockwise.Rounding`, in the order and type of
 the operations of `rad.sketches.grid`, so that grids, codes and estimates are the same: divisions
 are rounded to the nearest, and no product is fused with a sum. A number's *place* is its index
 in the flattened tensor. Numbers that are not finite have codes of their own here; that they read

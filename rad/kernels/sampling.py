@@ -1,10 +1,10 @@
 # mypy: disallow-untyped-defs=False
 """Sampling with replacement: columns are drawn where they are read, never stored.
 
-`sample` and `spread` are what
-`compress` and `decompress` of `SameSample` and `DifferentSample` do. `spread` adds up the values
-of a column that a row drew more than once by comparing all pairs of its slots; each of those
-slots then writes the same sum: no atomics, so that a gradient is the same every time.
+`sample` and `spread` are what `compress` and `decompress` of `rad.sketches.SameSample` and
+`rad.sketches.DifferentSample` do. `spread` adds up the values of a column that a row drew more
+than once by comparing all pairs of its slots; each of those slots then writes the same sum: no
+atomics, so that a gradient is the same every time.
 """
 
 from __future__ import annotations

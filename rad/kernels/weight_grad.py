@@ -2,7 +2,7 @@
 """grad_output^T x_hat of a linear layer from what was kept of x: no dense buffer in memory.
 
 A program holds a tile of the result. For some rows at a time it makes a tile of x_hat on chip, and
-multiplies. Sums run in float32, the products too, unless torch was told to use TF32.
+multiplies. Sums run in float32, the products too, unless torch is set to use TF32.
 
 - `sampled` draws the rows' columns again and adds what was kept of them. Each number of a tile
   costs a comparison with all k slots of its row.
@@ -14,10 +14,10 @@ MAX_WORK and MAX_READS draw the line, from counts of operations (at most some 30
 they were not tuned on a device.
 
 Convolutions have no such kernel: their weight gradient stays with torch, one piece of the batch
-read densely at a time. A kept number meets kernel-size^2 x out_channels gradients that lie
-scattered over the output, so that from kept positions alone every load is a gather; the dense
-product runs on tensor cores, which a keep fraction of a tenth does not outweigh, and the piece
-bounds the buffer.
+read densely at a time. A kept number is multiplied with kernel-size^2 x out_channels gradients
+that lie scattered over the output, so that from kept positions alone every load is a gather; the
+dense product runs on tensor cores, which a keep fraction of a tenth does not outweigh, and the
+piece bounds the buffer.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def rounded(
 
 
 def _precision() -> str:
-    """Of products of float32, as torch is told to have them on CUDA, in whichever way."""
-    told = torch.backends.cuda.matmul.fp32_precision
-    if told == "none":
-        told = torch.backends.fp32_precision  # type: ignore[attr-defined]
-    return "tf32" if told == "tf32" else "ieee"
+    """The precision of float32 products that torch is set to on CUDA, by whichever setting."""
+    setting = torch.backends.cuda.matmul.fp32_precision
+    if setting == "none":
+        setting = torch.backends.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if setting == "tf32" else "ieee"

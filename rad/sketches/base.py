@@ -25,8 +25,8 @@ class Sketch(ABC):
 
     A sketch acts on the last axis, of size d; the axes before it are flattened to
     *rows*. Subclasses are frozen dataclasses; numpy's numbers in their fields become Python's, of
-    the same value. The key is not part of what
-    `compress` returns: whoever keeps that keeps the key with it.
+    the same value. The key is not part of what `compress` returns: whoever keeps that keeps the
+    key with it.
     """
 
     def __post_init__(self) -> None:
@@ -61,10 +61,9 @@ class Sketch(ABC):
         """E |x_hat - x|^2 over the keys, in closed form, summed over all of x: shape ()."""
 
     def noise(self, d: int) -> tuple[Noise, ...]:
-        """What x_hat - x is made of, for rows of d; none where it is zero.
+        """The parts of the error x_hat - x of rows of d numbers; none where it is zero.
 
-        Raises TypeError where the sketch does not tell: no closed form of a weight gradient's
-        variance is then known.
+        Raises TypeError, by default: a weight gradient's variance then has no closed form.
         """
         raise TypeError(f"no closed-form weight gradient variance for {type(self).__name__}")
 
@@ -73,8 +72,8 @@ class Sketch(ABC):
     ) -> Tensor:
         """left^T x_hat for left (rows, m) and the x_hat (rows, d) of `saved`: (m, d).
 
-        Of the dtype of `left`. Reads x_hat a piece of the rows at a time; sketches that need not
-        read it densely know better.
+        Of the dtype of `left`. Reads x_hat a piece of the rows at a time; sketches override it
+        where x_hat need not be read densely.
         """
         rows, d = shape
         wide = accumulation_dtype(left.dtype)
@@ -92,8 +91,9 @@ class Sketch(ABC):
     def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
         """What is kept of x (steps, rows, d): `compress(x[s], keys[s])`, stacked over the steps.
 
-        One step of a recurrence is little work, so that calling the sketch for each costs more
-        than what it does: sketches that can do all at once do, with the same draws.
+        One step of a recurrence is so little work that calling the sketch for each step costs
+        more than the work itself: sketches override this where they can do all steps at once, with
+        the same draws.
         """
         kept = [self.compress(x_s, key) for x_s, key in zip(x.unbind(), keys.unbind(), strict=True)]
         return tuple(torch.stack(parts) for parts in zip(*kept, strict=True))
@@ -114,8 +114,8 @@ class Sketch(ABC):
     ) -> Tensor:
         """sum_s x_hat_s^T left_s, for the x_hat_s (steps, rows, d) that `saved` holds: (d, m).
 
-        left (steps, rows, m) is of the dtype in which sums run. One step at a time, where the
-        sketch knows no better. The transpose of what `contract` gives.
+        left (steps, rows, m) is of the dtype in which sums run. One step at a time, unless the
+        sketch overrides it. The transpose of what `contract` gives.
         """
         total = saved[0].new_zeros(shape[2], left.shape[2], dtype=left.dtype)
         for left_s, key, *parts in zip(left, keys, *saved, strict=True):
@@ -123,7 +123,7 @@ class Sketch(ABC):
         return total
 
     def selectors(self, d: int) -> Selectors | None:
-        """How kernels read rows of d; None where this sketch is not made of selectors."""
+        """How kernels read rows of d; None for a sketch that is not made of selectors."""
         return None
 
 
@@ -163,7 +163,7 @@ class ReducingSketch(Sketch):
         return max(1, min(d, int(d * self.keep_fraction + 0.999)))
 
     def kept_of(self, shape: Shape) -> int:
-        """What the keep fraction is one of, in a tensor of that shape: the numbers of a row."""
+        """What a keep fraction is a fraction of, for a tensor of that shape: a row's numbers."""
         return shape[-1]
 
     @abstractmethod

@@ -10,20 +10,20 @@ from rad.dtypes import accumulation_dtype
 from rad.packing.pieces import joined, pieces
 
 PIECE_BYTES = 1 << 22
-"""The most into which a sketch is read densely at a time."""
+"""The most bytes of x_hat that are read densely at a time."""
 
 SMALL_BYTES = 1 << 18
-"""What is read densely at once."""
+"""Bytes of x_hat up to which all of it is read at once."""
 
 WIDENED_BYTES = 1 << 19
-"""What bfloat16 and float16 take as float32, in which sums run, at a time."""
+"""Bytes of float32, in which sums run, to which short types are widened at a time."""
 
 
 def row_pieces(left: Tensor, d: int) -> list[range]:
-    """The rows in which a reading (rows, d) meets left (rows, m).
+    """The pieces of rows in which left (rows, m) is multiplied with x_hat (rows, d).
 
-    Two pieces, more where one would be large, one where it is small; of a short type as many as
-    are widened at a time.
+    Two pieces; one where x_hat is small, more where half of it is large. For a short type, each
+    piece is what is widened at a time.
     """
     rows, columns = left.shape
     wide = accumulation_dtype(left.dtype)
@@ -37,7 +37,7 @@ def row_pieces(left: Tensor, d: int) -> list[range]:
 def by_columns(product: Callable[[Tensor], Tensor], left: Tensor, d: int) -> Tensor:
     """`product(left)`, sums (m, d) for left (rows, m), in the type of left.
 
-    Of a short type some columns of left at a time, whose sums take no more than x did.
+    For a short type, some columns of left at a time, whose sums take no more bytes than x.
     """
     rows, columns = left.shape
     wide = accumulation_dtype(left.dtype)

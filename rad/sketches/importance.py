@@ -38,15 +38,15 @@ class ImportanceSampling(ReducingSketch):
     it holds one of the points u, u + 1, ..., u + k - 1, u uniform on [0, 1) (Madow,
     1949). Unbiased, exactly so: u and the sums of the pi_n are multiples of 2**-32.
     E|x_hat - x|^2 = sum_n (1/pi_n - 1) |x_n|^2. Rows that hold NaN or an infinity are
-    kept before others, and no other of their numbers turns.
+    kept before others, and their finite numbers stay finite.
 
-    Unlike the other sketches this one mixes rows' fates: a weight gradient's variance
-    also has covariances (`weight_covariance`). Backward arithmetic falls to k rows.
+    Unlike in other sketches, which rows are kept depends on the other rows: a weight gradient's
+    variance also has covariances (`weight_covariance`). The backward pass multiplies k rows only.
     Shapes: x (..., d) -> kept (k, d) and the rows' numbers (k,), int32.
     """
 
     def kept_of(self, shape: Shape) -> int:
-        """The rows."""
+        """The rows, of which a keep fraction is kept."""
         return len(rows_of(shape))
 
     def relative_variance(self, d: int) -> float:

@@ -5,7 +5,7 @@ operator that knows how its weight gradient answers each kind (`rad.functional.n
 knows the variance with every sketch.
 
 Parts are hashable and hold no tensors. The variance that a part adds is `factor` times that of its
-`unit`, so that sketches that differ in the factor only share the work.
+`unit`, so that sketches that differ only in their factor share the work.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ class _Scaled:
 class Columns(_Scaled):
     """Columns of x drawn at random, or mixed by random signs: x_hat = x P with E[P] = I.
 
-    With A_i the part of the weight gradient that column i of x contributes, drawn columns
-    (d [i = j] - 1 of them, in covariance) add factor (d sum_i |A_i|^2 - |sum_i A_i|^2); mixed
-    ones, with M_ij the product of column i with what meets column j, add
-    factor (|M|^2 + tr M^2 - 2 sum_i M_ii^2), summed over the weights. `shared`: all rows share P;
-    else each row has its own, and rows add up.
+    The variance that this adds to a weight gradient:
+
+    - drawn columns (`mixed` false), whose weights have the covariance factor (d [i = j] - 1):
+      factor (d sum_i |A_i|^2 - |sum_i A_i|^2), A_i being column i's contribution to the gradient;
+    - mixed columns: factor (|M|^2 + tr M^2 - 2 sum_i M_ii^2), summed over the weights, M_ij being
+      the product of column i of x with the output gradients that column j is multiplied with.
+
+    `shared`: all rows share P. Otherwise each row has its own, and the rows' variances add up.
     """
 
     mixed: bool
@@ -42,7 +45,7 @@ class Columns(_Scaled):
 
 
 class ElementVariance(Protocol):
-    """What has errors that are uncorrelated from number to number."""
+    """A source of errors that are uncorrelated from number to number."""
 
     def element_variance(self, x: Tensor) -> Tensor:
         """The variance of the error of each number of x (..., d): (..., d)."""
@@ -52,8 +55,8 @@ class ElementVariance(Protocol):
 class Numbers(_Scaled):
     """Errors of single numbers, uncorrelated, of variance factor * source.element_variance(x).
 
-    With `rotation`, an orthogonal map of rows (..., d), they are errors of the rotated rows, and so
-    are the variances that `source` tells.
+    With `rotation`, an orthogonal map of rows (..., d), they are errors of the rotated rows, and
+    `source.element_variance(x)` gives the variances of those.
     """
 
     source: ElementVariance
@@ -62,7 +65,7 @@ class Numbers(_Scaled):
 
 
 class WeightCovariance(Protocol):
-    """What multiplies each row by a random factor of mean 1."""
+    """A source of random factors of mean 1, one for each row."""
 
     def weight_covariance(self, x: Tensor) -> Tensor:
         """The covariance of the factors of the rows of x (..., d): (rows, rows)."""
@@ -70,7 +73,8 @@ class WeightCovariance(Protocol):
 
 @dataclass(frozen=True)
 class Rows(_Scaled):
-    """Whole rows kept or dropped together: factor times the covariance that `source` tells."""
+    """Rows kept or dropped as a whole, by random factors of covariance
+    factor * source.weight_covariance(x)."""
 
     source: WeightCovariance
     factor: float = 1.0

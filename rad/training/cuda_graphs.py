@@ -3,12 +3,13 @@
 An update of a small network is hundreds of kernels that run for microseconds each: launching them
 takes longer than running them. Captured as a CUDA graph, they are launched by one call.
 
-A replay does what the device was told during the capture: the same kernels on the same memory. So
-an update must find what changes on the device. Counters of draws, generators, the learning rate
+A replay launches what was launched during the capture: the same kernels on the same memory. So
+an update must find on the device whatever changes. Counters of draws, generators, the learning rate
 and the step counts of the optimizer are there, and replays draw and count as eager updates do.
 What Python does in a model's forward pass (a branch, a count in an int) is done at the capture and
-then never again: such a model must not be captured. What can be told is: a model that waits for
-the device, or that puts other tensors in the place of its buffers, is trained eagerly.
+then never again: such a model must not be captured. Nothing can detect that. A model that waits
+for the device, or that puts other tensors in the place of its buffers, is detected, and trained
+eagerly.
 
 The first updates of a process are eager, on the stream of the capture: they let libraries and
 the optimizer allocate what they keep. The capture itself runs nothing, so that nothing has to be
@@ -67,7 +68,7 @@ def updates(
 ) -> Iterator[Tensor]:
     """As `eager`, but by replays where that is possible.
 
-    Where it is not, `tell` is told why, once, and all updates are eager, with the same outcome.
+    Where it is not, `tell` gets the reason, once, and all updates are eager, with the same outcome.
     """
     problem: str | None = f"there is no CUDA graph on the device {generator.device}"
     if graphs.can_capture(generator.device):
