@@ -29,11 +29,11 @@ class _Scaled:
 class Columns(_Scaled):
     """Columns of x drawn at random, or mixed by random signs: x_hat = x P with E[P] = I.
 
-    With A_i the part of the weight gradient that column i of x contributes, drawn columns
-    (d [i = j] - 1 of them, in covariance) add factor (d sum_i |A_i|^2 - |sum_i A_i|^2); mixed
-    ones, with M_ij the product of column i with what meets column j, add
-    factor (|M|^2 + tr M^2 - 2 sum_i M_ii^2), summed over the weights. `shared`: all rows share P;
-    else each row has its own, and rows add up.
+    Let A_i be the part of the weight gradient that column i of x contributes. Drawn columns add
+    the variance factor * (d sum_i |A_i|^2 - |sum_i A_i|^2), the factor being 1/k for k draws with
+    replacement. Mixed columns add factor * (|M|^2 + tr M^2 - 2 sum_i M_ii^2), summed over the
+    weights, M_ij being the product of column i with what meets column j. With `shared` all rows
+    have one P; else each row has its own, and the variances of rows add up.
     """
 
     mixed: bool
