@@ -18,21 +18,8 @@ from rad.memory.graph import Holding, gradients_enabled, holdings, storage
 from rad.memory.measure import parameter_bytes, peak_bytes
 from rad.nn import LAYERS, RAD_LAYERS, Sketching
 from rad.nn.kinds import kind_of
-from rad.nn.prediction import predicted_bytes
+from rad.nn.registry import MODULE_OF_NODE
 from rad.sketches import Identity
-
-REMEDIES = {
-    "relu": "ReLU",
-    "addmm": "Linear",
-    "mm": "Linear",
-    "linear": "Linear",
-    "convolution": "Conv2d",
-    "avg_pool2d": "AvgPool2d",
-    "mean": "AdaptiveAvgPool2d",
-    "max_pool2d_with_indices": "MaxPool2d",
-    "native_dropout": "Dropout",
-}
-"""Operators of the autograd graph that a RAD layer keeps less for -> that layer under torch.nn."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +202,7 @@ def _watching(
             tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
             if module.training and any(tensor.requires_grad for tensor in tensors):
                 x = args[0] if args else keywords["input"]
-                predicted[names[module]] += predicted_bytes(module, x, output, exact)
+                predicted[names[module]] += module.kept_bytes(x, output, exact)  # type: ignore[operator]
 
     hooks = []
     for module in names:
@@ -271,7 +258,7 @@ def _unexpected(
             by_layers[module] += holding.nbytes
         else:
             call = f"{holding.operator}{holding.call}"
-            remedy = REMEDIES.get(holding.operator)
+            remedy = MODULE_OF_NODE.get(holding.operator)
             advice = f"make it a torch.nn.{remedy} module" if remedy else "no RAD layer does this"
             yield f"`{call}` is functional, in {where}, and keeps {kept}: {advice}"
     for module, size in by_layers.items():

@@ -10,15 +10,7 @@ from torch.nn.utils import parametrize
 from rad.conversion.readers import RESHAPES, functional_calls
 from rad.nn import LAYERS, RAD_LAYERS
 from rad.nn.kinds import kind_of
-
-MODULES = {
-    **{kind.__name__.lower(): kind.__name__ for kind in LAYERS},
-    "leaky_relu": "LeakyReLU",
-    **{f"avg_pool{axes}d": f"AvgPool{axes}d" for axes in (1, 2, 3)},
-    **{f"max_pool{axes}d": f"MaxPool{axes}d" for axes in (1, 2, 3)},
-    "adaptive_avg_pool2d": "AdaptiveAvgPool2d",
-}
-"""Functions -> the module under torch.nn that does the same and that `convert` replaces."""
+from rad.nn.registry import MODULE_OF_FUNCTION
 
 _SHAPES_AND_SUMS = """
 add iadd sub isub neg getitem getattr size dim numel shape view reshape flatten unflatten
@@ -105,7 +97,7 @@ def _why_left(module: nn.Module) -> str:
 
 
 def _why_functional(function: str) -> str:
-    layer = MODULES.get(function.rstrip("_"))
+    layer = MODULE_OF_FUNCTION.get(function.rstrip("_"))
     if layer is None:
         return "what torch keeps: a functional call, for which there is no RAD layer"
     return f"what torch keeps: a functional call; make it a torch.nn.{layer} module"

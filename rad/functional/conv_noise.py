@@ -87,7 +87,7 @@ class ConvResponse(NoiseResponse):
         return total
 
     def _taps(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each tap and group: x (B, C, d), and the output gradient where it is read (B, O, d)."""
+        """x (B, C, d) and the output gradient aligned with it (B, O, d), for each tap and group."""
         groups, space = self._geometry.groups, self._x.shape[2:]
         inputs = self._x.flatten(2).unflatten(1, (groups, -1))
         for tap in product(*map(range, self._weight.shape[2:])):

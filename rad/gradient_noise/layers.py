@@ -14,6 +14,7 @@ from rad.functional.geometry import Geometry, geometry_of
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.noise_response import NoiseResponse
 from rad.functional.scaling import normalised
+from rad.nn.layer_io import Capture
 from rad.training.task import Batch, Task
 
 
@@ -32,6 +33,21 @@ class Trace:
     def width(self) -> int:
         """d, the size of the axis that a sketch acts on."""
         return self.x.shape[-1] if isinstance(self.layer, nn.Linear) else self.x[0, 0].numel()
+
+    def is_all_of(self, gradient: Tensor | None) -> bool:
+        """Whether the weight's gradient comes from this call, to what float16 tells."""
+        if gradient is None:
+            return False
+        own = self._weight_gradient(self.x, self.grad_output)
+        return bool((own - gradient).norm() <= 1e-2 * gradient.norm())
+
+    def _weight_gradient(self, x: Tensor, grad_output: Tensor) -> Tensor:
+        if isinstance(self.layer, nn.Linear):
+            return grad_output.flatten(0, -2).t() @ x.flatten(0, -2)
+        weight = self.layer.weight.detach()
+        found = _geometry_of(self.layer).backward(grad_output, x, weight, (False, True, False))[1]
+        assert found is not None
+        return found
 
     def noise_response(self) -> NoiseResponse:
         """How the weight's gradient, of the minibatch, answers noise in x."""
@@ -56,11 +72,8 @@ class Trace:
             x = x.reshape(batch, -1, x.shape[-1])
             grad_output = grad_output.reshape(batch, -1, grad_output.shape[-1])
             return ((x @ x.mT) * (grad_output @ grad_output.mT)).sum((1, 2))
-        geometry, weight = _geometry_of(self.layer), self.layer.weight.detach()
-        mask = (False, True, False)
         pairs = zip(x.split(1), grad_output.split(1), strict=True)
-        gradients = (geometry.backward(g, x, weight, mask)[1] for x, g in pairs)
-        return torch.stack([g.square().sum() for g in gradients if g is not None])
+        return torch.stack([self._weight_gradient(x, g).square().sum() for x, g in pairs])
 
 
 def _geometry_of(layer: _ConvNd) -> Geometry:
@@ -93,25 +106,27 @@ def trace(model: nn.Module, task: Task, batch: Batch) -> tuple[dict[str, Trace],
 
     Gradients start afresh and are left in `.grad`. The model is a plain one: each layer is
     called once, and nothing in it is random or mixes examples.
+
+    Raises:
+        UsageError: a layer that is not called once, or whose weight is also used elsewhere.
     """
-    inputs: dict[str, Tensor] = {}
-    grads: dict[str, Tensor] = {}
     layers = weight_layers(model)
-
-    def keep(name: str, x: Tensor, output: Tensor) -> None:
-        inputs[name] = x.detach()
-        output.register_hook(lambda grad: grads.__setitem__(name, grad.detach()))
-
-    hooks = [
-        layer.register_forward_hook(lambda _, args, output, name=name: keep(name, args[0], output))
-        for name, layer in layers.items()
-    ]
-    try:
+    with Capture(layers) as seen:
         loss = loss_and_gradient(model, task, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: Trace(layers[name], inputs[name], grads[name]) for name in layers}, loss
+    traces = {}
+    for name, layer in layers.items():
+        if seen.calls[name] != 1 or len(seen.pairs[name]) != 1:
+            raise UsageError(
+                f"{name} takes part in {seen.calls[name]} calls of its layer, of which "
+                f"{len(seen.pairs[name])} meet a gradient: gradient noise is known for one"
+            )
+        traces[name] = Trace(layer, *seen.pairs[name][0])
+        if not traces[name].is_all_of(layer.weight.grad):
+            raise UsageError(
+                f"{name} is also used past the call of its layer, which gradient noise does not "
+                "see: call the layer there, too"
+            )
+    return traces, loss
 
 
 def loss_and_gradient(model: nn.Module, task: Task, batch: Batch) -> float:

@@ -5,8 +5,6 @@ Each is a subclass of torch's module with the same parameters and the same
 or `torch.no_grad()` it is torch's module.
 """
 
-from torch import nn
-
 from rad.nn.activation import ReLU
 from rad.nn.base import Sketching
 from rad.nn.conv import Conv1d, Conv2d, Conv3d
@@ -24,35 +22,7 @@ from rad.nn.pooling import (
     ReLUAvgPool2d,
 )
 from rad.nn.recurrent import RNN
-
-LAYERS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Linear: Linear,
-    nn.Conv1d: Conv1d,
-    nn.Conv2d: Conv2d,
-    nn.Conv3d: Conv3d,
-    nn.ReLU: ReLU,
-    nn.AvgPool1d: AvgPool1d,
-    nn.AvgPool2d: AvgPool2d,
-    nn.AvgPool3d: AvgPool3d,
-    nn.AdaptiveAvgPool2d: AdaptiveAvgPool2d,
-    nn.MaxPool1d: MaxPool1d,
-    nn.MaxPool2d: MaxPool2d,
-    nn.MaxPool3d: MaxPool3d,
-    nn.Dropout: Dropout,
-    nn.RNN: RNN,
-    nn.GELU: GELU,
-    nn.SiLU: SiLU,
-    nn.Mish: Mish,
-    nn.Tanh: Tanh,
-    nn.Sigmoid: Sigmoid,
-    nn.Softplus: Softplus,
-    nn.ELU: ELU,
-    nn.LeakyReLU: LeakyReLU,
-}
-"""torch's layer type -> the RAD layer that takes its place."""
-
-RAD_LAYERS = frozenset({*LAYERS.values(), ReLUAvgPool2d})
-"""All of them."""
+from rad.nn.registry import LAYERS, RAD_LAYERS
 
 __all__ = [
     "ELU",

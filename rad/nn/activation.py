@@ -7,7 +7,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from rad import functional
-from rad.nn.base import keeps_now
+from rad.nn.base import Exact, keeps_now
+from rad.packing.bits import packed_bytes
 
 
 class ReLU(nn.ReLU):
@@ -27,6 +28,10 @@ class ReLU(nn.ReLU):
         if not keeps_now(self):
             return super().forward(input)
         return functional.relu(input, self.mask, inplace=self.inplace)
+
+    def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        return packed_bytes(output.numel()) if self.mask == "packed" else exact(output)
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, [super().extra_repr(), f"mask={self.mask}"]))

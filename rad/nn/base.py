@@ -40,6 +40,12 @@ def _rank() -> int | None:
     return distributed.get_rank() if distributed.get_world_size() > 1 else None
 
 
+KEY_BYTES = 8
+
+Exact = Callable[[Tensor], int]
+"""Bytes of a tensor that is kept as it is: 0 where a layer before keeps it already."""
+
+
 class Sketching(nn.Module):
     """Mixin of the layers that keep a sketch of their input, with a fresh key for every call.
 
@@ -134,12 +140,29 @@ class Sketching(nn.Module):
         """What is kept for backward, in words."""
         return str(self.sketch)
 
+    def kept_of_input(self, x: Tensor, rows: tuple[int, int], output: Tensor, exact: Exact) -> int:
+        """`kept_bytes` of a layer with one weight, whose sketch acts on those rows of x."""
+        weight = self.weight
+        assert isinstance(weight, Tensor)
+        if not weight.requires_grad:
+            return KEY_BYTES
+        if isinstance(self.sketch, Identity) and x.dtype == output.dtype:
+            return KEY_BYTES + exact(x)
+        return KEY_BYTES + self.sketch.nbytes(rows, output.dtype)
+
     def weight_grad_variance(self, x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:
         """E |dW_hat - dW|^2 of a call with this input, in closed form: float64, shape ().
 
         Raises TypeError for a layer or a sketch without a closed form.
         """
         return self.noise_response(x, grad_output).to_sketch(sketch)
+
+    def kept_bytes(self, x: Tensor, output: Any, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward.
+
+        Parameters excluded; the counterpart of measuring them.
+        """
+        raise NotImplementedError
 
     def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:
         """How the weight's gradient of a call with this input answers noise in it.

@@ -11,7 +11,7 @@ from rad import functional
 from rad.functional.conv_noise import ConvResponse
 from rad.functional.geometry import geometry_of
 from rad.functional.noise_response import NoiseResponse
-from rad.nn.base import Sketching
+from rad.nn.base import Exact, Sketching
 from rad.sketches import Identity, Sketch
 
 
@@ -45,6 +45,12 @@ class _Conv(Sketching, _ConvNd):
             key=key,
             kept=kept,
         )
+
+    def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        space = x.shape[-len(self.kernel_size) :]
+        rows = (x.shape[: -len(space)].numel(), space.numel())
+        return self.kept_of_input(x, rows, output, exact)
 
     def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:
         options = (self.stride, self.padding, self.dilation, self.groups)

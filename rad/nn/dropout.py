@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rad import functional
 from rad.functional.dropout import random_key
 from rad.functional.in_place import overwrite
+from rad.nn.base import KEY_BYTES, Exact
 
 
 class Dropout(nn.Dropout):
@@ -24,3 +25,7 @@ class Dropout(nn.Dropout):
             return super().forward(input)
         output = functional.dropout(input, self.p, key=random_key(input.device))
         return overwrite(input, output) if self.inplace else output
+
+    def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        return KEY_BYTES

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from rad import functional
 from rad.functional.activation import Activation
+from rad.functional.elementwise import derivative_rows
 from rad.functional.in_place import overwrite
-from rad.nn.base import Sketching
+from rad.nn.base import KEY_BYTES, Exact, Sketching
 from rad.sketches import Identity, Sketch
 from rad.sketches.blockwise import Rounding
 
@@ -45,6 +46,12 @@ class _Elementwise(Sketching):
         key = self.draw_key()
         output = functional.elementwise(input, self.activation, sketch=self.sketch, key=key)
         return overwrite(input, output) if getattr(self, "inplace", False) else output
+
+    def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        if not isinstance(self.sketch, Rounding):
+            return 0  # it is torch's layer then, and whatever that keeps is beyond RAD's account
+        return KEY_BYTES + self.sketch.nbytes(tuple(derivative_rows(x).shape), output.dtype)
 
     def extra_repr(self) -> str:
         return super().extra_repr().removeprefix(", ")

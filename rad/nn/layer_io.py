@@ -1,14 +1,57 @@
-"""What a recurrent layer multiplies in its backward pass, step by step."""
+"""What layers read and are told in a backward pass: inputs, and gradients by their outputs.
+
+`Capture` watches layers that are called once for each output; `Recording` a recurrent layer, step
+by step.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from rad.sketches.base import Shape, Sketch
 from rad.sketches.identity import Identity
+
+
+class Capture:
+    """Watches layers while it is entered: `with Capture(layers) as seen: loss().backward()`.
+
+    `pairs` holds for each layer and call its input and the gradient by its output, in the order of
+    the backward pass; `calls` how often each was called. Calls whose output no gradient reaches
+    have no pair.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        self._layers = layers
+        self._hooks: list[RemovableHandle] = []
+        self.calls: Counter[str] = Counter()
+        self.pairs: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+
+    def __enter__(self) -> Capture:
+        for name, layer in self._layers.items():
+            self._hooks.append(layer.register_forward_hook(self._watch(name), with_kwargs=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _watch(self, name: str) -> Callable[..., None]:
+        def hook(
+            layer: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any], output: Any
+        ) -> None:
+            self.calls[name] += 1
+            x = (args[0] if args else keywords["input"]).detach()
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(lambda grad: self.pairs[name].append((x, grad.detach())))
+
+        return hook
 
 
 @dataclass(frozen=True, eq=False)

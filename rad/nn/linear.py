@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rad import functional
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.noise_response import NoiseResponse
-from rad.nn.base import Sketching
+from rad.nn.base import Exact, Sketching
 from rad.sketches import Identity, Sketch
 
 
@@ -39,6 +39,11 @@ class Linear(Sketching, nn.Linear):
         return functional.linear(
             input, self.weight, self.bias, sketch=self.sketch, key=key, kept=kept
         )
+
+    def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        rows = (x.shape[:-1].numel(), x.shape[-1])
+        return self.kept_of_input(x, rows, output, exact)
 
     def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:
         return LinearResponse(x, grad_output)

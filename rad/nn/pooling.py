@@ -8,11 +8,17 @@ from torch import Tensor, nn
 from rad import functional
 from rad.functional.arguments import each
 from rad.functional.pooling import offset_bits
-from rad.nn.base import keeps_now
+from rad.functional.relu_pool import BITS
+from rad.nn.base import Exact, keeps_now
+from rad.packing.bits import packed_bytes
 
 
 class _ShapeOnly(nn.Module):
     keeps = "the shape of its input"
+
+    def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        return 0
 
 
 class AvgPool1d(_ShapeOnly, nn.AvgPool1d):
@@ -78,6 +84,10 @@ class _MaxPool(nn.Module):
         options = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         return functional.max_pool(input, self.axes, *options)  # type: ignore[arg-type]
 
+    def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        return packed_bytes(output.numel() * self.bits)
+
 
 class MaxPool1d(_MaxPool, nn.MaxPool1d):
     """`torch.nn.MaxPool1d` that keeps window offsets (`rad.functional.max_pool`)."""
@@ -108,3 +118,7 @@ class ReLUAvgPool2d(nn.Module):
         if not keeps_now(self):
             return F.avg_pool2d(F.relu(input), 2)
         return functional.relu_avg_pool2d(input)
+
+    def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        return packed_bytes(output.numel() * BITS)

@@ -13,7 +13,8 @@ from rad.backends.operators import uncompiled
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.noise_response import NoiseResponse
 from rad.functional.recurrent import Nonlinearity, rnn
-from rad.nn.base import Sketching
+from rad.nn.base import KEY_BYTES, Exact, Sketching
+from rad.packing.bits import packed_bytes
 from rad.sketches import Identity, Sketch, fold_in
 
 
@@ -80,6 +81,33 @@ class RNN(Sketching, nn.RNN):
                 f"every state (tanh's derivative is not linear in it), {self.sketch} of the input"
             )
         return f"{self.sketch} of every state"
+
+    def kept_bytes(self, x: Tensor, output: Any, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        batched = x.dim() == 3
+        steps = x.shape[1 if self.batch_first and batched else 0]
+        batch = x.shape[0 if self.batch_first else 1] if batched else 1
+        dtype = output[1].dtype
+        directions = 2 if self.bidirectional else 1
+        total = 0
+        for place in range(self.num_layers):
+            features = self.hidden_size * directions if place else self.input_size
+            chained = place and directions == 1 and not (self.dropout and self.training)
+            if isinstance(self.sketch, Identity) and chained:
+                inputs = 0  # the states of the layer below
+            elif isinstance(self.sketch, Identity) or features == 1:
+                inputs = steps * batch * features * dtype.itemsize
+            else:
+                inputs = steps * self.sketch.nbytes((batch, features), dtype)
+            total += directions * (KEY_BYTES + inputs + self._states_bytes(steps, batch, dtype))
+        return total
+
+    def _states_bytes(self, steps: int, batch: int, dtype: torch.dtype) -> int:
+        units = batch * self.hidden_size
+        if isinstance(self.sketch, Identity) or self.nonlinearity == "tanh":
+            return (steps + 1) * units * dtype.itemsize
+        sketches = steps * self.sketch.nbytes((batch, self.hidden_size), dtype)
+        return sketches + packed_bytes(steps * units)
 
     def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:
         """That of one step and weight, x being the state before it, or its input.

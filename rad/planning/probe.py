@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -23,7 +22,7 @@ from rad.conversion.report import Report, report
 from rad.errors import UsageError
 from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
 from rad.nn import RNN, Sketching
-from rad.nn.layer_io import Recording
+from rad.nn.layer_io import Capture, Recording
 from rad.planning.batch_axis import (
     Sizes,
     batch_sizes,
@@ -147,31 +146,19 @@ class Trial:
 
         A recurrent layer makes a call for each step and each weight whose input it sketches; the
         gradient is that by what enters the activation.
-        Raises UsageError where the gradient is zero everywhere, or not finite somewhere.
+        Raises UsageError where the gradient is zero everywhere, or not finite somewhere, and for a
+        layer that sketches in a call that cannot be watched, such as of its `forward`.
         """
         recurrent = {n: Recording() for n, layer in self.layers.items() if isinstance(layer, RNN)}
-        seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-
-        def watch(name: str) -> Callable[..., None]:
-            def hook(
-                layer: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any], output: Any
-            ) -> None:
-                x = (args[0] if args else keywords["input"]).detach()
-                if isinstance(output, Tensor) and output.requires_grad:
-                    output.register_hook(lambda grad: seen[name].append((x, grad.detach())))
-
-            return hook
-
-        hooks = [
-            layer.register_forward_hook(watch(name), with_kwargs=True)
-            for name, layer in self.layers.items()
-        ]
-        try:
+        with Capture(self.layers) as seen:
             self._backward(self._forward(recurrent, self.full_batch))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        found = dict(seen) | {name: each.products for name, each in recurrent.items()}
+        for name, shapes in self.shapes().items():
+            if name not in recurrent and len(shapes) > seen.calls[name]:
+                raise UsageError(
+                    f"layer {name!r} is used past its call, which cannot be watched: call the "
+                    "layer, not its forward()"
+                )
+        found = seen.pairs | {name: each.products for name, each in recurrent.items()}
         _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
         return found
 

@@ -7,11 +7,12 @@ from functools import cached_property
 from itertools import chain
 
 from rad.errors import UsageError, first_line
-from rad.memory.budget import Budget, largest_within
+from rad.memory.budget import largest_within
 from rad.packing.codes import PLANES
 from rad.planning.allocation import keep_fraction
+from rad.planning.limits import TooSmall
 from rad.planning.probe import Trial
-from rad.sketches import DifferentSample, Identity, Sketch
+from rad.sketches import Identity, Sketch
 from rad.sketches.base import ReducingSketch
 from rad.sketches.blockwise import BLOCKS
 
@@ -19,21 +20,12 @@ SMALL_BATCHES = 4
 """Batches up to this size, and the parts of the whole, are tried for the smallest that runs."""
 
 
-def limit(trial: Trial, budget: Budget) -> int | None:
-    """The bytes of a budget: for a fraction those of `different_sample`; None for everything."""
-    if budget.kind == "full":
-        return None
-    if budget.kind == "fraction":
-        return trial.total_bytes(DifferentSample(budget.value), trial.full_batch)
-    return int(budget.value)
-
-
-def largest_batch(trial: Trial, budget: Budget) -> int:
+def largest_batch(trial: Trial, bytes_: int | None) -> int | TooSmall:
     """The largest batch of the lean exact model that fits, of those that the model can be run on.
 
-    Raises UsageError where it runs on no smaller batch, and where it is ambiguous how to cut one.
+    `bytes_` None stands for everything, here and below. Raises UsageError where it runs on no
+    smaller batch, and where it is ambiguous how to cut one.
     """
-    bytes_ = limit(trial, budget)
     if bytes_ is None:
         return trial.full_batch
     full = trial.batch.size
@@ -42,7 +34,7 @@ def largest_batch(trial: Trial, budget: Budget) -> int:
     needed = runs.cost(smallest)
     assert needed is not None
     if needed > bytes_:
-        raise infeasible(trial, budget, bytes_, needed, f"a batch of {smallest}")
+        return TooSmall(f"a batch of {smallest}", needed)
     low, high = smallest, full + 1  # what fits, and what does not
     best = smallest
     while high - low > 1:
@@ -109,10 +101,9 @@ class _Runs:
 
 
 def largest_keep_fraction(
-    trial: Trial, budget: Budget, variant: str, make: Callable[[float], ReducingSketch]
-) -> float:
+    trial: Trial, bytes_: int | None, variant: str, make: Callable[[float], ReducingSketch]
+) -> float | TooSmall:
     """The largest keep fraction at which the variant fits."""
-    bytes_ = limit(trial, budget)
     if bytes_ is None:
         return 1.0
 
@@ -123,19 +114,20 @@ def largest_keep_fraction(
     candidates = _keep_fractions(sketch.kept_of(shape) for shape in shapes)
     largest = largest_within(candidates, cost, bytes_)
     if largest is None:
-        least = f"{variant} at its smallest keep fraction"
-        raise infeasible(trial, budget, bytes_, cost(candidates[0]), least)
+        return TooSmall(f"{variant} at its smallest keep fraction", cost(candidates[0]))
     return largest
 
 
 def most_bits(
-    trial: Trial, budget: Budget, variant: str, make: Callable[[int, int | None], Sketch | None]
-) -> Sketch:
+    trial: Trial,
+    bytes_: int | None,
+    variant: str,
+    make: Callable[[int, int | None], Sketch | None],
+) -> Sketch | TooSmall:
     """The rounding with the most bits that fits, with the first of BLOCKS that fits with them.
 
     `make` gives the sketch of a number of bits and a block, None where there is none.
     """
-    bytes_ = limit(trial, budget)
     smallest: int | None = None
     for bits in sorted(PLANES, reverse=True):
         for block in BLOCKS:
@@ -147,26 +139,13 @@ def most_bits(
                 return sketch
             smallest = taken if smallest is None else min(smallest, taken)
     assert smallest is not None
-    assert bytes_ is not None
-    raise infeasible(trial, budget, bytes_, smallest, f"{variant} with the fewest bits")
+    return TooSmall(f"{variant} with the fewest bits", smallest)
 
 
-def only(trial: Trial, budget: Budget, variant: str, sketch: Sketch) -> Sketch:
+def only(trial: Trial, bytes_: int | None, variant: str, sketch: Sketch) -> Sketch | TooSmall:
     """A sketch of which nothing is to be chosen, where it fits."""
-    bytes_, taken = limit(trial, budget), trial.total_bytes(sketch, trial.full_batch)
-    if bytes_ is not None and taken > bytes_:
-        raise infeasible(trial, budget, bytes_, taken, variant)
-    return sketch
-
-
-def infeasible(trial: Trial, budget: Budget, limit: int, smallest: int, what: str) -> UsageError:
-    """The error that refuses a budget and names the smallest that will do."""
-    peak = " at its peak" if trial.kind == "peak" else ""
-    return UsageError(
-        f"budget {budget.text} ({limit:,} bytes) is too small: parameters alone take "
-        f"{trial.parameter_bytes:,} bytes, and {what} needs {smallest:,} in all{peak}; "
-        f"give at least {smallest} or a smaller model or batch"
-    )
+    taken = trial.total_bytes(sketch, trial.full_batch)
+    return sketch if bytes_ is None or taken <= bytes_ else TooSmall(variant, taken)
 
 
 def _keep_fractions(sizes: Iterable[int]) -> list[float]:

@@ -23,13 +23,12 @@ from rad.memory.budget import Budget, parse_budget
 from rad.memory.graph import gradients_enabled
 from rad.planning.allocation import allocate
 from rad.planning.auto import choose, fewest_bytes
+from rad.planning.limits import TooSmall, in_bytes, refusal
 from rad.planning.plan import Plan
 from rad.planning.probe import Kind, Loss, Sketches, Trial
 from rad.planning.uniform import (
-    infeasible,
     largest_batch,
     largest_keep_fraction,
-    limit,
     most_bits,
     only,
 )
@@ -157,7 +156,11 @@ def fit(
             f"{variant} has nothing to sketch: each linear, convolution and recurrent layer is "
             "frozen or in evaluation mode; call train() and requires_grad_() on those to be trained"
         )
-    spent = _spend(trial, wanted, variant, allocation, options)
+    bytes_ = None if _is_kept_directly(wanted, variant) else in_bytes(trial, wanted)
+    spent = _spend(trial, wanted, bytes_, variant, allocation, options)
+    if isinstance(spent, TooSmall):
+        assert bytes_ is not None
+        raise refusal(trial, wanted, bytes_, spent)
     return Plan(
         variant=variant,
         budget=wanted.text,
@@ -186,31 +189,58 @@ class _Spent:
     reason: str | None = None
 
 
+def _is_kept_directly(budget: Budget, variant: str) -> bool:
+    """Whether the budget is the keep fraction itself, so that its bytes need not be measured."""
+    kind = kinds().get(variant)
+    return kind is not None and kind.of_paper and budget.kind != "bytes"
+
+
 def _spend(
-    trial: Trial, budget: Budget, variant: str, allocation: Allocation, options: dict[str, Any]
-) -> _Spent:
-    batch = trial.full_batch
+    trial: Trial,
+    budget: Budget,
+    bytes_: int | None,
+    variant: str,
+    allocation: Allocation,
+    options: dict[str, Any],
+) -> _Spent | TooSmall:
+    """What the variant does with those bytes (None: everything), or how many it needs at least."""
     if variant == "auto":
-        return _automatic(trial, budget)
+        return _automatic(trial, bytes_)
     if variant not in kinds():
-        return _Spent(Identity(), largest_batch(trial, budget))
+        batch = largest_batch(trial, bytes_)
+        return batch if isinstance(batch, TooSmall) else _Spent(Identity(), batch)
     kind = kinds()[variant]
+    if kind.decides == "keep_fraction":
+        return _fraction(trial, budget, bytes_, variant, allocation, options)
     if kind.decides == "bits":
-        rounding = most_bits(trial, budget, variant, partial(_rounding, kind, options))
-        return _Spent(rounding, batch, bits=getattr(rounding, "bits", None))
-    if kind.decides is None:
-        sketch = only(trial, budget, variant, kind.make(**options))
-        return _Spent(sketch, batch, bits=getattr(sketch, "bits", None))
-    make: Callable[[float], ReducingSketch] = partial(kind.make, **options)  # type: ignore[assignment]
-    fraction = budget.value
-    if not kind.of_paper or budget.kind == "bytes":
-        fraction = largest_keep_fraction(trial, budget, variant, make)
+        sketch = most_bits(trial, bytes_, variant, partial(_rounding, kind, options))
+    else:
+        sketch = only(trial, bytes_, variant, kind.make(**options))
+    if isinstance(sketch, TooSmall):
+        return sketch
+    return _Spent(sketch, trial.full_batch, bits=getattr(sketch, "bits", None))
+
+
+def _fraction(
+    trial: Trial,
+    budget: Budget,
+    bytes_: int | None,
+    variant: str,
+    allocation: Allocation,
+    options: dict[str, Any],
+) -> _Spent | TooSmall:
+    """One keep fraction in all layers, or with `allocation="optimal"` the same bytes divided."""
+    batch = trial.full_batch
+    make: Callable[[float], ReducingSketch] = partial(kinds()[variant].make, **options)  # type: ignore[assignment]
+    fraction: float | TooSmall = budget.value
+    if not _is_kept_directly(budget, variant):
+        fraction = largest_keep_fraction(trial, bytes_, variant, make)
+    if isinstance(fraction, TooSmall):
+        return fraction
     sketch = make(fraction)
     if allocation == "optimal":
-        bytes_ = int(budget.value)
-        if budget.kind != "bytes":
-            bytes_ = trial.total_bytes(sketch, batch)
-        sketches, fractions = allocate(trial, make, fraction, bytes_, variant)
+        limit = trial.total_bytes(sketch, batch) if bytes_ is None else bytes_
+        sketches, fractions = allocate(trial, make, fraction, limit, variant)
         return _Spent(sketches, batch, layers=fractions)
     return _Spent(sketch, batch, fraction, getattr(sketch, "bits", None))
 
@@ -229,13 +259,12 @@ def _rounding(
     return kind.make(bits, **{**options, "block": block if wanted is None else wanted})
 
 
-def _automatic(trial: Trial, budget: Budget) -> _Spent:
-    bytes_ = limit(trial, budget)
+def _automatic(trial: Trial, bytes_: int | None) -> _Spent | TooSmall:
     if bytes_ is None:
         return _Spent(Identity(), trial.full_batch, reason="no budget: everything is kept")
     choice = choose(trial, bytes_)
     if choice is None:
-        raise infeasible(trial, budget, bytes_, fewest_bytes(trial), "the least of auto")
+        return TooSmall("the least of auto", fewest_bytes(trial))
     layers = {name: repr(sketch) for name, sketch in choice.sketches.items()}
     return _Spent(choice.sketches, trial.full_batch, layers=layers, reason=choice.reason)
 

@@ -29,14 +29,12 @@ class _Scaled:
 class Columns(_Scaled):
     """Columns of x drawn at random, or mixed by random signs: x_hat = x P with E[P] = I.
 
-    The variance that this adds to a weight gradient:
-
-    - drawn columns (`mixed` false), whose weights have the covariance factor (d [i = j] - 1):
-      factor (d sum_i |A_i|^2 - |sum_i A_i|^2), A_i being column i's contribution to the gradient;
-    - mixed columns: factor (|M|^2 + tr M^2 - 2 sum_i M_ii^2), summed over the weights, M_ij being
-      the product of column i of x with the output gradients that column j is multiplied with.
-
-    `shared`: all rows share P. Otherwise each row has its own, and the rows' variances add up.
+    Let A_i be the part of the weight gradient that column i of x contributes. Drawn columns add
+    the variance factor * (d sum_i |A_i|^2 - |sum_i A_i|^2), the factor being 1/k for k draws with
+    replacement. Mixed columns add factor * (|M|^2 + tr M^2 - 2 sum_i M_ii^2), summed over the
+    weights, M_ij being the product of column i with the output gradients that column j is
+    multiplied with. With `shared` all rows have one P; else each row has its own, and the
+    variances of rows add up.
     """
 
     mixed: bool

@@ -327,3 +327,30 @@ def test_measured_squares_are_those_of_any_size_of_gradient(kind: str) -> None:
         small = replace(each, grad_output=each.grad_output * 2.0**-73)
         expected = each.example_squares() * 4.0**-73
         torch.testing.assert_close(small.example_squares(), expected, rtol=1e-6, atol=0)
+
+
+class Twice(nn.Module):
+    """Uses a weight again: by another call, or past its layer."""
+
+    def __init__(self, again: str) -> None:
+        super().__init__()
+        self.again, self.flatten, self.layer = again, nn.Flatten(), nn.Linear(64, 64)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.layer(self.flatten(images))
+        if self.again == "call":
+            hidden = self.layer(hidden)
+        elif self.again == "weight":
+            hidden = hidden @ self.layer.weight
+        return self.head(hidden)
+
+
+def test_a_missed_use_of_a_weight_is_refused_by_name() -> None:
+    task = Classification(data.load("digits"))
+    batch = task.first(20)
+    trace(Twice("not"), task, batch)
+    with pytest.raises(UsageError, match=r"layer\.weight takes part in 2 calls"):
+        trace(Twice("call"), task, batch)
+    with pytest.raises(UsageError, match=r"layer\.weight is also used past the call"):
+        trace(Twice("weight"), task, batch)

@@ -275,3 +275,22 @@ def test_a_layer_before_a_branch_that_starts_at_zero_gets_what_is_left() -> None
     assert isinstance(plan.sketch, dict)
     kept = plan.sketch["0"].nbytes((BATCH, 40), torch.float32)
     assert kept > rad.DifferentSample(0.003).nbytes((BATCH, 40), torch.float32)
+
+
+class Past(nn.Module):
+    """Calls one of its layers by its forward: no hook sees that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner[1](self.inner[0].forward(self.inner[0](x)))
+
+
+def test_a_use_that_cannot_be_watched_is_refused_by_name() -> None:
+    x = torch.randn(BATCH, 40)
+    for plan in ({"variant": "auto"}, {"allocation": "optimal"}):
+        with pytest.raises(UsageError, match=r"layer 'inner\.0' is used past its call"):
+            rad.fit(Past(), x, lambda out: out.square().mean(), 0.5, **plan)
+    rad.fit(Past(), x, lambda out: out.square().mean(), 0.5, variant="different_sample")

@@ -179,7 +179,7 @@ def test_batches_that_the_model_cannot_take_are_passed_over(group: int, pairs: b
     bytes_ = {batch: trial.total_bytes(rad.Identity(), batch) for batch in runs}
     for batch in runs:
         for bytes_in in (bytes_[batch], bytes_.get(batch + group, bytes_[batch] + 2) - 1):
-            assert largest_batch(trial, parse_budget(bytes_in)) == batch
+            assert largest_batch(trial, int(parse_budget(bytes_in).value)) == batch
     with pytest.raises(UsageError, match=rf"a batch of {group} needs {bytes_[group]:,}"):
         rad.fit(model, x, trial.loss, bytes_[group] - 1, "reduced_batch")
 

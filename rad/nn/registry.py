@@ -1,0 +1,76 @@
+"""The operators that have RAD layers: one row each, which conversion, reports and audits read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from rad.nn.activation import ReLU
+from rad.nn.conv import Conv1d, Conv2d, Conv3d
+from rad.nn.dropout import Dropout
+from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
+from rad.nn.linear import Linear
+from rad.nn.pooling import (
+    AdaptiveAvgPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    ReLUAvgPool2d,
+)
+from rad.nn.recurrent import RNN
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What torch calls an operator, and the RAD layer for it.
+
+    `function` is its name in torch.nn.functional or torch, for calls without a module; `nodes` are
+    the names in the autograd graph of what then keeps more than the layer does.
+    """
+
+    torch: type[nn.Module]
+    layer: type[nn.Module]
+    function: str
+    nodes: tuple[str, ...] = ()
+
+
+OPERATORS = (
+    Operator(nn.Linear, Linear, "linear", ("addmm", "mm", "linear")),
+    Operator(nn.Conv1d, Conv1d, "conv1d"),
+    Operator(nn.Conv2d, Conv2d, "conv2d", ("convolution",)),
+    Operator(nn.Conv3d, Conv3d, "conv3d"),
+    Operator(nn.ReLU, ReLU, "relu", ("relu",)),
+    Operator(nn.AvgPool1d, AvgPool1d, "avg_pool1d"),
+    Operator(nn.AvgPool2d, AvgPool2d, "avg_pool2d", ("avg_pool2d",)),
+    Operator(nn.AvgPool3d, AvgPool3d, "avg_pool3d"),
+    Operator(nn.AdaptiveAvgPool2d, AdaptiveAvgPool2d, "adaptive_avg_pool2d", ("mean",)),
+    Operator(nn.MaxPool1d, MaxPool1d, "max_pool1d"),
+    Operator(nn.MaxPool2d, MaxPool2d, "max_pool2d", ("max_pool2d_with_indices",)),
+    Operator(nn.MaxPool3d, MaxPool3d, "max_pool3d"),
+    Operator(nn.Dropout, Dropout, "dropout", ("native_dropout",)),
+    Operator(nn.RNN, RNN, "rnn"),
+    Operator(nn.GELU, GELU, "gelu"),
+    Operator(nn.SiLU, SiLU, "silu"),
+    Operator(nn.Mish, Mish, "mish"),
+    Operator(nn.Tanh, Tanh, "tanh"),
+    Operator(nn.Sigmoid, Sigmoid, "sigmoid"),
+    Operator(nn.Softplus, Softplus, "softplus"),
+    Operator(nn.ELU, ELU, "elu"),
+    Operator(nn.LeakyReLU, LeakyReLU, "leaky_relu"),
+)
+
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {row.torch: row.layer for row in OPERATORS}
+"""torch's layer type -> the RAD layer that takes its place."""
+
+RAD_LAYERS = frozenset({*LAYERS.values(), ReLUAvgPool2d})
+"""All of them."""
+
+MODULE_OF_FUNCTION = {row.function: row.torch.__name__ for row in OPERATORS}
+"""Functions -> the module under torch.nn that does the same and that `convert` replaces."""
+
+MODULE_OF_NODE = {node: row.torch.__name__ for row in OPERATORS for node in row.nodes}
+"""Operators of the autograd graph that a RAD layer keeps less for -> that layer under torch.nn."""

@@ -1,0 +1,142 @@
+"""The options of least total variance in a number of bytes: arithmetic alone, no layers."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rad.sketches import Sketch
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a layer may keep: its bytes, and the variance that it adds."""
+
+    sketch: Sketch
+    nbytes: int
+    variance: float
+
+
+def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
+    """The option of each layer with the least total variance in `limit` bytes; None if none fit.
+
+    As found from the best steps along the layers' hulls, and from each option in all layers.
+    """
+    starts = [_along_hulls(options, limit), *alike_everywhere(options)]
+    fitting = [start for start in starts if start is not None and total_bytes(start) <= limit]
+    finished = [_filled(options, start, limit - total_bytes(start)) for start in fitting]
+    return min(finished, key=rank, default=None)
+
+
+def rank(chosen: dict[str, Option]) -> tuple[float, int]:
+    """The less variance the better, and of equals the one that keeps more."""
+    return total_variance(chosen), -total_bytes(chosen)
+
+
+def total_bytes(chosen: dict[str, Option]) -> int:
+    return sum(option.nbytes for option in chosen.values())
+
+
+def total_variance(chosen: dict[str, Option]) -> float:
+    return sum(option.variance for option in chosen.values())
+
+
+def alike_everywhere(options: dict[str, list[Option]]) -> Iterator[dict[str, Option]]:
+    """One sketch in all layers, for each that all of them offer."""
+    offered = {name: {option.sketch: option for option in found} for name, found in options.items()}
+    for sketch in dict.fromkeys(o.sketch for found in options.values() for o in found):
+        if all(sketch in of_layer for of_layer in offered.values()):
+            yield {name: of_layer[sketch] for name, of_layer in offered.items()}
+
+
+def _along_hulls(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
+    """Greedy steps by the best fall of variance for a byte."""
+    hulls = {name: _lower_hull(found) for name, found in options.items()}
+    place = dict.fromkeys(hulls, 0)
+    left = limit - sum(hull[0].nbytes for hull in hulls.values())
+    if left < 0:
+        return None
+    steps = [step for name in hulls for step in _next_step(hulls, place, name)]
+    heapq.heapify(steps)
+    while steps:
+        _, name, extra = heapq.heappop(steps)
+        if extra <= left:
+            left -= extra
+            place[name] += 1
+            for step in _next_step(hulls, place, name):
+                heapq.heappush(steps, step)
+    return {name: hull[place[name]] for name, hull in hulls.items()}
+
+
+def _filled(
+    options: dict[str, list[Option]], chosen: dict[str, Option], left: int
+) -> dict[str, Option]:
+    """What is left of the bytes spent on single better options.
+
+    At last on larger ones in layers about which nothing is known: of their options, all have the
+    variance 0, as before a branch that starts at zero.
+    """
+    chosen = dict(chosen)
+    while better := _single_gains(options, chosen, left):
+        _, name, option = max(better, key=lambda gain: gain[0])
+        left -= option.nbytes - chosen[name].nbytes
+        chosen[name] = option
+    return chosen
+
+
+def smallest(options: dict[str, list[Option]]) -> dict[str, Option]:
+    """The options that keep the fewest bytes."""
+    return {name: min(found, key=lambda o: o.nbytes) for name, found in options.items()}
+
+
+def simplest(options: dict[str, list[Option]]) -> list[dict[str, Option]]:
+    """The smallest options, and one sketch in all layers: where nothing else fits, one of these
+    may, since a sketch that keeps less may need more for a moment."""
+    return [smallest(options), *alike_everywhere(options)]
+
+
+def _lower_hull(options: list[Option]) -> list[Option]:
+    """The options on the lower convex hull of variance over bytes, while the variance falls."""
+    hull: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.nbytes, o.variance)):
+        if hull and option.variance >= hull[-1].variance:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], option) <= _slope(hull[-2], hull[-1]):
+            hull.pop()
+        if hull and option.nbytes == hull[-1].nbytes:
+            continue
+        hull.append(option)
+    return hull
+
+
+def _slope(one: Option, other: Option) -> float:
+    return (other.variance - one.variance) / max(other.nbytes - one.nbytes, 1)
+
+
+def _next_step(
+    hulls: dict[str, list[Option]], place: dict[str, int], name: str
+) -> list[tuple[float, str, int]]:
+    """The layer's next step along its hull, the best fall of variance for a byte first."""
+    hull, at = hulls[name], place[name]
+    if at + 1 == len(hull):
+        return []
+    return [(_slope(hull[at], hull[at + 1]), name, hull[at + 1].nbytes - hull[at].nbytes)]
+
+
+def _single_gains(
+    options: dict[str, list[Option]], chosen: dict[str, Option], left: int
+) -> list[tuple[float, str, Option]]:
+    """The layers' options that lower the variance and fit into what is left."""
+    return [
+        (chosen[name].variance - option.variance, name, option)
+        for name, found in options.items()
+        for option in found
+        if option.variance < chosen[name].variance and option.nbytes - chosen[name].nbytes <= left
+    ] or [
+        (option.nbytes, name, option)
+        for name, found in options.items()
+        if not any(option.variance for option in found)
+        for option in found
+        if 0 < option.nbytes - chosen[name].nbytes <= left
+    ]
