@@ -45,7 +45,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("case", ["before", "inplace"])
 def test_averaged_gradients_have_independent_errors(results: Any, case: str) -> None:
-    """Half the variance of one process; that of shared draws, the whole, is another case."""
+    """Half the variance of one process; shared draws, which have the whole, would fail."""
     case = results[case]
     assert case["as the keys say"]
     allowed = NormalDist().inv_cdf(1 - 1e-7 / 2) * case["standard error"]
