@@ -1,1 +1,1 @@
-"""What the benchmarks measure, and how they take turns."""
+"""Benchmarks: the programs that are compared, their timing in turns, and their memory."""

@@ -1,4 +1,7 @@
-"""Whole data sets as tensors on the training device."""
+"""Data sets as tensors on the training device: labelled images, sequences of pixels, texts.
+
+What is done with them, loss and metrics, is a `rad.training.Task`.
+"""
 
 from rad.data.dataset import NAMES, Dataset, check_options, load
 from rad.data.text import Text, characters

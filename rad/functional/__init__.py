@@ -1,4 +1,8 @@
-"""Operators with an exact forward pass and a backward pass from what was kept."""
+"""Operators with an exact forward pass and a backward pass from what was kept.
+
+A new operator begins here, as a function of tensors, a sketch and a key, with the closed form of
+its gradient's variance beside it; its module lies in `rad.nn`.
+"""
 
 from rad.functional.conv import conv, keep_for_conv
 from rad.functional.conv_noise import conv_weight_grad_variance

@@ -1,4 +1,4 @@
-"""Plain torch.nn models, which know nothing of RAD."""
+"""Plain torch.nn models, which know nothing of RAD: each a file here and a row of `MODELS`."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,1 +1,4 @@
-"""Bits and small integers without gaps."""
+"""Bits and small integers, packed without gaps: formats of memory, which know no sketch.
+
+Only `rad.errors`, `rad.dtypes` and `rad.backends` come before it.
+"""

@@ -1,4 +1,4 @@
-"""Where runs live on disk, how they are written, and how they are read back."""
+"""Where runs live on disk, how they are written, and how they are read back. Needs no torch."""
 
 from rad.results.files import write_atomic
 from rad.results.folder import RunFolder, difference, run_path

@@ -1,4 +1,8 @@
-"""What is kept of a tensor, and how it is read back without bias."""
+"""Sketches: what is kept of a tensor, and how it is read back without bias.
+
+A new sketch is a file here, which registers itself (`rad.sketches.registry`); its contract is
+`rad.sketches.Sketch`. Sketches import draws, packing and kernels, and know no operator.
+"""
 
 from rad.draws.reference import fold_in, make_key
 from rad.sketches.base import Sketch

@@ -1,4 +1,8 @@
-"""A plain training loop for any `torch.nn.Module`, which knows nothing of RAD."""
+"""A training loop for any `torch.nn.Module` and task, which knows nothing of RAD.
+
+A new kind of problem is a `Task` here or in a file of one's own. Of the library it imports
+`rad.errors` only.
+"""
 
 from rad.training.loggers import Logger, NullLogger, WandbLogger
 from rad.training.loop import Strides, strides, train

@@ -1,6 +1,6 @@
 """What checks of kernels share. They run in a process of their own, on a GPU where there is one.
 
-On the CPU, Triton interprets kernels only if it is told so before it is first imported.
+On the CPU, Triton interprets kernels only if that is set before it is first imported.
 """
 
 from collections.abc import Iterator

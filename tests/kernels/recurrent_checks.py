@@ -1,7 +1,7 @@
 """The fused recurrence against the eager operator, draw for draw.
 
 Run by test_recurrent.py in a process of its own: on the CPU, Triton interprets kernels only if it
-is told so before it is first imported.
+is set so before it is first imported.
 """
 
 import functools

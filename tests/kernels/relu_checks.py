@@ -92,10 +92,10 @@ def test_relu_and_pooling(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def test_the_bits_of_relu_and_pooling_are_those_of_the_operator() -> None:
     x = numbers((3, 3, 5, 7), torch.float32)
     active = (x.relu() != 0)[..., :4, :6]
-    told = sum(
+    corners = sum(
         active[..., row::2, column::2].int() << 2 * row + column
         for row in range(2)
         for column in range(2)
     )
-    assert isinstance(told, torch.Tensor)
-    assert torch.equal(kernel.relu_avg_pool2d(x)[1], pack_integers(told, 4))
+    assert isinstance(corners, torch.Tensor)
+    assert torch.equal(kernel.relu_avg_pool2d(x)[1], pack_integers(corners, 4))

@@ -115,13 +115,13 @@ def test_weight_gradients_without_a_dense_buffer(
 
 
 @pytest.mark.parametrize(
-    ("setting", "told", "expected"),
+    ("setting", "value", "expected"),
     [("cuda.matmul", "tf32", "tf32"), ("cuda.matmul", "ieee", "ieee"), ("", "tf32", "tf32")],
 )
-def test_products_are_as_exact_as_torch_is_told(setting: str, told: str, expected: str) -> None:
-    """In a process of its own: what torch is told stays."""
+def test_products_are_as_exact_as_torch_is_set(setting: str, value: str, expected: str) -> None:
+    """In a process of its own: what torch is set to stays."""
     backend = "torch.backends" + ("." + setting if setting else "")
-    program = f"import torch; {backend}.fp32_precision = {told!r}; "
+    program = f"import torch; {backend}.fp32_precision = {value!r}; "
     program += "from rad.kernels.weight_grad import _precision; print(_precision())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == f"{expected}\n", done.stderr

@@ -98,7 +98,7 @@ def main() -> None:
     rank, file = int(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    told = {
+    results = {
         "before": data_parallel(seed=rank, inplace=False),
         "inplace": data_parallel(seed=0, inplace=True),
         "keys": keys_of_ranks(None),
@@ -106,7 +106,7 @@ def main() -> None:
         "sharded": fully_sharded(),
     }
     if rank == 0:
-        print(json.dumps(told), flush=True)
+        print(json.dumps(results), flush=True)
     distributed.barrier()
     distributed.destroy_process_group()
     os._exit(0)  # gloo's threads may outlive the group, and abort a process that ends beside them

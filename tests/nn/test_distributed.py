@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the checks print on rank 0."""
     meeting = str(tmp_path_factory.mktemp("meeting") / "file")
     paths = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -44,9 +44,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("case", ["before", "inplace"])
-def test_averaged_gradients_have_independent_errors(told: Any, case: str) -> None:
-    """Half the variance of one process; that of shared draws, the whole, is told apart."""
-    case = told[case]
+def test_averaged_gradients_have_independent_errors(results: Any, case: str) -> None:
+    """Half the variance of one process; shared draws, which have the whole, would fail."""
+    case = results[case]
     assert case["as the keys say"]
     allowed = NormalDist().inv_cdf(1 - 1e-7 / 2) * case["standard error"]
     half = case["variance alone"] / 2
@@ -54,10 +54,10 @@ def test_averaged_gradients_have_independent_errors(told: Any, case: str) -> Non
     assert allowed < half / 2
 
 
-def test_processes_have_keys_of_their_own_or_of_their_replica(told: Any) -> None:
-    assert told["keys"] == 2
-    assert told["keys of one replica"] == 1
+def test_processes_have_keys_of_their_own_or_of_their_replica(results: Any) -> None:
+    assert results["keys"] == 2
+    assert results["keys of one replica"] == 1
 
 
-def test_layers_that_are_sharded_already_convert_in_place(told: Any) -> None:
-    assert told["sharded"]
+def test_layers_that_are_sharded_already_convert_in_place(results: Any) -> None:
+    assert results["sharded"]
