@@ -70,8 +70,8 @@ class Audit:
             names = " = ".join((entry.module, *self.also.get(entry.module, ())))
             name = names or "(model)" if entry.kind != "output" else "(loss)"
             predicted = self.predicted.get(entry.module) if entry.kind != "output" else None
-            told = "" if predicted is None else f"{predicted:,}"
-            rows.append((name, entry.kind, f"{entry.saved_bytes:,}", told))
+            expected = "" if predicted is None else f"{predicted:,}"
+            rows.append((name, entry.kind, f"{entry.saved_bytes:,}", expected))
         rows.append(("total", "", f"{self.saved_bytes:,}", f"{self.predicted_bytes:,}"))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [

@@ -87,8 +87,8 @@ class Conversion:
                 module.sequence_read = module not in self._readers.unread_sequences
             if isinstance(module, ReLU):
                 calls = self._readers.relu_layers.get(module, [])
-                told = bool(calls) and all(map(_keeps_exactly, calls))
-                module.mask = "output" if told else "packed"
+                output_is_kept = bool(calls) and all(map(_keeps_exactly, calls))
+                module.mask = "output" if output_is_kept else "packed"
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -105,7 +105,8 @@ def conv_weight_grad_variance(
     Numbers of any size are brought into range first. Shapes and derivation: `ConvResponse`.
     Raises TypeError for a sketch without a closed form (`Sketch.noise`).
     """
-    return ConvResponse(x, grad_output, weight, geometry).to_sketch(sketch)
+    variance = ConvResponse(x, grad_output, weight, geometry).to_sketch(sketch)
+    return torch.tensor(variance, dtype=torch.float64, device=x.device)
 
 
 def _aligned(

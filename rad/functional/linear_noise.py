@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from rad.dtypes import accumulation_dtype
@@ -53,4 +54,5 @@ def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) 
     Numbers of any size are brought into range first. Shapes and derivation: `LinearResponse`.
     Raises TypeError for a sketch without a closed form (`Sketch.noise`).
     """
-    return LinearResponse(x, grad_output).to_sketch(sketch)
+    variance = LinearResponse(x, grad_output).to_sketch(sketch)
+    return torch.tensor(variance, dtype=torch.float64, device=x.device)

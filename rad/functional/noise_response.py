@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from rad.sketches.base import Sketch
@@ -22,23 +21,22 @@ class NoiseResponse(ABC):
     def __init__(self, rows: Tensor, scale: float) -> None:
         """`rows` (n, d) is what a sketch acts on; variances are those of it times `scale`."""
         self.rows, self.scale = rows, scale
-        self._units: dict[Noise, Tensor] = {}
+        self._units: dict[Noise, float] = {}
         self._weights: Tensor | None = None
 
-    def to_sketch(self, sketch: Sketch) -> Tensor:
-        """E |dW_hat - dW|^2 over the keys, in closed form: float64, shape ().
+    def to_sketch(self, sketch: Sketch) -> float:
+        """E |dW_hat - dW|^2 over the keys, in closed form.
 
         Raises TypeError for a sketch without a closed form (`Sketch.noise`).
         """
-        zero = torch.zeros((), dtype=torch.float64, device=self.rows.device)
-        return sum((self.to_part(part) for part in sketch.noise(self.rows.shape[1])), zero)
+        parts = sketch.noise(self.rows.shape[1])
+        return sum(part.factor * self.to_unit(part.unit()) for part in parts)
 
-    def to_part(self, part: Noise) -> Tensor:
-        """The share of one part of the noise: float64, shape ()."""
-        unit = part.unit()
-        if unit not in self._units:
-            self._units[unit] = self._of_unit(unit).double() * self.scale
-        return self._units[unit] * part.factor
+    def to_unit(self, part: Noise) -> float:
+        """The variance that a part with a factor of 1 adds."""
+        if part not in self._units:
+            self._units[part] = self._of_unit(part).item() * self.scale
+        return self._units[part]
 
     def _of_unit(self, part: Noise) -> Tensor:
         match part:

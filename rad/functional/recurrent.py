@@ -311,4 +311,5 @@ def rnn_weight_grad_variance(inputs: Tensor, delta: Tensor, sketch: Sketch) -> T
     brought into range first; the result is float64.
     """
     steps = zip(inputs, delta, strict=True)
-    return torch.stack([LinearResponse(x, grad).to_sketch(sketch) for x, grad in steps]).sum()
+    variance = sum(LinearResponse(x, grad).to_sketch(sketch) for x, grad in steps)
+    return torch.tensor(variance, dtype=torch.float64, device=inputs.device)

@@ -110,7 +110,7 @@ def _of_batch_size(
         if number < sampling.predictions:
             responses = {name: each.noise_response() for name, each in traces.items()}
             for name, sketch in sketches:
-                predicted[name, sketch].append(responses[name].to_sketch(sketch).item())
+                predicted[name, sketch].append(responses[name].to_sketch(sketch))
     return [
         row
         for estimator, of_estimator in zip(estimators, samples, strict=True)

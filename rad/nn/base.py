@@ -155,14 +155,16 @@ class Sketching(nn.Module):
 
         Raises TypeError for a layer or a sketch without a closed form.
         """
-        return self.noise_response(x, grad_output).to_sketch(sketch)
+        variance = self.noise_response(x, grad_output).to_sketch(sketch)
+        return torch.tensor(variance, dtype=torch.float64, device=x.device)
 
     def kept_bytes(self, x: Tensor, output: Any, exact: Exact) -> int:
         """Bytes that the call `output = self(x)` in training keeps for backward.
 
-        Parameters excluded; the counterpart of measuring them.
+        Parameters excluded; the counterpart of measuring them. Raises TypeError for a layer that
+        does not say.
         """
-        raise NotImplementedError
+        raise TypeError(f"no account of what {type(self).__name__} keeps")
 
     def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:
         """How the weight's gradient of a call with this input answers noise in it.

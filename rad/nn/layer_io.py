@@ -1,4 +1,4 @@
-"""What layers read and are told in a backward pass: inputs, and gradients by their outputs.
+"""What layers multiply in a backward pass: their inputs, and the gradients by their outputs.
 
 `Capture` watches layers that are called once for each output; `Recording` a recurrent layer, step
 by step.

@@ -11,6 +11,7 @@ one option in all layers; what is left of the bytes goes to single better option
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rad.errors import UsageError
+from rad.functional.noise_response import NoiseResponse
 from rad.nn import Sketching
 from rad.planning.greedy import (
     Option,
@@ -31,7 +33,7 @@ from rad.planning.greedy import (
 )
 from rad.planning.probe import Trial
 from rad.sketches import Identity, Sketch
-from rad.sketches.noise import Numbers
+from rad.sketches.noise import Noise, Numbers
 from rad.sketches.registry import kinds
 
 
@@ -96,16 +98,28 @@ class _Variance:
     """The variance of a layer's weight gradient with any sketch, summed over its calls."""
 
     def __init__(self, layer: Sketching, calls: list[tuple[Tensor, Tensor]]) -> None:
-        self._responses = [layer.noise_response(x, grad) for x, grad in calls]
+        self._responses: dict[int, list[NoiseResponse]] = defaultdict(list)
+        for x, grad in calls:
+            response = layer.noise_response(x, grad)
+            self._responses[response.rows.shape[1]].append(response)
+        self._units: dict[tuple[int, Noise], float] = {}
 
     def is_cheap(self, sketch: Sketch) -> bool:
-        """Whether the sketch's noise can be told without a pass over the layer for each option."""
-        parts = (part for each in self._responses for part in sketch.noise(each.rows.shape[1]))
+        """Whether the sketch's variance takes no pass over the layer for each option."""
+        parts = (part for d in self._responses for part in sketch.noise(d))
         rotated = any(isinstance(part, Numbers) and part.rotation for part in parts)
-        return not rotated or all(response.rotates_freely for response in self._responses)
+        every = (each for of_width in self._responses.values() for each in of_width)
+        return not rotated or all(response.rotates_freely for response in every)
 
     def __call__(self, sketch: Sketch) -> float:
-        return sum(response.to_sketch(sketch).item() for response in self._responses)
+        parts = ((d, part) for d in self._responses for part in sketch.noise(d))
+        return sum(part.factor * self._of_unit(d, part.unit()) for d, part in parts)
+
+    def _of_unit(self, d: int, part: Noise) -> float:
+        """The share of a part with a factor of 1, in all calls on rows of d."""
+        if (d, part) not in self._units:
+            self._units[d, part] = sum(each.to_unit(part) for each in self._responses[d])
+        return self._units[d, part]
 
 
 def _sketches() -> Iterator[Sketch]:

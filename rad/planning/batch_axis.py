@@ -216,11 +216,11 @@ def _smaller(size: int) -> list[int]:
 
 def _ambiguous(leaves: list[Any], ways: list[Batch]) -> UsageError:
     tensors = [isinstance(leaf, Tensor) for leaf in leaves]
-    told = " or ".join(
+    axes = " or ".join(
         str(tuple(axis for axis, is_tensor in zip(way.axes, tensors, strict=True) if is_tensor))
         for way in ways[:3]
     )
     return UsageError(
-        f"a smaller batch can be cut from the example in {len(ways)} ways, along the axes {told} "
+        f"a smaller batch can be cut from the example in {len(ways)} ways, along the axes {axes} "
         "of its tensors: say which with batch_axis=, an axis or None for each argument"
     )

@@ -79,6 +79,8 @@ def register(
             raise ValueError(f"{sketch.__name__} has no field {', '.join(sorted(unknown))}")
         if decides == "keep_fraction" and not issubclass(sketch, ReducingSketch):
             raise ValueError(f"{sketch.__name__} must be a ReducingSketch to have a keep fraction")
+        if menu is not tuple and sketch.noise is Sketch.noise:
+            raise ValueError(f"{sketch.__name__} must tell its noise to be on the menu of auto")
         _KINDS[name] = SketchKind(name, sketch, decides, options, defaults, of_paper, menu)
         return sketch
 
