@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from training import tiny_run
 from wandb.cli.beta_sync import _find_wandb_files
 from wandb.proto.wandb_internal_pb2 import Record
 
-import wandb
 from rad import data
 from rad.errors import UsageError
 from rad.results import RunFolder
