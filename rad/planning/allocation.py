@@ -1,4 +1,4 @@
-"""Dividing a memory budget among the layers of a network.
+"""One kind of sketch with a keep fraction for each layer (`allocation=optimal`).
 
 The sketches of different layers are drawn independently and each is met once by the gradient, so
 that the variance of the whole gradient is the sum of the layers' closed forms. A layer whose
@@ -9,12 +9,13 @@ reach its minimum, up to one step a layer.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rad.errors import UsageError
+from rad.planning.greedy import Curves, Option, at, divide, total_bytes
+from rad.planning.limits import cheapest_within
 from rad.planning.probe import Trial
 from rad.sketches import Identity, Sketch
 from rad.sketches.base import ReducingSketch
@@ -38,6 +39,17 @@ class LayerCost:
             return 0.0
         return self.coefficient * make(keep_fraction(k, self.width)).relative_variance(self.width)
 
+    def curve(self, make: MakeSketch) -> list[Option]:
+        """What the layer may keep: 1 to `width` numbers a row, the last exactly."""
+        return [
+            Option(
+                Identity() if k == self.width else make(keep_fraction(k, self.width)),
+                self.rows * k * self.itemsize,
+                self.variance(make, k),
+            )
+            for k in range(1, self.width + 1)
+        ]
+
 
 def keep_fraction(k: int, d: int) -> float:
     """The smallest keep fraction at which k of d numbers are kept: k = int(d f + 0.999)."""
@@ -57,19 +69,30 @@ def allocate(
     or not finite.
     """
     layers = layer_costs(trial, make, variant)
-    least = {layer.name: 1 for layer in layers}
-    fixed = trial.total_bytes(_sketches(layers, make, least), trial.full_batch) - sum(
-        layer.rows * layer.itemsize for layer in layers
-    )
-    available = limit - fixed
-    while (kept := _with_exact_layers(layers, make, available)) is not None:
-        sketches = _sketches(layers, make, kept)
-        over = trial.total_bytes(sketches, trial.full_batch) - limit
-        if over <= 0:
-            return sketches, {c.name: keep_fraction(kept[c.name], c.width) for c in layers}
-        available = min(available, _nbytes(layers, kept)) - over
-    names = [layer.name for layer in layers]
-    return dict.fromkeys(names, make(uniform)), dict.fromkeys(names, uniform)
+    curves = {layer.name: layer.curve(make) for layer in layers}
+
+    def find(available: int) -> dict[str, Option] | None:
+        return divide(curves, available, alike(curves, layers, make, available))
+
+    chosen = cheapest_within(trial, curves, limit, find)
+    if chosen is None:
+        names = [layer.name for layer in layers]
+        return dict.fromkeys(names, make(uniform)), dict.fromkeys(names, uniform)
+    kept = {name: curves[name].index(option) + 1 for name, option in chosen.items()}
+    fractions = {layer.name: keep_fraction(kept[layer.name], layer.width) for layer in layers}
+    return {name: option.sketch for name, option in chosen.items()}, fractions
+
+
+def alike(
+    curves: Curves, layers: list[LayerCost], make: MakeSketch, limit: int
+) -> dict[str, int] | None:
+    """Places on the layers' curves by one keep fraction, the largest that fits; None if none do."""
+    fractions = {keep_fraction(k, c.width) for c in layers for k in range(1, c.width + 1)}
+    for fraction in sorted(fractions, reverse=True):
+        places = {layer.name: make(fraction).kept(layer.width) - 1 for layer in layers}
+        if total_bytes(at(curves, places)) <= limit:
+            return places
+    return None
 
 
 def layer_costs(trial: Trial, make: MakeSketch, variant: str) -> list[LayerCost]:
@@ -102,87 +125,6 @@ def layer_costs(trial: Trial, make: MakeSketch, variant: str) -> list[LayerCost]
     return costs
 
 
-def _with_exact_layers(
-    layers: list[LayerCost], make: MakeSketch, limit: int
-) -> dict[str, int] | None:
-    """`_greedy` from one number a row, or from the best uniform division where that ends lower.
-
-    Layers are kept exactly whose removal from the sum pays for their bytes: with replacement the
-    variance jumps to 0 where all is kept, which greedy steps do not see.
-    """
-    widths = {layer.name: layer.width for layer in layers}
-    starts = [dict.fromkeys(widths, 1), *_uniform(layers, make, limit)]
-    found = [kept for start in starts if (kept := _greedy(layers, make, limit, start))]
-    if not found:
-        return None
-    best = min(found, key=lambda kept: total(layers, make, kept))
-    exact: dict[str, int] = {}
-    while True:
-        trials = [exact | {name: widths[name]} for name in widths if name not in exact]
-        options = [(whole, _greedy(layers, make, limit, starts[0] | whole)) for whole in trials]
-        better = [(total(layers, make, kept), whole, kept) for whole, kept in options if kept]
-        if not better:
-            return best
-        variance, whole, kept = min(better, key=lambda option: option[0])
-        if variance >= total(layers, make, best):
-            return best
-        exact, best = whole, kept
-
-
-def _uniform(layers: list[LayerCost], make: MakeSketch, limit: int) -> list[dict[str, int]]:
-    """The division by one keep fraction, the largest that fits; none where none does."""
-    fractions = {keep_fraction(k, c.width) for c in layers for k in range(1, c.width + 1)}
-    for fraction in sorted(fractions, reverse=True):
-        kept = {layer.name: make(fraction).kept(layer.width) for layer in layers}
-        if _nbytes(layers, kept) <= limit:
-            return [kept]
-    return []
-
-
-def _nbytes(layers: list[LayerCost], kept: Mapping[str, int]) -> int:
-    return sum(layer.rows * kept[layer.name] * layer.itemsize for layer in layers)
-
-
-def _greedy(
-    layers: list[LayerCost], make: MakeSketch, limit: int, start: Mapping[str, int]
-) -> dict[str, int] | None:
-    """The numbers kept a row, by layer, from `start`; None where that does not fit."""
-    kept = dict(start)
-    left = limit - _nbytes(layers, kept)
-    if left < 0:
-        return None
-
-    def step(place: int) -> tuple[float, int]:
-        layer = layers[place]
-        k, size = kept[layer.name], layer.rows * layer.itemsize
-        fall = layer.variance(make, k) - layer.variance(make, k + 1)
-        return -fall / size, place
-
-    steps = [step(i) for i, layer in enumerate(layers) if kept[layer.name] < layer.width]
-    heapq.heapify(steps)
-    while steps:
-        _, place = heapq.heappop(steps)
-        layer = layers[place]
-        if layer.rows * layer.itemsize > left:
-            continue
-        kept[layer.name] += 1
-        left -= layer.rows * layer.itemsize
-        if kept[layer.name] < layer.width:
-            heapq.heappush(steps, step(place))
-    return kept
-
-
 def total(layers: list[LayerCost], make: MakeSketch, kept: Mapping[str, int]) -> float:
-    """The predicted variance of the whole gradient."""
+    """The predicted variance of the whole gradient with those numbers a row, by layer."""
     return sum(layer.variance(make, kept[layer.name]) for layer in layers)
-
-
-def _sketches(
-    layers: list[LayerCost], make: MakeSketch, kept: Mapping[str, int]
-) -> dict[str, Sketch]:
-    return {
-        layer.name: Identity()
-        if kept[layer.name] >= layer.width
-        else make(keep_fraction(kept[layer.name], layer.width))
-        for layer in layers
-    }

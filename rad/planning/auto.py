@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,10 +28,10 @@ from rad.planning.greedy import (
     cheapest_variance,
     rank,
     simplest,
-    smallest,
     total_bytes,
     total_variance,
 )
+from rad.planning.limits import cheapest_within, measured
 from rad.planning.probe import Trial
 from rad.sketches import Identity, Sketch
 from rad.sketches.noise import Noise, Numbers
@@ -53,22 +54,19 @@ def choose(trial: Trial, limit: int) -> Choice | None:
     or not finite.
     """
     options = layer_options(trial)
-    available = limit - _beside(trial, smallest(options))
-    while (chosen := cheapest_variance(options, available)) is not None:
-        over = _measured(trial, chosen) - limit
-        if over <= 0:
-            return Choice(_sketches_of(chosen), _reason(options, chosen))
-        available = min(available, total_bytes(chosen)) - over
-    fitting = [c for c in simplest(options) if _measured(trial, c) <= limit]
-    if not fitting:
+    chosen = cheapest_within(trial, options, limit, partial(cheapest_variance, options))
+    if chosen is None:
+        fitting = (each for each in simplest(options) if measured(trial, each) <= limit)
+        chosen = min(fitting, key=rank, default=None)
+    if chosen is None:
         return None
-    chosen = min(fitting, key=rank)
-    return Choice(_sketches_of(chosen), _reason(options, chosen))
+    sketches = {name: option.sketch for name, option in chosen.items()}
+    return Choice(sketches, _reason(options, chosen))
 
 
 def fewest_bytes(trial: Trial) -> int:
     """A limit with which `choose` finds something: the least that one of `simplest` takes."""
-    return min(_measured(trial, chosen) for chosen in simplest(layer_options(trial)))
+    return min(measured(trial, chosen) for chosen in simplest(layer_options(trial)))
 
 
 def layer_options(trial: Trial) -> dict[str, list[Option]]:
@@ -85,7 +83,7 @@ def layer_options(trial: Trial) -> dict[str, list[Option]]:
         dtype = calls[0][1].dtype if calls else torch.get_default_dtype()
         options[name] = [
             Option(sketch, sum(sketch.nbytes(shape, dtype) for shape in shapes[name]), value)
-            for sketch in _sketches()
+            for sketch in menu()
             if variance.is_cheap(sketch)
             for value in [variance(sketch)]
         ]
@@ -122,24 +120,11 @@ class _Variance:
         return self._units[d, part]
 
 
-def _sketches() -> Iterator[Sketch]:
+def menu() -> Iterator[Sketch]:
+    """What every layer is offered: keeping everything, and what each kind of sketch offers."""
     yield Identity()
     for kind in kinds().values():
         yield from kind.menu()
-
-
-def _sketches_of(chosen: dict[str, Option]) -> dict[str, Sketch]:
-    return {name: option.sketch for name, option in chosen.items()}
-
-
-def _measured(trial: Trial, chosen: dict[str, Option]) -> int:
-    """All bytes with those options."""
-    return trial.total_bytes(_sketches_of(chosen), trial.full_batch)
-
-
-def _beside(trial: Trial, chosen: dict[str, Option]) -> int:
-    """The bytes that are taken beside what the sketches keep, with those options."""
-    return _measured(trial, chosen) - total_bytes(chosen)
 
 
 def _reason(options: dict[str, list[Option]], chosen: dict[str, Option]) -> str:

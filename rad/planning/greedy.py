@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rad.sketches import Sketch
@@ -16,6 +16,13 @@ class Option:
     sketch: Sketch
     nbytes: int
     variance: float
+
+
+Curves = dict[str, list[Option]]
+"""For each layer what it may keep, of ever more bytes."""
+
+Places = dict[str, int]
+"""For each layer where on its curve it stands."""
 
 
 def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
@@ -50,23 +57,76 @@ def alike_everywhere(options: dict[str, list[Option]]) -> Iterator[dict[str, Opt
             yield {name: of_layer[sketch] for name, of_layer in offered.items()}
 
 
-def _along_hulls(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
-    """Greedy steps by the best fall of variance for a byte."""
-    hulls = {name: _lower_hull(found) for name, found in options.items()}
-    place = dict.fromkeys(hulls, 0)
-    left = limit - sum(hull[0].nbytes for hull in hulls.values())
+def along(curves: Curves, limit: int, start: Mapping[str, int] | None = None) -> Places | None:
+    """Greedy steps along the layers' curves by the best fall of variance for a byte.
+
+    From the places `start`, or from the first of each; None where those take more than `limit`.
+    A layer whose next step does not fit is done. Of equals the first layer steps.
+    """
+    places = dict.fromkeys(curves, 0) if start is None else dict(start)
+    left = limit - total_bytes(at(curves, places))
     if left < 0:
         return None
-    steps = [step for name in hulls for step in _next_step(hulls, place, name)]
+    names = list(curves)
+
+    def step(order: int) -> Iterator[tuple[float, int]]:
+        curve, place = curves[names[order]], places[names[order]]
+        if place + 1 < len(curve):
+            yield _slope(curve[place], curve[place + 1]), order
+
+    steps = [each for order in range(len(names)) for each in step(order)]
     heapq.heapify(steps)
     while steps:
-        _, name, extra = heapq.heappop(steps)
+        _, order = heapq.heappop(steps)
+        name = names[order]
+        curve, place = curves[name], places[name]
+        extra = curve[place + 1].nbytes - curve[place].nbytes
         if extra <= left:
             left -= extra
-            place[name] += 1
-            for step in _next_step(hulls, place, name):
-                heapq.heappush(steps, step)
-    return {name: hull[place[name]] for name, hull in hulls.items()}
+            places[name] += 1
+            for each in step(order):
+                heapq.heappush(steps, each)
+    return places
+
+
+def divide(
+    curves: Curves, limit: int, start: Mapping[str, int] | None = None
+) -> dict[str, Option] | None:
+    """The option of each layer with the least total variance in `limit` bytes; None if none fit.
+
+    `along` from the first options, or from the places `start` where that ends lower. Layers are
+    then kept at the last place of their curve where that pays for its bytes: with replacement the
+    variance jumps to 0 where all is kept, which greedy steps do not see.
+    """
+    first = dict.fromkeys(curves, 0)
+    starts = [first] if start is None else [first, start]
+    found = [at(curves, places) for each in starts if (places := along(curves, limit, each))]
+    if not found:
+        return None
+    best = min(found, key=total_variance)
+    whole: Places = {}
+    while True:
+        wider = [whole | {name: len(curves[name]) - 1} for name in curves if name not in whole]
+        ends = [(each, along(curves, limit, first | each)) for each in wider]
+        better = [(each, at(curves, places)) for each, places in ends if places]
+        if not better:
+            return best
+        each, chosen = min(better, key=lambda end: total_variance(end[1]))
+        if total_variance(chosen) >= total_variance(best):
+            return best
+        whole, best = each, chosen
+
+
+def at(curves: Curves, places: Mapping[str, int]) -> dict[str, Option]:
+    """The options at those places of the curves."""
+    return {name: curve[places[name]] for name, curve in curves.items()}
+
+
+def _along_hulls(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
+    """`along` the layers' hulls; of equals the layer steps whose name comes first."""
+    hulls = {name: _lower_hull(options[name]) for name in sorted(options)}
+    places = along(hulls, limit)
+    return None if places is None else {name: hulls[name][places[name]] for name in options}
 
 
 def _filled(
@@ -112,16 +172,6 @@ def _lower_hull(options: list[Option]) -> list[Option]:
 
 def _slope(one: Option, other: Option) -> float:
     return (other.variance - one.variance) / max(other.nbytes - one.nbytes, 1)
-
-
-def _next_step(
-    hulls: dict[str, list[Option]], place: dict[str, int], name: str
-) -> list[tuple[float, str, int]]:
-    """The layer's next step along its hull, the best fall of variance for a byte first."""
-    hull, at = hulls[name], place[name]
-    if at + 1 == len(hull):
-        return []
-    return [(_slope(hull[at], hull[at + 1]), name, hull[at + 1].nbytes - hull[at].nbytes)]
 
 
 def _single_gains(

@@ -1,11 +1,13 @@
-"""A budget as bytes, and what is said where nothing fits into them."""
+"""A budget as bytes, what fits into them as measured, and what is said where nothing does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rad.errors import UsageError
 from rad.memory.budget import Budget
+from rad.planning.greedy import Option, smallest, total_bytes
 from rad.planning.probe import Trial
 from rad.sketches import DifferentSample
 
@@ -25,6 +27,33 @@ def in_bytes(trial: Trial, budget: Budget) -> int | None:
     if budget.kind == "fraction":
         return trial.total_bytes(DifferentSample(budget.value), trial.full_batch)
     return int(budget.value)
+
+
+def measured(trial: Trial, chosen: dict[str, Option]) -> int:
+    """All bytes with those options."""
+    sketches = {name: option.sketch for name, option in chosen.items()}
+    return trial.total_bytes(sketches, trial.full_batch)
+
+
+def cheapest_within(
+    trial: Trial,
+    options: dict[str, list[Option]],
+    limit: int,
+    find: Callable[[int], dict[str, Option] | None],
+) -> dict[str, Option] | None:
+    """What `find` chooses of the options in so many bytes that all of it, measured, fits `limit`.
+
+    The bytes taken beside what the options keep are at first those with the smallest options.
+    None where `find` comes to an end before.
+    """
+    least = smallest(options)
+    available = limit - (measured(trial, least) - total_bytes(least))
+    while (chosen := find(available)) is not None:
+        over = measured(trial, chosen) - limit
+        if over <= 0:
+            return chosen
+        available = min(available, total_bytes(chosen)) - over
+    return None
 
 
 def refusal(trial: Trial, budget: Budget, bytes_: int, least: TooSmall) -> UsageError:

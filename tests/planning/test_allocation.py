@@ -10,7 +10,8 @@ from unbiased import check_mean_square
 import rad
 from rad import models
 from rad.memory import parameter_bytes, saved_bytes
-from rad.planning.allocation import LayerCost, _greedy, _with_exact_layers, layer_costs, total
+from rad.planning.allocation import LayerCost, alike, layer_costs, total
+from rad.planning.greedy import Option, along, at, divide, total_bytes, total_variance
 from rad.planning.probe import Trial
 
 BATCH = 12
@@ -76,25 +77,56 @@ def test_no_other_division_is_better(replacement: bool) -> None:
         LayerCost("b", 3, 7, 4, 0.3),
         LayerCost("c", 1, 11, 8, 7.0),
     ]
-    choices = list(itertools.product(*(range(1, layer.width + 1) for layer in layers)))
+    curves = {layer.name: layer.curve(make) for layer in layers}
+    every = itertools.product(*(range(layer.width) for layer in layers))
+    choices = [at(curves, dict(zip(curves, places, strict=True))) for places in every]
     for limit in (60, 100, 150, 220, 300):
-        found = _with_exact_layers(layers, make, limit)
-
-        def spent(kept: tuple[int, ...]) -> int:
-            return sum(c.rows * k * c.itemsize for c, k in zip(layers, kept, strict=True))
-
-        def variance(kept: tuple[int, ...]) -> float:
-            return sum(c.variance(make, k) for c, k in zip(layers, kept, strict=True))
-
-        kept = tuple(found.values())
-        assert spent(kept) <= limit
+        found = divide(curves, limit, alike(curves, layers, make, limit))
+        assert found is not None
+        assert total_bytes(found) <= limit
         worth = max(cost.rows * cost.itemsize for cost in layers)
-        smaller = min(variance(other) for other in choices if spent(other) <= limit - worth)
-        assert variance(kept) <= smaller
+        smaller = (c for c in choices if total_bytes(c) <= limit - worth)
+        assert total_variance(found) <= min(map(total_variance, smaller))
+
+
+def curve(*variances: float, size: int = 1) -> list[Option]:
+    return [Option(rad.Identity(), size * (i + 1), each) for i, each in enumerate(variances)]
+
+
+def test_steps_go_where_the_variance_falls_most_for_a_byte() -> None:
+    curves = {"a": curve(9, 5, 3, 2), "b": curve(9, 2, 1, size=2)}
+    assert along(curves, 2) is None
+    assert along(curves, 3) == {"a": 0, "b": 0}
+    assert along(curves, 4) == {"a": 1, "b": 0}
+    assert along(curves, 6) == {"a": 1, "b": 1}
+    assert along(curves, 7) == {"a": 2, "b": 1}
+    assert along(curves, 6, {"a": 0, "b": 2}) is None
+    assert along(curves, 7, {"a": 0, "b": 2}) == {"a": 0, "b": 2}
+    assert along(curves, 99) == {"a": 3, "b": 2}
+
+
+def test_of_equal_steps_the_first_layer_takes_its_own() -> None:
+    curves = {"b": curve(2, 1), "a": curve(2, 1)}
+    assert along(curves, 3) == {"b": 1, "a": 0}
+
+
+def test_a_layer_is_kept_exactly_where_a_jump_at_the_end_pays() -> None:
+    """Single steps of `a` are worth less than those of `b`; all of them are worth more."""
+    curves = {"a": curve(9, 8.9, 8.8, 0), "b": curve(3, 2, 1, 0.5)}
+    assert along(curves, 5) == {"a": 0, "b": 3}
+    assert divide(curves, 5) == {"a": curves["a"][3], "b": curves["b"][0]}
+
+
+def test_a_start_is_left_where_it_ends_higher() -> None:
+    curves = {"a": curve(9, 5, 3, 2.5), "b": curve(9, 2, 1, 0.5)}
+    assert divide(curves, 4, {"a": 2, "b": 0}) == divide(curves, 4)
+    assert divide(curves, 1) is None
 
 
 def test_a_budget_below_one_number_a_row_is_not_met() -> None:
-    assert _greedy([LayerCost("a", 5, 9, 4, 2.0)], rad.SameSample, 19, {"a": 1}) is None
+    curves = {"a": LayerCost("a", 5, 9, 4, 2.0).curve(rad.SameSample)}
+    assert along(curves, 19) is None
+    assert along(curves, 20) == {"a": 0}
 
 
 def test_bytes_as_budget_are_used_and_not_exceeded() -> None:

@@ -13,14 +13,8 @@ from unbiased import check_mean_square
 import rad
 from rad.errors import UsageError
 from rad.memory import parameter_bytes, saved_bytes
-from rad.planning.auto import (
-    Option,
-    _sketches,
-    cheapest_variance,
-    choose,
-    fewest_bytes,
-    layer_options,
-)
+from rad.planning.auto import choose, fewest_bytes, layer_options, menu
+from rad.planning.greedy import Option, cheapest_variance
 from rad.planning.probe import Sketches, Trial
 from rad.planning.variants import build, fit
 
@@ -80,8 +74,8 @@ def test_predictions_are_the_layers_closed_forms(name: str) -> None:
             )
             assert option.variance == pytest.approx(expected, rel=1e-9)
     offered = {option.sketch for option in options}
-    left_out = {s for s in _sketches() if isinstance(s, rad.RotatedRounding) and name == "conv"}
-    assert offered == set(_sketches()) - left_out
+    left_out = {s for s in menu() if isinstance(s, rad.RotatedRounding) and name == "conv"}
+    assert offered == set(menu()) - left_out
 
 
 @settings(max_examples=100, deadline=None)
@@ -131,7 +125,7 @@ def test_auto_keeps_its_budget_and_beats_every_other(name: str, budget: float) -
     assert isinstance(plan.sketch, dict)
     variances = {layer: {o.sketch: o.variance for o in found} for layer, found in table.items()}
     of_auto = sum(variances[layer][sketch] for layer, sketch in plan.sketch.items())
-    for sketch in _sketches():
+    for sketch in menu():
         if sketch == rad.Identity() or any(sketch not in by for by in variances.values()):
             continue
         converted = rad.convert(model, sketch)
