@@ -11,8 +11,10 @@ from torch import Tensor
 from rad import models
 from rad.data import Dataset
 from rad.draws.reference import fold_in, make_key
+from rad.errors import UsageError
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.models.irnn import IRNN
+from rad.nn.layer_io import Recording
 from rad.sketches import Identity, Sketch
 from rad.sketches.registry import kinds
 
@@ -36,7 +38,7 @@ def rows_of(
     x = x.transpose(0, 1)
     base = make_key(seed, device)
     exact = gradient(model, x, y, Identity(), base)
-    states, delta = backward_signals(model, x, y)
+    states, delta = steps_of(model, x, y, exact, base)
     rows = []
     for name in SKETCHES:
         sketch = kinds()[name].make(keep_fraction)
@@ -67,17 +69,21 @@ def gradient(model: IRNN, x: Tensor, y: Tensor, sketch: Sketch, key: Tensor) -> 
     return grad
 
 
-def backward_signals(model: IRNN, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The states before each step, and the gradients of what enters the ReLU: each (T, B, H).
+def steps_of(
+    model: IRNN, x: Tensor, y: Tensor, exact: Tensor, key: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The states that W_hh meets, and the gradients of what enters the ReLU: each (T, B, H).
 
-    The layer is run on what its input and biases add to a state, through the identity, so that
-    the gradient of that input is the one looked for.
+    In the order of the backward pass. Raises UsageError where they do not add up to the `exact`
+    gradient of W_hh: it is then used elsewhere, too.
     """
-    w_ih, w_hh, b_ih, b_hh = model.rnn.parameters()
-    added = (x @ w_ih.t() + b_ih + b_hh).detach().requires_grad_()
-    h0 = x.new_zeros(x.shape[1], len(w_hh))
-    through = torch.eye(len(w_hh), device=x.device)
-    sequence, last = rnn(added, h0, through, w_hh, sketch=Identity(), key=make_key(0, x.device))
-    assert sequence is not None
-    (delta,) = torch.autograd.grad(F.cross_entropy(model.output(last), y), added)
-    return torch.cat([h0[None], sequence.detach()[:-1]]), delta
+    seen = Recording()
+    gradient(model, x, y, seen, key)
+    states, delta = map(torch.stack, zip(*seen.products, strict=True))
+    own = torch.einsum("tbo,tbi->oi", delta, states)
+    if (own - exact).norm() > 1e-2 * exact.norm():
+        raise UsageError(
+            "rnn.weight_hh_l0 is also used past the recurrent layer, which gradient noise does not "
+            "see: give the layer a weight of its own"
+        )
+    return states, delta

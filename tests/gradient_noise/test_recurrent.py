@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from rad import data, models
-from rad.gradient_noise.recurrent import backward_signals, gradient, rows_of
+from rad.errors import UsageError
+from rad.gradient_noise.recurrent import gradient, rows_of, steps_of
 from rad.models.irnn import IRNN
 from rad.sketches import Identity, make_key
 
@@ -18,14 +19,30 @@ def fake(downsample: int) -> data.Dataset:
     return data.Dataset("fake", images, labels, images, labels, (0.5,), (0.3,), 10)
 
 
-def test_the_signals_of_the_steps_give_the_gradient() -> None:
-    model = models.build("irnn", (7, 1), 10, seed=0, hidden=9, std=0.5)
+def network() -> IRNN:
+    model = models.build("irnn", (7, 1), 10, seed=0, hidden=10, std=0.5)
     assert isinstance(model, IRNN)
+    return model
+
+
+def test_the_steps_give_the_gradient() -> None:
+    model = network()
     x, y = fake(4).batch(torch.arange(6))
     x = x.transpose(0, 1)
-    states, delta = backward_signals(model, x, y)
     exact = gradient(model, x, y, Identity(), make_key(0))
+    states, delta = steps_of(model, x, y, exact, make_key(0))
+    assert states.shape == delta.shape == (7, 6, 10)
     torch.testing.assert_close(torch.einsum("tbo,tbi->oi", delta, states), exact)
+
+
+def test_a_use_of_the_weight_past_the_layer_is_refused() -> None:
+    model = network()
+    model.output.weight = model.rnn.weight_hh_l0
+    x, y = fake(4).batch(torch.arange(6))
+    x = x.transpose(0, 1)
+    exact = gradient(model, x, y, Identity(), make_key(0))
+    with pytest.raises(UsageError, match=r"rnn\.weight_hh_l0 is also used past"):
+        steps_of(model, x, y, exact, make_key(0))
 
 
 @pytest.mark.parametrize("downsample", [4, 2])
