@@ -1,13 +1,13 @@
 """A torch.nn model to the same model with RAD layers.
 
-Two passes: first, who reads the output of which ReLU; then each layer is replaced,
-and what a ReLU keeps is decided. Nothing else of the model changes.
+Two passes: first, who reads whose output; then each layer is replaced, and what it keeps is
+decided where that follows from its readers. Nothing else of the model changes.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -16,8 +16,9 @@ from rad.conversion.copying import copied
 from rad.conversion.example import check_model
 from rad.conversion.readers import read_graph
 from rad.errors import UsageError
-from rad.nn import LAYERS, RNN, ReLU, Sketching
+from rad.nn import LAYERS, Sketching
 from rad.nn.kinds import become, kind_of
+from rad.nn.registry import OPERATORS, operator_of
 from rad.nn.shared import Shared
 from rad.sketches import Identity, Sketch
 
@@ -83,12 +84,9 @@ class Conversion:
             layer.set_sketch(wanted.get(name, Identity()), seed, place)
             layer.shared = shared
         for module in self._layers:
-            if isinstance(module, RNN):
-                module.sequence_read = module not in self._readers.unread_sequences
-            if isinstance(module, ReLU):
-                calls = self._readers.relu_layers.get(module, [])
-                output_is_kept = bool(calls) and all(map(_keeps_exactly, calls))
-                module.mask = "output" if output_is_kept else "packed"
+            row = operator_of(module)
+            if row is not None and row.asks is not None:
+                setattr(module, row.asks, self._readers.answer(row.asks, module))
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -102,7 +100,8 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _check_names_are_free(layers: Mapping[str, nn.Module]) -> None:
     """Raise UsageError where a torch layer has an attribute that a RAD layer needs for itself."""
-    needed = ("key", "calls", "sketch", "seed", "place", "shared", "replica", "mask")
+    asked = {row.asks for row in OPERATORS if row.asks is not None}
+    needed = ("key", "calls", "sketch", "seed", "place", "shared", "replica", "mask", *asked)
     for name, layer in layers.items():
         if kind_of(layer) not in LAYERS:
             continue
@@ -137,8 +136,3 @@ def _sketches_by_layer(
                 f"{name!r} and {first!r} are one layer, and are given two sketches: give it one"
             )
     return wanted
-
-
-def _keeps_exactly(layers: Iterable[nn.Module]) -> bool:
-    """Whether one of the layers that read a tensor keeps it as it is."""
-    return any(isinstance(layer.sketch, Identity) for layer in layers)

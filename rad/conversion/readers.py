@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any
@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rad.nn import LAYERS, RAD_LAYERS, Sketching
 from rad.nn.kinds import kind_of
+from rad.nn.registry import Question, operator_of
+from rad.sketches import Identity
 
 RESHAPES = (nn.Flatten, nn.Unflatten, nn.Identity)
 """Modules that keep nothing and pass the same numbers on."""
@@ -43,11 +45,19 @@ class Tracer(fx.Tracer):
 
 @dataclass(frozen=True)
 class Readers:
-    """For each call of each ReLU module the trainable layers that sketch and read its output;
-    the RNN modules of whose outputs only the last state is read."""
+    """Of the modules that ask (`rad.nn.registry.Question`): for each call the trainable layers that
+    sketch and read its output; those of whose pair of outputs only the second is read."""
 
-    relu_layers: dict[nn.Module, list[set[nn.Module]]]
+    sketching: dict[nn.Module, list[set[nn.Module]]]
     unread_sequences: set[nn.Module]
+
+    def answer(self, question: Question, module: nn.Module) -> bool:
+        """With the sketches that the readers, converted, have now; of modules that no trace has
+        met, what is right everywhere: nobody keeps the output, and somebody reads the sequence."""
+        if question == "sequence_read":
+            return module not in self.unread_sequences
+        calls = self.sketching.get(module, [])
+        return bool(calls) and all(map(_keeps_exactly, calls))
 
 
 def read_graph(model: nn.Module) -> Readers:
@@ -73,19 +83,22 @@ def read_graph(model: nn.Module) -> Readers:
     modules = dict(probe.named_modules(remove_duplicate=False))
     for node in nodes:
         module = modules[node.target] if node.op == "call_module" else None
-        if isinstance(module, nn.ReLU):
+        row = None if module is None else operator_of(module)
+        if module is None or row is None:
+            continue
+        if row.asks == "output_kept":
             reading = (_trainable_layer(reader, modules) for reader in _readers(node, modules))
             layers.setdefault(module, []).append({layer for layer in reading if layer is not None})
-        elif isinstance(module, nn.RNN):
+        elif row.asks == "sequence_read":
             read = bool(module._forward_hooks) or any(map(_reads_sequence, node.users))
             sequence_read[module] = sequence_read.get(module, False) or read
     original = {module: model.get_submodule(name) for name, module in modules.items()}
     return Readers(
         {
-            original[relu]: [{original[layer] for layer in call} for call in calls]
-            for relu, calls in layers.items()
+            original[asking]: [{original[layer] for layer in call} for call in calls]
+            for asking, calls in layers.items()
         },
-        {original[rnn] for rnn, read in sequence_read.items() if not read},
+        {original[asking] for asking, read in sequence_read.items() if not read},
     )
 
 
@@ -172,7 +185,7 @@ def _probe(model: nn.Module) -> nn.Module:
 
 
 def _reads_sequence(user: fx.Node) -> bool:
-    """Whether a reader of an RNN's pair of outputs reads more than its last state."""
+    """Whether a reader of a pair of outputs, a sequence and a last state, reads the sequence."""
     unpacks = user.target is getitem and len(user.args) == 2
     return not unpacks or bool(user.args[1] != 1 and user.users)
 
@@ -204,3 +217,8 @@ def _trainable_layer(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module 
         return None
     weights = (p for name, p in layer.named_parameters() if "weight" in name)
     return layer if any(weight.requires_grad for weight in weights) else None
+
+
+def _keeps_exactly(layers: Iterable[nn.Module]) -> bool:
+    """Whether one of the layers that read a tensor keeps it as it is."""
+    return any(isinstance(layer.sketch, Identity) for layer in layers)

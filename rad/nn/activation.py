@@ -19,6 +19,15 @@ class ReLU(nn.ReLU):
         self.mask: Literal["packed", "output"] = mask
 
     @property
+    def output_kept(self) -> bool:
+        """Whether the layer after it keeps the output, from which the mask is then read."""
+        return self.mask == "output"
+
+    @output_kept.setter
+    def output_kept(self, kept: bool) -> None:
+        self.mask = "output" if kept else "packed"
+
+    @property
     def keeps(self) -> str:
         """What is kept for backward, in words."""
         packed = self.mask == "packed"

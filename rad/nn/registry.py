@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -10,6 +11,7 @@ from rad.nn.activation import ReLU
 from rad.nn.conv import Conv1d, Conv2d, Conv3d
 from rad.nn.dropout import Dropout
 from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
+from rad.nn.kinds import kind_of
 from rad.nn.linear import Linear
 from rad.nn.pooling import (
     AdaptiveAvgPool2d,
@@ -23,19 +25,30 @@ from rad.nn.pooling import (
 )
 from rad.nn.recurrent import RNN
 
+Question = Literal["output_kept", "sequence_read"]
+"""What a layer may want to know of those who read its output: whether one of them keeps it exactly
+after every call; whether, of a pair of outputs, any reads the first."""
+
 
 @dataclass(frozen=True)
 class Operator:
     """What torch calls an operator, and the RAD layer for it.
 
     `function` is its name in torch.nn.functional or torch, for calls without a module; `nodes` are
-    the names in the autograd graph of what then keeps more than the layer does.
+    the names in the autograd graph of what then keeps more than the layer does. `fused` are further
+    RAD layers that do more than this operator, for models written with them: conversion leaves
+    them as they are. `asks` is what decides what the layer keeps: conversion sets the layer's
+    attribute of that name. A `stepwise` layer forms its
+    weights' gradients step by step inside one call, which hooks around the call do not see.
     """
 
     torch: type[nn.Module]
     layer: type[nn.Module]
     function: str
     nodes: tuple[str, ...] = ()
+    fused: tuple[type[nn.Module], ...] = ()
+    asks: Question | None = None
+    stepwise: bool = False
 
 
 OPERATORS = (
@@ -43,16 +56,16 @@ OPERATORS = (
     Operator(nn.Conv1d, Conv1d, "conv1d"),
     Operator(nn.Conv2d, Conv2d, "conv2d", ("convolution",)),
     Operator(nn.Conv3d, Conv3d, "conv3d"),
-    Operator(nn.ReLU, ReLU, "relu", ("relu",)),
+    Operator(nn.ReLU, ReLU, "relu", ("relu",), asks="output_kept"),
     Operator(nn.AvgPool1d, AvgPool1d, "avg_pool1d"),
-    Operator(nn.AvgPool2d, AvgPool2d, "avg_pool2d", ("avg_pool2d",)),
+    Operator(nn.AvgPool2d, AvgPool2d, "avg_pool2d", ("avg_pool2d",), fused=(ReLUAvgPool2d,)),
     Operator(nn.AvgPool3d, AvgPool3d, "avg_pool3d"),
     Operator(nn.AdaptiveAvgPool2d, AdaptiveAvgPool2d, "adaptive_avg_pool2d", ("mean",)),
     Operator(nn.MaxPool1d, MaxPool1d, "max_pool1d"),
     Operator(nn.MaxPool2d, MaxPool2d, "max_pool2d", ("max_pool2d_with_indices",)),
     Operator(nn.MaxPool3d, MaxPool3d, "max_pool3d"),
     Operator(nn.Dropout, Dropout, "dropout", ("native_dropout",)),
-    Operator(nn.RNN, RNN, "rnn"),
+    Operator(nn.RNN, RNN, "rnn", asks="sequence_read", stepwise=True),
     Operator(nn.GELU, GELU, "gelu"),
     Operator(nn.SiLU, SiLU, "silu"),
     Operator(nn.Mish, Mish, "mish"),
@@ -66,11 +79,18 @@ OPERATORS = (
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {row.torch: row.layer for row in OPERATORS}
 """torch's layer type -> the RAD layer that takes its place."""
 
-RAD_LAYERS = frozenset({*LAYERS.values(), ReLUAvgPool2d})
+RAD_LAYERS = frozenset(layer for row in OPERATORS for layer in (row.layer, *row.fused))
 """All of them."""
+
+_ROWS = {kind: row for row in OPERATORS for kind in (row.torch, row.layer)}
 
 MODULE_OF_FUNCTION = {row.function: row.torch.__name__ for row in OPERATORS}
 """Functions -> the module under torch.nn that does the same and that `convert` replaces."""
 
 MODULE_OF_NODE = {node: row.torch.__name__ for row in OPERATORS for node in row.nodes}
 """Operators of the autograd graph that a RAD layer keeps less for -> that layer under torch.nn."""
+
+
+def operator_of(module: nn.Module) -> Operator | None:
+    """The row of a layer, torch's or RAD's; None where there is none."""
+    return _ROWS.get(kind_of(module))

@@ -21,8 +21,9 @@ from rad.conversion.modules import Conversion
 from rad.conversion.report import Report, report
 from rad.errors import UsageError
 from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
-from rad.nn import RNN, Sketching
+from rad.nn import Sketching
 from rad.nn.layer_io import Capture, Recording
+from rad.nn.registry import operator_of
 from rad.planning.batch_axis import (
     Sizes,
     batch_sizes,
@@ -149,16 +150,16 @@ class Trial:
         Raises UsageError where the gradient is zero everywhere, or not finite somewhere, and for a
         layer that sketches in a call that cannot be watched, such as of its `forward`.
         """
-        recurrent = {n: Recording() for n, layer in self.layers.items() if isinstance(layer, RNN)}
+        steps = {n: Recording() for n, layer in self.layers.items() if _is_stepwise(layer)}
         with Capture(self.layers) as seen:
-            self._backward(self._forward(recurrent, self.full_batch))
+            self._backward(self._forward(steps, self.full_batch))
         for name, shapes in self.shapes().items():
-            if name not in recurrent and len(shapes) > seen.calls[name]:
+            if name not in steps and len(shapes) > seen.calls[name]:
                 raise UsageError(
                     f"layer {name!r} is used past its call, which cannot be watched: call the "
                     "layer, not its forward()"
                 )
-        found = seen.pairs | {name: each.products for name, each in recurrent.items()}
+        found = seen.pairs | {name: each.products for name, each in steps.items()}
         _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
         return found
 
@@ -210,6 +211,11 @@ class Trial:
             return loss
 
         return forward
+
+
+def _is_stepwise(layer: Sketching) -> bool:
+    row = operator_of(layer)
+    return row is not None and row.stepwise
 
 
 def _check_gradients(gradients: Mapping[str, list[Tensor]]) -> None:

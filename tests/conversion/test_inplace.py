@@ -221,6 +221,15 @@ def test_a_name_that_is_taken_is_refused_before_anything_changes() -> None:
     assert [type(layer) for layer in model] == [nn.Linear, nn.Linear]
 
 
+@pytest.mark.parametrize(
+    ("layer", "name"), [(nn.ReLU(), "output_kept"), (nn.RNN(3, 4), "sequence_read")]
+)
+def test_a_name_that_conversion_answers_under_is_refused(layer: nn.Module, name: str) -> None:
+    setattr(layer, name, "mine")
+    with pytest.raises(UsageError, match=f"{name}.*rename the attribute"):
+        rad.convert(nn.Sequential(layer), rad.DifferentSample(0.5))
+
+
 def test_a_layer_with_a_forward_of_its_own_is_left_alone() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     plain = model[0].forward
