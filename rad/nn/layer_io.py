@@ -1,13 +1,14 @@
 """What layers multiply in a backward pass: their inputs, and the gradients by their outputs.
 
 `Capture` watches layers that are called once for each output; `Recording` a recurrent layer, step
-by step.
+by step. `outside_calls` finds what `Capture` cannot see.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,3 +94,28 @@ class Recording(Sketch):
         (x,) = saved
         self.products.append((x, left.detach().to(x.dtype, copy=True)))
         return Identity().contract(left, (x.to(left.dtype),), shape, key)
+
+
+@contextmanager
+def outside_calls(layers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """While it is entered, layers use their sketch outside their calls only, `Identity` in them.
+
+    With a `Recording` each, its `shapes` are then what a layer sketches where no hook sees it,
+    such as in a call of its `forward`.
+    """
+
+    def swap(layer: nn.Module, now: object) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            layer.sketch = now  # type: ignore[assignment]
+
+        return hook
+
+    hooks: list[RemovableHandle] = []
+    for layer in layers.values():
+        hooks.append(layer.register_forward_pre_hook(swap(layer, Identity())))
+        hooks.append(layer.register_forward_hook(swap(layer, layer.sketch), always_call=True))
+    try:
+        yield
+    finally:
+        for each in hooks:
+            each.remove()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Kept = tuple[Tensor, tuple[Tensor, ...]]
 """A key, and what was kept with it."""
@@ -20,7 +20,7 @@ class _Entry:
     manner: Hashable
     key: weakref.ref[Tensor]
     parts: list[weakref.ref[Tensor]]
-    readers: set[int] = field(default_factory=set)
+    readers: set[int] = field(default_factory=set)  # layers and their parameters
 
     def living(self) -> Kept | None:
         """What was kept, while a graph keeps it."""
@@ -35,9 +35,11 @@ class Shared:
 
     A layer that reads a tensor of which another keeps a sketch, taken in the same manner, takes
     that sketch and its key: each weight's gradient is estimated without bias as before, only that
-    the errors of such layers are no longer independent. A layer takes a sketch once: when it reads
-    the tensor again, in another forward pass, it draws afresh. Nothing is held here: a sketch lives
-    as long as the graph that keeps it. Copies of a model share nothing with it.
+    the errors of such layers are no longer independent. A layer takes a sketch once, and so does a
+    weight, whichever layers share it: when it meets the tensor again it draws afresh, so that the
+    errors of one weight's gradient are independent and their variances add up. Nothing is held
+    here: a sketch lives as long as the graph that keeps it. Copies of a model share nothing with
+    it.
     """
 
     def __init__(self) -> None:
@@ -49,25 +51,28 @@ class Shared:
     def __reduce__(self) -> tuple[type[Shared], tuple[()]]:
         return Shared, ()
 
-    def keep(self, x: Tensor, reader: object, manner: Hashable, draw: Callable[[], Kept]) -> Kept:
+    def keep(
+        self, x: Tensor, reader: nn.Module, manner: Hashable, draw: Callable[[], Kept]
+    ) -> Kept:
         """What `reader` keeps of x, and the key: another reader's, or what `draw()` gives."""
         if x.is_inference():
             return draw()
+        readers = _with_parameters(reader)
         entry = self._entries.get(id(x))
         if (
             entry is not None
             and entry.tensor() is x
             and entry.version == x._version
             and entry.manner == manner
-            and id(reader) not in entry.readers
+            and not readers & entry.readers
             and (kept := entry.living()) is not None
         ):
-            entry.readers.add(id(reader))
+            entry.readers |= readers
             return kept
         key, parts = draw()
         refs = [weakref.ref(part) for part in parts]
         own = _Entry(self._forgotten_with(x), x._version, manner, weakref.ref(key), refs)
-        own.readers.add(id(reader))
+        own.readers |= readers
         self._entries[id(x)] = own
         return key, parts
 
@@ -80,3 +85,9 @@ class Shared:
                 shared._entries.pop(place, None)
 
         return weakref.ref(x, forget)
+
+
+def _with_parameters(reader: nn.Module) -> set[int]:
+    """The ids of a layer and its parameters, those of parametrizations too."""
+    own = reader.parameters() if reader._modules else reader._parameters.values()
+    return {id(reader), *(id(parameter) for parameter in own if parameter is not None)}

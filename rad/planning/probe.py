@@ -22,7 +22,7 @@ from rad.conversion.report import Report, report
 from rad.errors import UsageError
 from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
 from rad.nn import Sketching
-from rad.nn.layer_io import Capture, Recording
+from rad.nn.layer_io import Capture, Recording, outside_calls
 from rad.nn.registry import operator_of
 from rad.planning.batch_axis import (
     Sizes,
@@ -132,6 +132,11 @@ class Trial:
         self._conversion.assign(sketch)
         return report(self._conversion.model)
 
+    @property
+    def keeps_sketches(self) -> bool:
+        """Whether a forward pass leaves anything sketched."""
+        return any(self.shapes().values())
+
     def shapes(self) -> dict[str, list[Shape]]:
         """For each layer the shapes of the tensors that it sketches."""
         recorders = {name: Recording() for name in self.layers}
@@ -153,15 +158,23 @@ class Trial:
         steps = {n: Recording() for n, layer in self.layers.items() if _is_stepwise(layer)}
         with Capture(self.layers) as seen:
             self._backward(self._forward(steps, self.full_batch))
-        for name, shapes in self.shapes().items():
-            if name not in steps and len(shapes) > seen.calls[name]:
+        self._check_watched({name for name in self.layers if name not in steps})
+        found = seen.pairs | {name: each.products for name, each in steps.items()}
+        _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
+        return found
+
+    def _check_watched(self, names: set[str]) -> None:
+        """Refuse layers of those names that sketch where their calls, which are watched, do not."""
+        recorders = {name: Recording() for name in sorted(names)}
+        forward = self._forward(recorders, self.full_batch)
+        with outside_calls({name: self.layers[name] for name in names}):
+            self._backward(forward)
+        for name, recorder in recorders.items():
+            if recorder.shapes:
                 raise UsageError(
                     f"layer {name!r} is used past its call, which cannot be watched: call the "
                     "layer, not its forward()"
                 )
-        found = seen.pairs | {name: each.products for name, each in steps.items()}
-        _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
-        return found
 
     @cached_property
     def _seen(self) -> Sizes:
@@ -208,9 +221,27 @@ class Trial:
             with torch.random.fork_rng(self._devices):
                 loss = self.loss(self.example.call(self._conversion.model, cut, batch))
             check_loss(loss)
+            _check_recomputation(loss)
             return loss
 
         return forward
+
+
+def _check_recomputation(loss: Tensor) -> None:
+    """Refuse what calls layers only in the backward pass, and for all parameters or none."""
+    found, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in found:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            raise UsageError(
+                "reentrant activation checkpointing cannot be planned for, since it shows its "
+                "layers in the backward pass only: pass use_reentrant=False to "
+                "torch.utils.checkpoint.checkpoint"
+            )
+        found.add(node)
+        waiting += [before for before, _ in node.next_functions]
 
 
 def _is_stepwise(layer: Sketching) -> bool:

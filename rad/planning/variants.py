@@ -133,15 +133,25 @@ def fit(
     Saved bytes grow with the keep fraction, and the search for the largest that fits is exact.
     Peak bytes may not, everywhere: what is found fits, as measured.
 
+    Sketched, and planned, are the calls of layers, with gradients on. A weight that is used past
+    its layer, such as in `F.linear(x, layer.weight)`, in an embedding that is tied to it or in a
+    penalty, has torch's exact gradient there, which adds no noise; what torch keeps for that is
+    measured, like all else. A call under `no_grad` keeps nothing and adds nothing. Layers that
+    share one weight have a sketch and draws each, as has each call of a layer that is called
+    several times: their variances add up. A layer that sketches in a call of its `forward`, which
+    cannot be watched, is measured like any other, but refused by name where predicted variances
+    decide ("auto", "optimal").
+
     Gradients are on inside, whatever the mode of the caller.
 
     Raises UsageError for an unknown variant, option, kind or allocation, an example without a
     batch, one that `reduced_batch` could cut in several ways, a model or a loss that runs on no
     smaller batch, a `batch_axis` that does not match the example, a class or lazy layers in place
     of a model, tensors without numbers (meta device, `FakeTensorMode`), a loss that is no scalar
-    or needs no gradient, a model without a layer that sketches, or in evaluation mode as a whole
-    (call `model.train()` first), a budget that cannot be read, and one too small for the variant
-    (naming the smallest that is not).
+    or needs no gradient, a model without a layer that sketches, without a call of one in its
+    forward pass, with reentrant checkpointing (`use_reentrant=True`), or in evaluation mode as a
+    whole (call `model.train()` first), a budget that cannot be read, and one too small for the
+    variant (naming the smallest that is not).
     """
     _check(variant, allocation, options)
     wanted = parse_budget("full" if variant == "baseline" else budget)
@@ -155,6 +165,11 @@ def fit(
         raise UsageError(
             f"{variant} has nothing to sketch: each linear, convolution and recurrent layer is "
             "frozen or in evaluation mode; call train() and requires_grad_() on those to be trained"
+        )
+    if variant in sketching() and not trial.keeps_sketches:
+        raise UsageError(
+            f"{variant} has nothing to sketch: the forward pass calls no linear, convolution or "
+            "recurrent layer with gradients on (functional uses of a weight keep what torch keeps)"
         )
     bytes_ = None if _is_kept_directly(wanted, variant) else in_bytes(trial, wanted)
     spent = _spend(trial, wanted, bytes_, variant, allocation, options)
