@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
 from rad.pde import Fourier, ReactionDiffusion
-from rad.pde.plan import Plan, plan
+from rad.pde.plan import PlannedAdjoint, plan
 from rad.results import run_path
 from rad.training import Settings
 from rad.training.loggers import MODES
@@ -38,7 +38,7 @@ class PdeSpec:
     seed: int
     device: torch.device
     problem: ReactionDiffusion
-    plan: Plan
+    plan: PlannedAdjoint
     settings: Settings
     path: Path
     text: str

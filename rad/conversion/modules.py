@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from rad.conversion.copying import copied
+from rad.conversion.copies import copied
 from rad.conversion.example import check_model
 from rad.conversion.readers import read_graph
 from rad.errors import UsageError

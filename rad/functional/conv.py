@@ -22,8 +22,8 @@ from torch import Tensor
 from rad.backends.operators import as_text, from_text, opaque
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import Sizes, check_real, product_dtype
+from rad.functional.compression import keep
 from rad.functional.geometry import Geometry, Mask, geometry_of
-from rad.functional.keeping import keep
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
 from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch

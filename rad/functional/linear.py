@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
 from rad.functional.arguments import check_real, product_dtype
-from rad.functional.keeping import keep
+from rad.functional.compression import keep
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity

@@ -95,8 +95,8 @@ def _pool(x, output, bits, count, height, width, wide: tl.constexpr, tile: tl.co
     total = tl.sum(tl.where(active, value, 0.0), 2, keep_dims=True) * 0.25
     tl.store(output + place, total.to(output.dtype.element_ty), mask=inside)
     shift = corner + tl.arange(0, 2)[None, :, None] * 4
-    told = tl.sum(tl.sum((active & inside).to(tl.int32) << shift, 2), 1)
-    tl.store(bits + byte, told.to(tl.uint8), mask=byte * 2 < count)
+    packed = tl.sum(tl.sum((active & inside).to(tl.int32) << shift, 2), 1)
+    tl.store(bits + byte, packed.to(tl.uint8), mask=byte * 2 < count)
 
 
 @triton.jit
@@ -104,8 +104,8 @@ def _pool_backward(
     bits, grad_output, grad_input, count, height, width, wide: tl.constexpr, tile: tl.constexpr
 ):
     byte, place, inside, inputs, corner = _windows(count, height, width, tile)
-    told = tl.load(bits + byte, mask=byte * 2 < count, other=0).to(tl.int32)[:, None, None]
-    active = ((told >> (corner + tl.arange(0, 2)[None, :, None] * 4)) & 1) != 0
+    packed = tl.load(bits + byte, mask=byte * 2 < count, other=0).to(tl.int32)[:, None, None]
+    active = ((packed >> (corner + tl.arange(0, 2)[None, :, None] * 4)) & 1) != 0
     grad = tl.load(grad_output + place, mask=inside, other=0).to(wide) * 0.25
     given = tl.where(active, grad, 0.0).to(grad_input.dtype.element_ty)
     tl.store(grad_input + inputs, given, mask=inside)

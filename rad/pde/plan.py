@@ -20,7 +20,7 @@ RESIDUAL = "residual_rounding"
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedAdjoint:
     """A variant at a budget; `keep_fraction` and `bits` are None where there are none."""
 
     variant: str
@@ -30,7 +30,9 @@ class Plan:
     bits: int | None
 
 
-def plan(problem: ReactionDiffusion, variant: str, budget: str | float, **options: Any) -> Plan:
+def plan(
+    problem: ReactionDiffusion, variant: str, budget: str | float, **options: Any
+) -> PlannedAdjoint:
     """How `variant` spends `budget`.
 
     A fraction is the keep fraction of `different_sample`, and for others the bytes that this
@@ -48,14 +50,14 @@ def plan(problem: ReactionDiffusion, variant: str, budget: str | float, **option
         raise UsageError(f"{variant} has no option {', '.join(sorted(unknown))}")
     wanted = parse_budget(budget)
     if variant == "baseline":
-        return Plan(variant, "full", Identity(), None, None)
+        return PlannedAdjoint(variant, "full", Identity(), None, None)
     if kind and kind.of_paper and wanted.kind != "bytes":
         adjoint: Adjoint = kind.make(wanted.value, **options)
     else:
         adjoint = _largest(problem, variant, wanted, options)
     sketch = adjoint.sketch if isinstance(adjoint, Residual) else adjoint
     fraction, bits = getattr(sketch, "keep_fraction", None), getattr(sketch, "bits", None)
-    return Plan(variant, wanted.text, adjoint, fraction, bits)
+    return PlannedAdjoint(variant, wanted.text, adjoint, fraction, bits)
 
 
 def variants() -> tuple[str, ...]:

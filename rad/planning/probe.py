@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rad.conversion.copying import duplicated
+from rad.conversion.copies import duplicated
 from rad.conversion.example import (
     Batch,
     check_loss,

@@ -4,10 +4,10 @@ from rad.plotting.allocation import allocation_figure
 from rad.plotting.benchmark import PROGRAMS, benchmark_figure
 from rad.plotting.budgets import curves_by_budget, final_against_memory
 from rad.plotting.curves import convergence, four_panels
+from rad.plotting.files import save
 from rad.plotting.memory import memory_figure
 from rad.plotting.pareto import EXACT, pareto_figure
 from rad.plotting.recurrent import recurrent_figure
-from rad.plotting.saving import save
 from rad.plotting.selection import select, select_overrides
 from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, byte_text, log_ticks, ordered
 from rad.plotting.tables import summary_table
