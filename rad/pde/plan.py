@@ -8,11 +8,11 @@ from typing import Any
 
 from rad.errors import UsageError
 from rad.memory.budget import Budget, largest_within, parse_budget
-from rad.packing.codes import code_bytes
 from rad.pde.adjoint import Adjoint, Checkpointing, Residual
 from rad.pde.cpu.chunks import chunks
+from rad.pde.cpu.sketches import kept_bytes
 from rad.pde.problem import ReactionDiffusion
-from rad.sketches import DifferentSample, Identity, SampledRounding
+from rad.sketches import DifferentSample, Identity
 from rad.sketches.registry import SketchKind, kinds
 
 RESIDUAL = "residual_rounding"
@@ -107,10 +107,8 @@ def saved_bytes(problem: ReactionDiffusion, adjoint: Adjoint) -> int:
     if isinstance(adjoint, Checkpointing):
         snapshots = min(adjoint.snapshots, len(chunks(problem)) - 1)
         return small + snapshots * points * dtype.itemsize
-    if isinstance(adjoint, SampledRounding):  # a grid for each chunk
-        codes = code_bytes(adjoint.kept(points), adjoint.bits)
-        return small + (problem.steps + 1) * codes + 2 * (len(chunks(problem)) + 1) * dtype.itemsize
-    return small + (problem.steps + 1) * adjoint.nbytes((1, points), dtype)
+    state, chunk = kept_bytes(adjoint, points, dtype)
+    return small + (problem.steps + 1) * state + (len(chunks(problem)) + 1) * chunk
 
 
 def _cost(problem: ReactionDiffusion, adjoint: Adjoint) -> int:

@@ -122,6 +122,18 @@ def _(sketch: SampledRounding) -> int:
     return 1
 
 
+@singledispatch
+def kept_bytes(sketch: Sketch, points: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes of what `keep` keeps of each state of so many interior points, and of each chunk."""
+    return sketch.nbytes((1, points), dtype), 0
+
+
+@kept_bytes.register
+def _(sketch: SampledRounding, points: int, dtype: torch.dtype) -> tuple[int, int]:
+    grid = sketch.rounding.fit(torch.zeros(1, 1, dtype=dtype)).nbytes
+    return sketch.nbytes((1, points), dtype) - grid, grid
+
+
 def _sampled_and_keys(
     sketch: SampledRounding, count: int, high: int, first: int, key: Tensor
 ) -> tuple[np.ndarray, Tensor]:
