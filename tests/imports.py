@@ -15,9 +15,10 @@ LIBRARY = (
 """Packages of the library, each of which may import those before it."""
 
 LABORATORY = (
-    *("models", "data", "training", "tuning", "results", "plotting", "benchmarks"),
-    *("gradient_noise", "pde", "graph"),
+    *("models", "data", "results", "training", "plotting", "tuning", "graph", "pde"),
+    *("benchmarks", "gradient_noise"),
 )
+"""Packages of the laboratory: each may import the library, and those before it."""
 
 EXPERIMENTS = ("torchvision", "hydra", "omegaconf", "wandb", "pandas", "matplotlib", "optuna")
 """What the library does without."""
@@ -96,10 +97,14 @@ def _rules(each: Import) -> Iterator[str]:
     if importer in LIBRARY:
         if imported in LABORATORY:
             yield "the library imports no laboratory"
-        if imported in LIBRARY and LIBRARY.index(imported) > LIBRARY.index(importer):
+        if _is_later(imported, importer, LIBRARY):
             yield "packages of the library import earlier ones only"
         if imported in EXPERIMENTS:
             yield "the library needs torch, numpy and numba only"
+    if _is_later(imported, importer, LABORATORY):
+        yield "packages of the laboratory import earlier ones only"
+    if importer not in (*LIBRARY, *LABORATORY):
+        yield "a package has its place in LIBRARY or LABORATORY"
     if importer == "training" and imported in LIBRARY and imported != "errors":
         yield "training takes any module and does not know that RAD exists"
     light = importer in ("plotting", "results")
@@ -111,6 +116,10 @@ def _rules(each: Import) -> Iterator[str]:
         yield "nothing in rad imports scripts"
     if imported == "triton" and not {"kernels", "cuda"} & {*each.importer.split(".")}:
         yield "Triton may be absent: only kernels import it"
+
+
+def _is_later(imported: str, importer: str, order: tuple[str, ...]) -> bool:
+    return {imported, importer} <= set(order) and order.index(imported) > order.index(importer)
 
 
 def circles(found: Iterable[Import]) -> list[list[str]]:

@@ -31,6 +31,10 @@ def test_the_rules_hold() -> None:
         ("rad.results.tables", "from rad.memory import saved_bytes", "no torch"),
         ("rad.results.tables", "def f():\n    from rad.memory import saved_bytes", "no torch"),
         ("rad.tuning.space", "from omegaconf import DictConfig", "Hydra"),
+        ("rad.training.loop", "from rad.pde import ReactionDiffusion", "earlier ones only"),
+        ("rad.models.irnn", "from rad.data import Dataset", "earlier ones only"),
+        ("rad.pde.plan", "from rad.benchmarks.timing import alternate", "earlier ones only"),
+        ("rad.graph.tracing", "from rad.gradient_noise import measure", "earlier ones only"),
         ("rad.benchmarks.timing", "import _programs", "scripts"),
         ("rad.functional.relu", "import triton", "only kernels"),
         ("rad.sketches.noise", "def f():\n    from rad.sketches.base import Sketch", "circle"),
@@ -40,6 +44,11 @@ def test_a_planted_import_is_found(module: str, line: str, rule: str) -> None:
     modules = dict(imports.sources(ROOT))
     modules[module] = f"{modules[module]}\n{line}\n"
     assert any(module in found and rule in found for found in imports.violations(modules))
+
+
+def test_a_package_without_a_place_is_found() -> None:
+    modules = {**imports.sources(ROOT), "rad.attic.things": "from rad.errors import UsageError\n"}
+    assert any("rad.attic.things" in found for found in imports.violations(modules))
 
 
 def test_the_house_has_few_floors_and_loose_modules() -> None:
