@@ -32,7 +32,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     for network in config.networks:
         name, rate = DATASETS[network]
         dataset = data.load(name, config.data_root, device)
-        model = models.build(network, dataset.image_shape, dataset.classes, config.seed).to(device)
+        model = models.build(network, **dataset.model_arguments, seed=config.seed).to(device)
         done = 0
         for iterations in sorted(config.iterations[network]):
             train(model, dataset, range(done, iterations), rate)

@@ -25,7 +25,8 @@ from rad.planning.variants import Built, build, sketching
 from rad.plotting import save
 from rad.plotting.gradient_noise import noise_figure
 from rad.results import RunFolder, machine, make_folder, provenance, write_table
-from rad.training import Classification, NullLogger, train
+from rad.training import NullLogger, train
+from rad.training.task import task_of
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -44,7 +45,7 @@ def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
     """Train and measure at each point; write all points so far."""
     spec, noise, origin = read(config, overrides), config.noise, provenance()
     dataset = data.load(spec.config.dataset.name, spec.config.data_root, spec.device)
-    weight_layers(_model(spec, dataset.image_shape, dataset.classes))
+    weight_layers(_model(spec, dataset))
     make_folder(file.parent, "noise.output")
     points: list[dict[str, Any]] = []
     tables: list[pd.DataFrame] = []
@@ -94,15 +95,16 @@ def _sampling(config: DictConfig) -> Sampling:
     return Sampling(noise.minibatches, noise.draws, noise.predictions, config.seed)
 
 
-def _model(spec: RunSpec, shape: tuple[int, ...], classes: int) -> nn.Module:
+def _model(spec: RunSpec, dataset: Dataset) -> nn.Module:
     options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
     name = options.pop("name")
-    return models.build(name, shape, classes, spec.seed, **options).to(spec.device)
+    model = models.build(name, **dataset.model_arguments, seed=spec.seed, **options)
+    return model.to(spec.device)
 
 
 def _trained(spec: RunSpec, dataset: Dataset, iteration: int, checkpoints: Path) -> nn.Module:
     """The plain model after so many updates, each point a run of its own."""
-    model = _model(spec, dataset.image_shape, dataset.classes)
+    model = _model(spec, dataset)
     if iteration == 0:
         return model
     settings = replace(
@@ -125,7 +127,7 @@ def _estimators(
     spec: RunSpec, noise: DictConfig, model: nn.Module, dataset: Dataset
 ) -> list[Built]:
     """The baseline; at each keep fraction every variant, and the batch of equal memory."""
-    task = Classification(dataset)
+    task = task_of(dataset)
     batch = task.first(spec.settings.batch_size)
     loss = task.loss_on(batch.targets)
     pairs: list[tuple[str, str | float]] = [("baseline", "full")]

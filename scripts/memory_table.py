@@ -12,13 +12,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from _cli import CONFIGS, Task, run
 from _spec import choose_device
 from omegaconf import DictConfig
 
 import rad
-from rad.benchmarks.networks import CLASSES, NETWORKS
+from rad.benchmarks.networks import NETWORKS
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
 from rad.memory.paper import KEEP_FRACTIONS, PRINTED_MB, paper_bytes
 from rad.plotting import memory_figure, save
@@ -49,11 +48,10 @@ def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:
     model = network.build()
     sketch = rad.Identity() if keep == 1 else rad.DifferentSample(keep)
     converted = rad.convert(model.to(device), sketch)
-    x = torch.rand(BATCH, *network.shape, device=device)
-    y = torch.randint(CLASSES, (BATCH,), device=device)
+    x, y = network.batch(BATCH, device)
 
     def loss() -> torch.Tensor:
-        return F.cross_entropy(converted(x.clone()), y)
+        return network.loss(converted(x.clone()), y)
 
     saved = saved_bytes(loss)
     loss().backward()

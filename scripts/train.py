@@ -20,13 +20,13 @@ from rad.memory.paper import paper_bytes
 from rad.planning.variants import Built, Plan, build
 from rad.results import RunFolder, difference, machine, provenance
 from rad.training import (
-    Classification,
     Strides,
     TrainResult,
     WandbLogger,
     side_by_side,
     strides,
 )
+from rad.training.task import task_of
 
 PAPER_SETTINGS = (("feedforward", "mnist"), ("convnet", "cifar10"), ("irnn", "sequential_mnist"))
 
@@ -109,11 +109,11 @@ def _end(run: Prepared, result: TrainResult, count: int, origin: dict[str, Any])
 
 def plan(spec: RunSpec, dataset: Dataset) -> Built:
     """The converted model and how it meets the budget, measured on the first examples."""
-    task = Classification(dataset)
+    task = task_of(dataset)
     batch = task.first(spec.settings.batch_size)
     options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
     name = options.pop("name")
-    model = models.build(name, dataset.image_shape, dataset.classes, spec.seed, **options)
+    model = models.build(name, **dataset.model_arguments, seed=spec.seed, **options)
     return build(
         model.to(spec.device),
         batch.inputs,

@@ -7,18 +7,23 @@ which the device has no memory is too large.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rad.benchmarks.networks import NETWORKS
-from rad.benchmarks.programs import PROGRAMS, Program, programs, random_batch
+from rad.benchmarks.programs import PROGRAMS, Program, programs
 from rad.benchmarks.timing import alternate
 from rad.errors import UsageError
 from rad.memory import peak_bytes
 from rad.memory.budget import largest_multiple
+
+OfSize = Callable[[int], tuple[Tensor, Tensor]]
+"""Inputs and targets of so many examples."""
 
 FIXED = ("reduced_batch", "accumulation", "compiled")
 """Programs that choose their batch themselves, or are compiled for one."""
@@ -54,19 +59,19 @@ def largest_batches(
         UsageError: what `programs` refuses, or a limit that is too small for `step` examples.
     """
     compared = programs(network, keep, example, device, names=names, precision=precision)
-    shape = NETWORKS[network].shape
+    of_size = partial(NETWORKS[network].batch, device=device)
     largest: dict[str, Program] = {}
     rows: list[dict[str, Any]] = []
     for name, program in compared.items():
         program.step()  # what libraries allocate once is no step's
         peaks: dict[int, int | None] = {}
-        batch = largest_within(program, shape, limit, step, peaks)
+        batch = largest_within(program, of_size, limit, step, peaks)
         if batch is None:
             raise UsageError(
                 f"{network} as {name} does not fit {limit:,} bytes: a batch of {step} needs "
                 f"{peaks[step] or 'more than there is'}; raise limit.{device.type}"
             )
-        largest[name] = replace(program, data=random_batch(shape, batch, device))
+        largest[name] = replace(program, data=of_size(batch))
         program.clear()
         rows.append(
             {"network": network, "program": name, "precision": precision}
@@ -87,28 +92,31 @@ def largest_batches(
 
 def largest_within(
     program: Program,
-    shape: tuple[int, ...],
+    of_size: OfSize,
     limit: int,
     step: int,
     peaks: dict[int, int | None],
 ) -> int | None:
-    """The largest batch that fits; `peaks` takes what was measured, None where memory ran out."""
+    """The largest batch that fits, as `of_size` makes them.
+
+    `peaks` takes what was measured, None where memory ran out.
+    """
 
     def cost(batch: int) -> int:
         if batch not in peaks:
-            peaks[batch] = _peak(program, shape, batch)
+            peaks[batch] = _peak(program, of_size, batch)
         peak = peaks[batch]
         return limit + 1 if peak is None else peak
 
     return largest_multiple(step, cost, limit)
 
 
-def _peak(program: Program, shape: tuple[int, ...], batch: int) -> int | None:
+def _peak(program: Program, of_size: OfSize, batch: int) -> int | None:
     """Peak bytes of a pass over so many examples; None where memory runs out."""
     device = program.data[0].device
     program.clear()
     try:
-        return peak_bytes(replace(program, data=random_batch(shape, batch, device)).step)
+        return peak_bytes(replace(program, data=of_size(batch)).step)
     except torch.OutOfMemoryError:
         return None
     finally:

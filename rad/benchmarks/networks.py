@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from rad import models
 
@@ -19,15 +21,28 @@ TIMES = 8
 
 @dataclass(frozen=True)
 class Network:
-    """A model of `rad.models` with its options, for images of a shape."""
+    """A model of `rad.models` with its options, and random images of a shape in `CLASSES` classes.
+
+    What other data needs, such as a text, has the same methods.
+    """
 
     model: str
     shape: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, shape: tuple[int, ...] | None = None) -> nn.Module:
-        """On the CPU, for images of that or the usual shape, with the weights of seed 0."""
-        return models.build(self.model, shape or self.shape, CLASSES, seed=0, **self.options)
+    def build(self) -> nn.Module:
+        """On the CPU, with the weights of seed 0."""
+        return models.build(self.model, self.shape, CLASSES, seed=0, **self.options)
+
+    def batch(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Inputs and targets that depend on the sizes only."""
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(count, *self.shape, generator=generator)
+        return x.to(device), torch.randint(CLASSES, (count,), generator=generator).to(device)
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch."""
+        return F.cross_entropy(output, targets)
 
 
 def _deeper(widths: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import rad
 from rad.benchmarks.dense_reference import dense_reference
-from rad.benchmarks.networks import CLASSES, NETWORKS
+from rad.benchmarks.networks import NETWORKS
 from rad.errors import UsageError
 from rad.planning import variants
 from rad.sketches import DifferentSample, Identity
@@ -104,13 +104,6 @@ def autocast(device: torch.device, lower: torch.dtype | None) -> AbstractContext
     return nullcontext() if lower is None else torch.autocast(device.type, dtype=lower)
 
 
-def random_batch(shape: Sequence[int], batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and labels that depend on the sizes only."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, *shape, generator=generator)
-    return x.to(device), torch.randint(CLASSES, (batch,), generator=generator).to(device)
-
-
 def programs(
     network: str,
     keep: float,
@@ -141,14 +134,14 @@ def programs(
         unknown = [name for name in given if name not in known]
         if unknown:
             raise UsageError(f"unknown {kind} {unknown[0]!r}: choose among {', '.join(known)}")
-    model = NETWORKS[network].build(shape).to(device)
+    chosen = NETWORKS[network] if shape is None else replace(NETWORKS[network], shape=shape)
+    model = chosen.build().to(device)
     absent: set[str] = set()
     if any(isinstance(layer, nn.RNNBase) for layer in model.modules()):
         absent |= {"dense_reference", "compiled"}
     if precision != "float32":
         absent |= {"dense_reference"}
-    data = random_batch(shape or NETWORKS[network].shape, batch, device)
-    maker = _Maker(model, data, keep, PRECISIONS[precision])
+    maker = _Maker(model, chosen.batch(batch, device), keep, PRECISIONS[precision], chosen.loss)
     return {name: maker.make(name) for name in names if name not in absent}
 
 

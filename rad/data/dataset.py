@@ -48,6 +48,11 @@ class Dataset:
         """(C, H, W); (T, 1) of sequences."""
         return tuple(self.train_images.shape[1:])
 
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model has to know of it (`rad.models.build`)."""
+        return {"input_shape": self.image_shape, "classes": self.classes}
+
     def batch(self, indices: Tensor, split: str = "train") -> tuple[Tensor, Tensor]:
         """Normalised float32 images (B, *image_shape) and int64 labels (B,) of `split`.
 

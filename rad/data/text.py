@@ -24,6 +24,11 @@ class Text:
     test_tokens: Tensor
     vocabulary: int
 
+    @property
+    def model_arguments(self) -> dict[str, int]:
+        """What a model has to know of it (`rad.models.build`)."""
+        return {"vocabulary": self.vocabulary}
+
     def count(self, length: int, split: str = "train") -> int:
         """How many blocks of that length `split` has."""
         return (len(self._tokens(split)) - 1) // length

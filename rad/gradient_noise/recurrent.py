@@ -31,7 +31,7 @@ def rows_of(
     `rnn_weight_grad_variance`.
     """
     device = dataset.train_images.device
-    model = models.build("irnn", dataset.image_shape, dataset.classes, seed, hidden=hidden)
+    model = models.build("irnn", **dataset.model_arguments, seed=seed, hidden=hidden)
     model.to(device)
     assert isinstance(model, IRNN)
     x, y = dataset.batch(torch.arange(batch_size, device=device))

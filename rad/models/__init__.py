@@ -1,5 +1,6 @@
 """Plain torch.nn models, which know nothing of RAD: each a file here and a row of `MODELS`."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,18 +21,26 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 __all__ = ["MODELS", "build", "convnet", "feedforward", "irnn"]
 
 
-def build(
-    name: str, input_shape: tuple[int, ...], classes: int, seed: int, **options: Any
-) -> nn.Module:
+def build(name: str, *data: Any, seed: int, **options: Any) -> nn.Module:
     """The model `name`, on the CPU, with initial weights that depend on the seed only.
 
-    It maps inputs (B, *input_shape) to scores (B, classes). The global generators stay untouched.
+    `data` and `options` are its arguments: what it has to know of its data comes first, or by name
+    as a data set says it (`model_arguments`). Those for images, `input_shape` and `classes`, map
+    inputs (B, *input_shape) to scores (B, classes). The global generators stay untouched.
 
     Raises:
-        UsageError: unknown model, or options that it cannot use.
+        UsageError: unknown model, data that it is not for, or options that it cannot use.
     """
     if name not in MODELS:
         raise UsageError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
+    try:
+        inspect.signature(MODELS[name]).bind(*data, **options)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(MODELS[name]).parameters)
+        raise UsageError(
+            f"model {name!r} takes {takes} ({error}): choose a model for such data, and options "
+            "that it has"
+        ) from error
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        return MODELS[name](input_shape, classes, **options)
+        return MODELS[name](*data, **options)

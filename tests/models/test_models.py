@@ -5,9 +5,10 @@ from torch import nn
 from unbiased import check_biased_is_caught, check_unbiased
 
 import rad
-from rad import models
+from rad import data, models
 from rad.errors import UsageError
 from rad.memory import peak_bytes, saved_bytes
+from rad.training import NextToken
 
 
 def test_feedforward_is_the_papers_network() -> None:
@@ -62,6 +63,27 @@ def test_unknown_model_names_the_choices() -> None:
         models.build("resnet", (6,), 3, seed=0)
 
 
+def test_a_model_takes_what_its_data_say() -> None:
+    text = data.characters("abc", "abcabcabcabc" * 5)
+    assert text.model_arguments == {"vocabulary": 3}
+    with pytest.raises(UsageError, match=r"'feedforward' takes input_shape, classes.*such data"):
+        models.build("feedforward", **text.model_arguments, seed=0)
+    with pytest.raises(UsageError, match=r"'channels'.*options that it has"):
+        models.build("feedforward", (6,), 3, seed=0, channels=(2,))
+
+
+def test_a_model_for_a_text_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bigrams(vocabulary: int, width: int = 4) -> nn.Module:
+        return nn.Sequential(nn.Embedding(vocabulary, width), nn.Linear(width, vocabulary))
+
+    monkeypatch.setitem(models.MODELS, "bigrams", bigrams)
+    text = data.characters("abc", "abcabcabcabc" * 5)
+    task = NextToken(text, 4)
+    model = models.build("bigrams", **text.model_arguments, seed=0, width=5)
+    (tokens,), following = task.first(2)
+    assert task.loss(model(tokens), following).isfinite()
+
+
 def test_convnet_is_the_papers_network() -> None:
     model = models.build("convnet", (3, 32, 32), 10, seed=0)
     assert sum(p.numel() for p in model.parameters()) == 85_802
@@ -69,12 +91,12 @@ def test_convnet_is_the_papers_network() -> None:
 
 
 def test_a_deeper_convnet_pools_as_often() -> None:
-    model = models.build("convnet", (3, 8, 8), 10, 0, channels=(4,) * 8, pool_every=4)
+    model = models.build("convnet", (3, 8, 8), 10, seed=0, channels=(4,) * 8, pool_every=4)
     layers = list(model.children())
     assert [i for i, layer in enumerate(layers) if isinstance(layer, nn.AvgPool2d)] == [8, 17]
     assert model(torch.randn(2, 3, 8, 8)).shape == (2, 10)
     with pytest.raises(UsageError, match="pool_every is 0"):
-        models.build("convnet", (3, 8, 8), 10, 0, pool_every=0)
+        models.build("convnet", (3, 8, 8), 10, seed=0, pool_every=0)
 
 
 def test_irnn_starts_as_the_paper_says() -> None:

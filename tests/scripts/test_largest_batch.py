@@ -10,7 +10,7 @@ from calling import Call
 
 from rad.benchmarks import networks
 from rad.benchmarks.networks import Network
-from rad.benchmarks.programs import programs, random_batch
+from rad.benchmarks.programs import programs
 from rad.memory import peak_bytes
 
 SHAPE = (3, 8, 8)
@@ -38,7 +38,9 @@ def test_the_batch_found_fits_and_the_next_does_not(call: Call, tmp_path: Path) 
         for further, column in ((0, "peak_bytes"), (2, "next_peak_bytes")):
             batch = table.loc[name, "batch_size"] + further
             program.clear()
-            measured = peak_bytes(replace(program, data=random_batch(SHAPE, batch, CPU)).step)
+            measured = peak_bytes(
+                replace(program, data=networks.NETWORKS["convnet"].batch(batch, CPU)).step
+            )
             assert measured == pytest.approx(table.loc[name, column], rel=0.01)
     assert table.loc["different_sample", "batch_ratio"] > 1.3
 
