@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rad.conversion.audit import Audit, audit
     from rad.conversion.modules import convert
     from rad.conversion.report import report
+    from rad.conversion.slices import slice_batches
     from rad.planning.plan import Plan
     from rad.planning.variants import fit
     from rad.sketches import (
@@ -50,6 +51,7 @@ __all__ = [
     "memory",
     "nn",
     "report",
+    "slice_batches",
 ]
 
 _MODULES = {
@@ -57,6 +59,7 @@ _MODULES = {
     "audit": "rad.conversion.audit",
     "convert": "rad.conversion.modules",
     "report": "rad.conversion.report",
+    "slice_batches": "rad.conversion.slices",
     "Plan": "rad.planning.plan",
     "fit": "rad.planning.variants",
 }

@@ -11,6 +11,7 @@ from _spec import (
     check_choice,
     check_runs_per_process,
     check_seed,
+    check_slices,
     choose_device,
     config_text,
     path_overrides,
@@ -71,6 +72,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
     check_choice("allocation", config.allocation, ALLOCATIONS)
     check_choice("logger.mode", config.logger.mode, MODES)
     check_runs_per_process(config.runs_per_process)
+    check_slices(config.slices)
     dataset_options = _dataset_options(config)
     check_options(config.dataset.name, dataset_options)
     experiment = str(config.experiment_name)

@@ -51,6 +51,12 @@ def check_seed(seed: Any) -> int:
     return seed
 
 
+def check_slices(size: Any) -> None:
+    """Raises UsageError for what is no number of examples to work on at a time, or null."""
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise UsageError(f"slices is {size!r}; give a whole number of at least 1, or null")
+
+
 def check_runs_per_process(count: Any) -> int:
     """The number of runs that train in one process. Raises UsageError for what is none."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -105,10 +111,13 @@ def _canonical(config: DictConfig, key: str, override: str) -> str:
 def config_text(config: DictConfig, runtime: Sequence[str], **replaced: Any) -> str:
     """The configuration as YAML, with what the run uses: neither `scales` nor runtime settings.
 
-    `replaced` are values that stand in place of the configuration's.
+    `replaced` are values that stand in place of the configuration's. Settings that came after the
+    first results are left out where they are off, so that folders from before still fit.
     """
     tree: Any = OmegaConf.to_container(config)
     tree |= replaced
+    if tree.get("slices") is None:
+        tree.pop("slices", None)
     tree.pop("scales", None)
     for name in runtime:
         *parents, key = name.split(".")

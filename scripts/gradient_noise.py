@@ -78,6 +78,8 @@ def check(config: DictConfig, overrides: list[str]) -> None:
         listed = isinstance(values, ListConfig) and len(values) == len(set(map(str, values))) > 0
         if not listed or not all(valid(value) for value in values):
             raise UsageError(f"noise.{name} is {values}; give a list of {what}")
+    if config.slices is not None:
+        raise UsageError("the noise is predicted for whole batches: leave slices at null")
     _sampling(config)
     read(config, overrides)
 

@@ -13,7 +13,7 @@ from _cli import CONFIGS, Task, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
-from rad import data, models
+from rad import data, models, slice_batches
 from rad.data import Dataset
 from rad.errors import Diverged
 from rad.memory.paper import paper_bytes
@@ -114,6 +114,8 @@ def plan(spec: RunSpec, dataset: Dataset) -> Built:
     options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
     name = options.pop("name")
     model = models.build(name, **dataset.model_arguments, seed=spec.seed, **options)
+    if spec.config.slices is not None:
+        slice_batches(model, spec.config.slices)
     return build(
         model.to(spec.device),
         batch.inputs,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rad.benchmarks.programs import IN_SLICES
 from rad.errors import UsageError
 from rad.plotting import EXACT, select_overrides
 from rad.results import metrics, summaries
@@ -77,8 +78,8 @@ def joined(
 
 
 def _variant(method: str) -> str:
-    """Whose losses and noise a method has."""
-    return "baseline" if method in EXACT else method
+    """Whose losses and noise a method has; in slices, the same sketch has no more noise."""
+    return "baseline" if method in EXACT else method.removesuffix(IN_SLICES)
 
 
 def known_losses(root: str | Path, known: Known) -> dict[str, pd.Series]:

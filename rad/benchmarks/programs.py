@@ -28,16 +28,19 @@ from rad.training import Task
 SAMPLED = ("same_sample", "different_sample", "project")
 """Kinds of sketch at the keep fraction itself."""
 
+IN_SLICES = "_in_slices"
+"""Ending of programs that work through their batch in slices."""
+
 COMPARED = (
-    *("torch", "lean_exact", *SAMPLED, "stochastic_rounding", "reduced_batch"),
-    *("checkpointing", "dense_reference"),
+    *("torch", "lean_exact", *SAMPLED, f"different_sample{IN_SLICES}", "stochastic_rounding"),
+    *("reduced_batch", "checkpointing", "dense_reference"),
 )
 """What is compared unless something else is asked for."""
 
 FITTED = ("stochastic_rounding", "dithered_rounding", "sampled_rounding", "auto")
 """Variants of `rad.planning.variants` in the bytes of samples."""
 
-PROGRAMS = (*COMPARED, *FITTED[1:], "accumulation", "compiled")
+PROGRAMS = (*COMPARED, *FITTED[1:], f"same_sample{IN_SLICES}", "accumulation", "compiled")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 """What autocast computes in; None: no autocast."""
 
@@ -120,11 +123,13 @@ def programs(
     - `reduced_batch` and those of FITTED: `rad.planning.variants` at the budget `keep`;
     - `checkpointing`: about the square root of its depth segments, recomputed for backward;
     - `dense_reference`: keeps a sketch, rebuilds the dense input, calls torch (float32 only);
+    - `same_sample_in_slices`, `different_sample_in_slices`: those in slices of the reduced batch's
+      size (`rad.slice_batches`);
     - `accumulation`: the full batch in parts of the reduced batch's size;
     - `compiled`: torch.compile with `activation_memory_budget=keep`.
 
-    The last and `dense_reference` are left out of networks with a recurrent layer, which torch does
-    not compile. Raises UsageError for what is unknown.
+    The last, slices and `dense_reference` are left out of networks with a recurrent layer, which
+    torch does not compile and whose first axis is time. Raises UsageError for what is unknown.
     """
     for kind, given, known in (
         ("network", [network], NETWORKS),
@@ -138,7 +143,7 @@ def programs(
     model = chosen.build().to(device)
     absent: set[str] = set()
     if any(isinstance(layer, nn.RNNBase) for layer in model.modules()):
-        absent |= {"dense_reference", "compiled"}
+        absent |= {"dense_reference", "compiled", *(n for n in PROGRAMS if n.endswith(IN_SLICES))}
     if precision != "float32":
         absent |= {"dense_reference"}
     maker = _Maker(model, chosen.batch(batch, device), keep, PRECISIONS[precision], chosen.loss)
@@ -167,6 +172,9 @@ class _Maker:
     def make(self, name: str) -> Program:
         if name in FITTED:
             return self._fitted(name)
+        if name.endswith(IN_SLICES):
+            whole = self.make(name.removesuffix(IN_SLICES))
+            return self._program(rad.slice_batches(whole.model, self._reduced.batch_size))
         if name in SAMPLED:
             return self._program(rad.convert(self.model, kinds()[name].make(self.keep)))
         match name:

@@ -17,6 +17,7 @@ from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.functional.relu import relu
 from rad.functional.relu_pool import relu_avg_pool2d
+from rad.functional.slices import in_slices
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -26,6 +27,7 @@ __all__ = [
     "dropout",
     "elementwise",
     "elementwise_grad_variance",
+    "in_slices",
     "keep_for_conv",
     "keep_for_linear",
     "linear",

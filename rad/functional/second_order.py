@@ -80,4 +80,9 @@ OF_ACTIVATION = (
     "step under model.eval(), where the layer is torch's"
 )
 
+OF_SLICES = (
+    "a block that works through its batch in slices has no second derivative. Take this step on "
+    "the whole batch: rad.slice_batches(model, None)"
+)
+
 OF_SIMULATION = "the adjoint of a simulation runs back once, as a whole"

@@ -131,7 +131,7 @@ def _is_parameter(tensor: Tensor) -> bool:
 
 
 def _nodes(output: Any) -> Iterator[Node]:
-    """Every node of the graph behind a nest of tensors."""
+    """Every node of the graph behind a nest of tensors, and of graphs that its nodes hold."""
     waiting = [tensor.grad_fn for tensor in tensors_in(output)]
     seen = set()
     while waiting:
@@ -140,6 +140,7 @@ def _nodes(output: Any) -> Iterator[Node]:
             seen.add(node)
             yield node
             waiting += [parent for parent, _ in node.next_functions]
+            waiting += [leaf for leaf in _leaves(node) if isinstance(leaf, Node)]
 
 
 def _owners(nodes: Iterable[Node]) -> dict[int, tuple[str, int]]:
@@ -171,6 +172,9 @@ def _saved_by(node: Node) -> Iterator[Tensor]:
 
 def _attributes(node: Node) -> Iterator[Tensor]:
     """Tensors among the attributes of a Python function's context, which no hook sees."""
-    for leaf in tree_leaves(list(getattr(node, "__dict__", {}).values())):
-        if isinstance(leaf, Tensor):
-            yield leaf
+    yield from (leaf for leaf in _leaves(node) if isinstance(leaf, Tensor))
+
+
+def _leaves(node: Node) -> list[Any]:
+    """What a Python function put on its context."""
+    return tree_leaves(list(getattr(node, "__dict__", {}).values()))

@@ -23,6 +23,7 @@ from rad.nn.pooling import (
 )
 from rad.nn.recurrent import RNN
 from rad.nn.registry import LAYERS, RAD_LAYERS
+from rad.nn.slices import Slices
 
 __all__ = [
     "ELU",
@@ -49,6 +50,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Sketching",
+    "Slices",
     "Softplus",
     "Tanh",
 ]

@@ -24,6 +24,7 @@ from rad.memory.measure import parameter_bytes, peak_bytes, saved_bytes
 from rad.nn import Sketching
 from rad.nn.layer_io import Capture, Recording, outside_calls
 from rad.nn.registry import operator_of
+from rad.nn.slices import unsliced
 from rad.planning.batch_axis import (
     Sizes,
     batch_sizes,
@@ -140,7 +141,8 @@ class Trial:
     def shapes(self) -> dict[str, list[Shape]]:
         """For each layer the shapes of the tensors that it sketches."""
         recorders = {name: Recording() for name in self.layers}
-        self._forward(recorders, self.full_batch)()
+        with unsliced(self._conversion.model):
+            self._forward(recorders, self.full_batch)()
         return {name: recorder.shapes for name, recorder in recorders.items()}
 
     def widths(self) -> dict[str, set[int]]:

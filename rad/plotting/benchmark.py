@@ -16,6 +16,8 @@ PROGRAMS = {
     "accumulation": ("#8C564B", "+"),
     "compiled": ("#8C564B", "x"),
     "exact": ("#000000", "o"),
+    "same_sample_in_slices": (STYLES["same_sample"][0], "2"),
+    "different_sample_in_slices": (STYLES["different_sample"][0], "2"),
 }
 
 

@@ -99,12 +99,26 @@ def test_accumulation_saves_what_a_reduced_batch_does() -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_slices_are_of_the_reduced_batchs_size_and_save_the_same() -> None:
+    names = ["reduced_batch", "different_sample", "different_sample_in_slices"]
+    compared = programs("convnet", 0.1, 20, CPU, names=names)
+    sliced = compared["different_sample_in_slices"]
+    assert sliced.batch_size == 20
+    size = compared["reduced_batch"].batch_size
+    assert sliced.model.size == size
+    saved = {name: rad.memory.saved_bytes(program.loss) for name, program in compared.items()}
+    keys = 3 * 8 * (-(-20 // size) - 1)  # a key for each layer and slice
+    assert saved["different_sample_in_slices"] == saved["different_sample"] + keys
+
+
+@pytest.mark.usefixtures("tiny")
 def test_what_is_left_out() -> None:
     assert set(COMPARED) < set(PROGRAMS)
     found = programs("convnet", 0.5, 4, CPU, names=("torch", "dense_reference"), precision="bf16")
     assert list(found) == ["torch"]
     for name in ("irnn", "irnn_wide"):
-        irnn = programs(name, 0.5, 2, CPU, names=("torch", "compiled"), shape=(1, 2, 2))
+        asked = ("torch", "compiled", "same_sample_in_slices")
+        irnn = programs(name, 0.5, 2, CPU, names=asked, shape=(1, 2, 2))
         assert list(irnn) == ["torch"]
 
 

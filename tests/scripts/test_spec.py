@@ -1,7 +1,7 @@
 """What specifications of runs have in common."""
 
 import pytest
-from _spec import choose_device, config_text, path_overrides
+from _spec import check_slices, choose_device, config_text, path_overrides
 from omegaconf import OmegaConf
 
 from rad.errors import UsageError
@@ -44,6 +44,21 @@ def test_the_text_has_no_runtime_settings_nor_scales() -> None:
     text = OmegaConf.create(config_text(CONFIG, RUNTIME, note="y"))
     assert list(text) == ["model", "rate", "note", "training"]
     assert (text.note, text.training) == ("y", {"steps": 3})
+
+
+def test_slices_that_are_off_are_left_out() -> None:
+    """Folders of results from before there were slices still fit."""
+    off, on = (OmegaConf.merge(CONFIG, {"slices": size}) for size in (None, 15))
+    assert config_text(off, RUNTIME) == config_text(CONFIG, RUNTIME)
+    assert OmegaConf.create(config_text(on, RUNTIME)).slices == 15
+
+
+@pytest.mark.parametrize("size", [0, 1.5, True, "many"])
+def test_slices_of_no_number_are_refused(size: object) -> None:
+    check_slices(None)
+    check_slices(15)
+    with pytest.raises(UsageError, match="whole number of at least 1, or null"):
+        check_slices(size)
 
 
 @pytest.mark.parametrize("name", ["tpu", "meta", "cuda:99"])

@@ -108,6 +108,18 @@ def test_variants_and_budgets_start_from_the_same_weights(call: Call, tmp_path: 
     assert first[0] == first[1]
 
 
+def test_slices_train_the_same_model_in_a_folder_of_their_own(call: Call, tmp_path: Path) -> None:
+    for size in ("null", "64"):
+        assert call("train", "variant=baseline", f"slices={size}", *TINY).status == 0
+    found = sorted(tmp_path.rglob("metrics.csv"))
+    assert [f"slices={size}" in str(path) for path, size in zip(found, ("64", "null"), strict=True)]
+    sliced, whole = (pd.read_csv(path)["train_loss"] for path in found)
+    assert sliced.to_numpy() == pytest.approx(whole.to_numpy(), rel=1e-4)
+    refused = call("train", "slices=0", *TINY)
+    assert refused.status == 2
+    assert "slices is 0" in refused.err
+
+
 def test_a_finished_run_needs_neither_data_nor_plan(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
