@@ -26,6 +26,17 @@ class Geometry:
     """What is added before the convolution, as `torch.nn.functional.pad` takes it."""
     padding_mode: str = "constant"
 
+    @property
+    def has_unit_steps(self) -> bool:
+        """Whether strides and dilations are all 1."""
+        return all(step == 1 for step in (*self.stride, *self.dilation))
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """What is added before the first position of each axis, in both kinds of padding."""
+        lefts = self.pre_padding[::2][::-1] or (0,) * len(self.stride)
+        return tuple(a + b for a, b in zip(lefts, self.padding, strict=True))
+
     def is_pointwise(self, weight: Tensor) -> bool:
         """Whether each output position reads one input position, the same one."""
         trivial = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in self.stride)
