@@ -155,14 +155,14 @@ class Rounding(Sketch):
         return key.dim() == 0 and backends.use_kernels(values, key)
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        if compiled_rounding.takes(x, x.dtype, key):
+            how, limit = self.blocks(x.shape[-1]), near(x.dtype, dithered=self.dithered)
+            return compiled_rounding.compress(x, (), how, key, 0, limit)
         if self.in_kernels(x, key):
             from rad.kernels.rounding import compress
 
             limit = near(x.dtype, dithered=self.dithered)
             return compress(x, key, self.blocks(x.shape[-1]), limit or 0.0)
-        if compiled_rounding.takes(x, x.dtype, key):
-            how, limit = self.blocks(x.shape[-1]), near(x.dtype, dithered=self.dithered)
-            return compiled_rounding.compress(x, (), how, key, 0, limit)
         flat = x.detach().reshape(-1)
         return self.compress_parts(lambda part: flat[part], x.shape, key)
 
@@ -208,14 +208,16 @@ class Rounding(Sketch):
         start, stop = (0, count) if rows is None else (rows.start * d, rows.stop * d)
         wanted = shape if rows is None else (len(rows), d)
         wide = accumulation_dtype(dtype)
+        if compiled_rounding.takes(scales, wide, key):
+            runs = compiled_rounding.Runs(start, stop - start)
+            x_hat = compiled_rounding.decompress(
+                saved, 1, count, runs, self.blocks(d), wide, key
+            ).view(wanted)
+            return x_hat if dtype == wide else cast(x_hat, dtype, key, READ, rows)
         if self.in_kernels(scales, key):
             from rad.kernels.rounding import decompress
 
             x_hat = decompress(saved, range(start, stop), self.blocks(d), wide, key)
-            return cast(x_hat.view(wanted), dtype, key, READ, rows)
-        if compiled_rounding.takes(scales, wide, key):
-            numbers, how = range(start, stop), self.blocks(d)
-            x_hat = compiled_rounding.decompress(saved, 1, count, numbers, how, wide, key, 0)
             return cast(x_hat.view(wanted), dtype, key, READ, rows)
         blocks = range(start // size, -(-stop // size))
         first, last = blocks.start * size, min(blocks.stop * size, count)
@@ -234,6 +236,8 @@ class Rounding(Sketch):
     def contract(
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
+        if compiled_rounding.contracts(left, saved, shape[1], key):
+            return compiled_rounding.contract(left, saved, shape, self.blocks(shape[1]), key)
         if self.in_kernels(saved[-1], key) and saved[-1].dtype != torch.float64:
             from rad.kernels import weight_grad as kernel
 
@@ -254,9 +258,9 @@ class Rounding(Sketch):
         of_blocks, blocks = row_keys(keys, each), range(len(keys) * each)
         numbers, size = range(rows * d), self.block_size(d)
         if compiled_rounding.takes(saved[-1], dtype, of_blocks):
-            how, count = self.blocks(d), len(numbers)
+            count, runs = len(numbers), compiled_rounding.Runs(0, len(numbers))
             read = compiled_rounding.decompress(
-                saved, steps, count, numbers, how, dtype, of_blocks, 0
+                saved, steps, count, runs, self.blocks(d), dtype, of_blocks
             )
             return read.view(shape)
         return self.decode(saved, numbers, size, dtype, of_blocks, blocks).reshape(shape)

@@ -6,7 +6,7 @@ The loops take float32 and float64 on the CPU; the results are those of the torc
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,21 @@ from rad import backends
 from rad.backends import Keys
 from rad.dtypes import LOOP_DTYPES
 from rad.packing.codes import PLANES, Blocks, masks
+from rad.packing.pieces import pieces
+from rad.sketches.contraction import PIECE_BYTES, SMALL_BYTES
 
 _LIKE: dict[torch.dtype, tuple[np.floating[Any], np.signedinteger[Any]]] = {
     torch.float32: (np.float32(0), np.int32(0)),
     torch.float64: (np.float64(0), np.int64(0)),
 }
+
+
+def contracts(left: Tensor, saved: tuple[Tensor, ...], d: int, key: Tensor) -> bool:
+    """Whether `contract` takes them: half of x_hat is not large, and no derivative is wanted."""
+    if len(left) * d * left.dtype.itemsize > 2 * PIECE_BYTES:
+        return False
+    constant = not (left.requires_grad and torch.is_grad_enabled())
+    return constant and backends.in_loops(left) and takes(saved[-1], left.dtype, key)
 
 
 def takes(values: Tensor, dtype: torch.dtype, key: Tensor) -> bool:
@@ -38,12 +48,13 @@ def compress(
     """
     from rad.sketches import rounding_passes
 
-    x, key = x.detach().contiguous(), key.contiguous()
+    x = x if x.is_contiguous() else x.detach().contiguous()
     sequences = lead[0] if lead else 1
     count = x.numel() // max(1, sequences)
     low, *others = (
         torch.empty(*lead, -(-count // 8), dtype=dtype) for dtype in PLANES[blocks.bits]
     )
+    key = key.contiguous()
     scales = torch.empty(*lead, -(-count // blocks.size), 2, dtype=x.dtype)
     rounding_passes.compress(
         x.data_ptr(), sequences, count, blocks.size, key.data_ptr(), key.numel(), first,
@@ -53,36 +64,74 @@ def compress(
     return low, *others, scales
 
 
+class Runs(NamedTuple):
+    """Numbers of a sequence: `runs` of `length` each, which begin `stride` apart."""
+
+    first: int
+    length: int
+    runs: int = 1
+    stride: int = 0
+
+    @property
+    def stop(self) -> int:
+        """The number after the last."""
+        return self.first + (self.runs - 1) * self.stride + self.length
+
+
 def decompress(
     saved: tuple[Tensor, ...],
     sequences: int,
     count: int,
-    wanted: range,
+    wanted: Runs,
     blocks: Blocks,
     dtype: torch.dtype,
     key: Tensor,
-    first: int,
 ) -> Tensor:
     """What `compress` kept of sequences of `count` numbers, of each those `wanted`: in order, flat.
 
-    `first` is the number of the first block of all; `dtype` is one of LOOP_DTYPES.
+    Their blocks are numbered from 0 on; `dtype` is one of LOOP_DTYPES.
     """
     from rad.sketches import rounding_passes
 
-    *planes, scales = saved
-    low, high = planes[0].contiguous(), planes[-1].contiguous()
+    low, high, scales = saved[0].contiguous(), saved[-2].contiguous(), saved[-1]
+    assert low.numel() == high.numel() == sequences * -(-count // 8)
+    assert scales.numel() == 2 * sequences * -(-count // blocks.size)
     skipped = 0
     if scales.dtype != dtype and sequences == 1:
-        skipped = wanted.start // blocks.size
+        skipped = wanted.first // blocks.size
         scales = scales.view(-1, 2)[skipped : -(-wanted.stop // blocks.size)]
     scales, key = scales.to(dtype).contiguous(), key.contiguous()
-    x_hat = torch.empty(sequences * len(wanted), dtype=dtype)
+    x_hat = torch.empty(sequences * wanted.runs * wanted.length, dtype=dtype)
     rounding_passes.decompress(
         low.data_ptr(), high.data_ptr(), scales.data_ptr(), skipped, sequences, count,
-        wanted.start, wanted.stop, blocks.size, key.data_ptr(), key.numel(), first, blocks.bits,
-        blocks.dithered, blocks.zero_code, masks(blocks.bits), x_hat.data_ptr(), _LIKE[dtype][0],
+        *wanted, blocks.size, key.data_ptr(), key.numel(), 0, blocks.bits, blocks.dithered,
+        blocks.zero_code, masks(blocks.bits), x_hat.data_ptr(), _LIKE[dtype][0],
     )  # fmt: skip
     return x_hat
+
+
+def contract(
+    left: Tensor, saved: tuple[Tensor, ...], shape: tuple[int, ...], blocks: Blocks, key: Tensor
+) -> Tensor:
+    """left^T x_hat for left (rows, m) and what was kept of x (rows, d): (m, d).
+
+    All columns at once where x_hat is small, else half of them: unlike rows, columns need not be
+    added up.
+    """
+    rows, d = shape
+    row_bytes = d * left.dtype.itemsize
+    width = d if rows * row_bytes <= SMALL_BYTES else -(-d // 2)
+    if width == d:
+        x_hat = decompress(saved, 1, rows * d, Runs(0, rows * d), blocks, left.dtype, key)
+        return left.t() @ x_hat.view(rows, d)
+    total = left.new_empty(left.shape[1], d)
+    for piece in pieces(range(d), width):
+        wanted = Runs(piece.start, len(piece), rows, d)
+        x_hat = decompress(saved, 1, rows * d, wanted, blocks, left.dtype, key)
+        product = total[:, piece.start : piece.stop]
+        torch.mm(left.t(), x_hat.view(rows, len(piece)), out=product)
+        del x_hat  # before the next one is read
+    return total
 
 
 def round_blocks(

@@ -163,8 +163,10 @@ def decompress(
     skipped: int,
     sequences: int,
     count: int,
-    start: int,
-    stop: int,
+    first_number: int,
+    length: int,
+    runs: int,
+    stride: int,
     size: int,
     keys: int,
     key_count: int,
@@ -176,19 +178,20 @@ def decompress(
     out: int,
     zero: np.generic,
 ) -> None:
-    """What the numbers `start` to `stop` of each sequence of `count` are read as, into `out`.
+    """What numbers of each sequence of `count` are read as, into `out`, in order.
 
+    They are `runs` of `length` numbers each, which begin `stride` apart, from `first_number` on.
     The grids of the first `skipped` blocks are left out of `scales`.
     """
     blocks, groups_each, fraction_bits = (count + size - 1) // size, (count + 7) // 8, 31 - bits
     key_of = numbers_at(keys, key_count, _U64)
     grids = numbers_at(scales, 2 * (sequences * blocks - skipped), zero)
-    x_hat = numbers_at(out, sequences * (stop - start), zero)
+    x_hat = numbers_at(out, sequences * runs * length, zero)
     words, groups = np.empty(CHUNK // 4 + 1, np.uint64), np.empty(CHUNK // 8 + 1, np.uint64)
     lanes, codes = words.view(np.int16), groups.view(np.uint8)
-    for sequence in range(sequences):
-        done = sequence * (stop - start) - start
-        begin = start
+    for run in range(sequences * runs):
+        sequence, begin = run // runs, first_number + run % runs * stride
+        stop, place = begin + length, run * length - begin
         while begin < stop:
             block = begin // size
             end = min(begin + CHUNK, block * size + size, stop)
@@ -202,6 +205,6 @@ def decompress(
             read_chunk(
                 codes[skip : skip + end - begin], grids[2 * grid], grids[2 * grid + 1],
                 lanes[at % 4 :], shared, fraction_bits, dithered, zero_code,
-                x_hat[done + begin : done + end],
+                x_hat[place + begin : place + end],
             )  # fmt: skip
             begin = end
