@@ -7,20 +7,27 @@ Everything is exact.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rad import backends
 from rad.backends.operators import opaque
-from rad.dtypes import accumulation_dtype
+from rad.dtypes import LOOP_DTYPES, accumulation_dtype
 from rad.functional.second_order import will_be_differentiated
 from rad.packing.bits import pack_integers, unpack
 
 BITS = 4
 """Of one output."""
+
+_ZERO: dict[torch.dtype, np.floating[Any]] = {
+    torch.float32: np.float32(0),
+    torch.float64: np.float64(0),
+}
 
 
 class _ReLUAvgPool2d(torch.autograd.Function):
@@ -42,6 +49,8 @@ class _ReLUAvgPool2d(torch.autograd.Function):
 
 @opaque()
 def _relu_avg_pool2d_backward(packed: Tensor, grad_output: Tensor, shape: list[int]) -> Tensor:
+    if grad_output.dtype in LOOP_DTYPES and backends.in_loops(grad_output):
+        return _backward_in_loops(packed, grad_output, shape)
     if backends.use_kernels(grad_output):
         from rad.kernels.relu import relu_avg_pool2d_backward
 
@@ -63,6 +72,8 @@ def _spread(packed: Tensor, grad_output: Tensor, shape: list[int]) -> Tensor:
 
 @opaque()
 def _pooled_and_bits(x: Tensor) -> tuple[Tensor, Tensor]:
+    if x.is_contiguous() and x.dtype in LOOP_DTYPES and backends.in_loops(x):
+        return _pooled_in_loops(x)
     if backends.use_kernels(x) and x.is_contiguous():
         from rad.kernels import relu
 
@@ -75,6 +86,29 @@ def _pooled_and_bits(x: Tensor) -> tuple[Tensor, Tensor]:
         total += active
         bits |= active.bool().to(torch.uint8) << place  # not "> 0": NaN is active, as in torch
     return total.mul_(0.25).to(x.dtype), pack_integers(bits, BITS)
+
+
+def _pooled_in_loops(x: Tensor) -> tuple[Tensor, Tensor]:
+    from rad.functional.relu_pool_loops import relu_avg_pool
+
+    *lead, height, width = x.shape
+    output = torch.empty(*lead, height // 2, width // 2, dtype=x.dtype)
+    packed = torch.empty(-(-output.numel() // 2), dtype=torch.uint8)
+    places = (x.data_ptr(), output.data_ptr(), packed.data_ptr())
+    relu_avg_pool(*places, math.prod(lead), height, width, _ZERO[x.dtype])
+    return output, packed
+
+
+def _backward_in_loops(packed: Tensor, grad_output: Tensor, shape: list[int]) -> Tensor:
+    from rad.functional.relu_pool_loops import relu_avg_pool_backward
+
+    *lead, height, width = shape
+    grad = grad_output.contiguous()
+    grad_input = torch.empty(shape, dtype=grad.dtype)
+    assert len(packed) == -(-grad.numel() // 2)
+    places = (packed.data_ptr(), grad.data_ptr(), grad_input.data_ptr())
+    relu_avg_pool_backward(*places, math.prod(lead), height, width, _ZERO[grad.dtype])
+    return grad_input
 
 
 def _corners(x: Tensor) -> Iterator[Tensor]:

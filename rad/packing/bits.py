@@ -8,9 +8,14 @@ is element 8 i + j (little-endian machines, which all supported ones are).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from rad import backends
 
 _GATHER = 0x0102040810204080
 _SPREAD = 0x0101010101010101
@@ -19,6 +24,9 @@ _CARRY = 0x7F7F7F7F7F7F7F7F
 
 PIECE = 1 << 20
 """Numbers packed or unpacked at a time, a multiple of 8: no tensor of bytes stands whole."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Numbers that compiled loops take as integers of their size."""
 
 
 def packed_bytes(count: int) -> int:
@@ -29,6 +37,8 @@ def packed_bytes(count: int) -> int:
 def pack(mask: Tensor) -> Tensor:
     """A bool tensor of any shape as uint8 of shape (ceil(numel / 8),); of numbers, if not zero."""
     flat = (mask if mask.is_contiguous() else mask.bool()).reshape(-1)
+    if (flat.dtype == torch.bool or flat.dtype in FLOATS) and backends.in_loops(flat):
+        return _pack_in_loops(flat)
     if flat.numel() <= PIECE:
         return _pack(flat.bool())
     packed = flat.new_empty(packed_bytes(flat.numel()), dtype=torch.uint8)
@@ -40,6 +50,9 @@ def pack(mask: Tensor) -> Tensor:
 def unpack(packed: Tensor, shape: torch.Size, dtype: torch.dtype = torch.bool) -> Tensor:
     """The bool tensor of that shape which `pack` packed, or the same as 0 and 1 of that dtype."""
     count = shape.numel()
+    loops_know = dtype == torch.bool or dtype in FLOATS
+    if loops_know and len(packed) >= packed_bytes(count) and backends.in_loops(packed):
+        return _unpack_in_loops(packed, shape, dtype)
     if count <= PIECE:
         bits = _unpack(packed)[:count].view(shape)
         # Bytes are converted faster than booleans.
@@ -49,6 +62,37 @@ def unpack(packed: Tensor, shape: torch.Size, dtype: torch.dtype = torch.bool) -
         part = mask[numbers]
         part.copy_(_unpack(packed[octets])[: len(part)].view(torch.uint8))
     return mask.view(shape)
+
+
+def _pack_in_loops(flat: Tensor) -> Tensor:
+    from rad.packing.bit_loops import pack_numbers
+
+    flat, packed = flat.contiguous(), torch.empty(packed_bytes(flat.numel()), dtype=torch.uint8)
+    pack_numbers(flat.data_ptr(), packed.data_ptr(), flat.numel(), _magnitude(flat.dtype))
+    return packed
+
+
+def _unpack_in_loops(packed: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    from rad.packing.bit_loops import unpack_numbers
+
+    mask = torch.empty(shape, dtype=dtype)
+    bits = packed.contiguous()
+    unpack_numbers(bits.data_ptr(), mask.data_ptr(), mask.numel(), bits_of(1.0, dtype))
+    return mask
+
+
+@cache
+def bits_of(value: float, dtype: torch.dtype) -> np.signedinteger[Any]:
+    """The bits of a number of that type (one of FLOATS, or bool), as loops take them."""
+    size = f"int{8 * dtype.itemsize}"
+    bits = torch.tensor([value]).to(dtype).view(getattr(torch, size))
+    return getattr(np, size)(bits.item())
+
+
+@cache
+def _magnitude(dtype: torch.dtype) -> np.signedinteger[Any]:
+    """The bits that tell a number from zero: all but the sign."""
+    return ~bits_of(-0.0, dtype) if dtype != torch.bool else np.int8(-1)
 
 
 def _pieces(count: int) -> Iterator[tuple[slice, slice]]:

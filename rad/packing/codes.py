@@ -104,7 +104,7 @@ def _pack_in_loops(word: Tensor, bits: int) -> tuple[Tensor, ...]:
 
     planes = tuple(torch.empty(word.shape, dtype=dtype) for dtype in PLANES[bits])
     flat = [plane.numpy().reshape(-1) for plane in planes]
-    pack_groups(word.numpy().view(np.uint64).reshape(-1), bits, _masks(bits)[:3], flat[0], flat[-1])
+    pack_groups(word.numpy().view(np.uint64).reshape(-1), bits, masks(bits)[:3], flat[0], flat[-1])
     return planes
 
 
@@ -115,12 +115,12 @@ def _unpack_in_loops(planes: tuple[Tensor, ...], bits: int) -> Tensor:
     flat = [plane.numpy().reshape(-1) for plane in planes]
     flat = [plane.view(f"u{plane.itemsize}") for plane in flat]
     groups = word.numpy().view(np.uint64).reshape(-1)
-    unpack_groups(flat[0], flat[-1], bits, _masks(bits)[3:], groups)
+    unpack_groups(flat[0], flat[-1], bits, masks(bits)[3:], groups)
     return word
 
 
 @lru_cache
-def _masks(bits: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def masks(bits: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """The masks of the three steps of packing, then of the three of unpacking."""
     packing = [_mask(2 * fields * bits, 16 * fields) for fields in (1, 2, 4)]
     unpacking = [_mask(fields * bits, 8 * fields) for fields in (4, 2, 1)]

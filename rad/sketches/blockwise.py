@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from rad import backends
-from rad.backends import Keys
 from rad.draws.casting import cast
 from rad.draws.reference import READ, row_keys
 from rad.dtypes import LOOP_DTYPES, accumulation_dtype, scale_dtype
 from rad.errors import UsageError
 from rad.packing.codes import PLANES, Blocks, code_bytes, pack_codes, unpack_codes
+from rad.sketches import compiled_rounding
 from rad.sketches.base import Shape, Sketch
 from rad.sketches.grid import fit, near, part, place, positions, squared_step, uniform
 from rad.sketches.noise import Noise, Numbers
@@ -32,9 +32,6 @@ BLOCKS = (None, 256, 1024, 4096)
 
 PIECE = 1 << 16
 """Numbers rounded at a time: few enough for the temporary tensors to stay in a core's cache."""
-
-LOOP_PIECE = 1 << 18
-"""The same for the compiled loops, whose temporary tensors are bytes."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,9 @@ class Rounding(Sketch):
         """
         keys = backends.host_keys(key)
         if keys is not None and x.dtype in LOOP_DTYPES and backends.in_loops(x):
-            return self._round_in_loops(x, scales, keys, rows.start)
+            limit = near(x.dtype, dithered=self.dithered)
+            how = self.blocks(x.shape[1])
+            return compiled_rounding.round_blocks(x, scales, keys, rows.start, how, limit)
         at = positions(x, scales).mul_(1 << self.fraction_bits)
         limit = near(x.dtype, dithered=self.dithered)
         if limit is not None:
@@ -115,32 +114,11 @@ class Rounding(Sketch):
         """The estimate that those codes (m, n) stand for: (m, n), of that dtype."""
         keys = backends.host_keys(key)
         if keys is not None and dtype in LOOP_DTYPES and backends.in_loops(codes):
-            return self._read_in_loops(codes, scales, dtype, keys, rows.start)
+            how = self.blocks(codes.shape[1])
+            return compiled_rounding.read_blocks(codes, scales, dtype, keys, rows.start, how)
         level = codes - 1 if self.zero_code else codes
         x_hat = place(self._position(level, dtype, key, rows), scales)
         return x_hat.masked_fill_(codes == 0, 0) if self.zero_code else x_hat
-
-    def _round_in_loops(self, x: Tensor, scales: Tensor, keys: Keys, first: int) -> Tensor:
-        from rad.sketches.rounding_loops import round_blocks
-
-        codes = torch.empty(x.shape, dtype=torch.uint8)
-        limit = near(x.dtype, dithered=self.dithered)
-        values, grids = x.contiguous().numpy(), scales.to(x.dtype).numpy()
-        limit = None if limit is None else values.dtype.type(limit)
-        how = (self.fraction_bits, self.steps, self.zero_code, limit)
-        round_blocks(values, grids, keys, first, *how, codes.numpy())
-        return codes
-
-    def _read_in_loops(
-        self, codes: Tensor, scales: Tensor, dtype: torch.dtype, keys: Keys, first: int
-    ) -> Tensor:
-        from rad.sketches.rounding_loops import read_blocks
-
-        x_hat = torch.empty(codes.shape, dtype=dtype)
-        levels, grids = codes.contiguous().numpy(), scales.to(dtype).numpy()
-        how = (self.fraction_bits, self.dithered, self.zero_code)
-        read_blocks(levels, grids, keys, first, *how, x_hat.numpy())
-        return x_hat
 
     @abstractmethod
     def _position(self, level: Tensor, dtype: torch.dtype, key: Tensor, rows: range) -> Tensor:
@@ -177,14 +155,16 @@ class Rounding(Sketch):
         return key.dim() == 0 and backends.use_kernels(values, key)
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        if compiled_rounding.takes(x, x.dtype, key):
+            how, limit = self.blocks(x.shape[-1]), near(x.dtype, dithered=self.dithered)
+            return compiled_rounding.compress(x, (), how, key, 0, limit)
         if self.in_kernels(x, key):
             from rad.kernels.rounding import compress
 
             limit = near(x.dtype, dithered=self.dithered)
             return compress(x, key, self.blocks(x.shape[-1]), limit or 0.0)
         flat = x.detach().reshape(-1)
-        piece = LOOP_PIECE if x.dtype in LOOP_DTYPES and backends.in_loops(flat) else PIECE
-        return self.compress_parts(lambda part: flat[part], x.shape, key, piece)
+        return self.compress_parts(lambda part: flat[part], x.shape, key)
 
     def compress_parts(
         self,
@@ -228,6 +208,12 @@ class Rounding(Sketch):
         start, stop = (0, count) if rows is None else (rows.start * d, rows.stop * d)
         wanted = shape if rows is None else (len(rows), d)
         wide = accumulation_dtype(dtype)
+        if compiled_rounding.takes(scales, wide, key):
+            runs = compiled_rounding.Runs(start, stop - start)
+            x_hat = compiled_rounding.decompress(
+                saved, 1, count, runs, self.blocks(d), wide, key
+            ).view(wanted)
+            return x_hat if dtype == wide else cast(x_hat, dtype, key, READ, rows)
         if self.in_kernels(scales, key):
             from rad.kernels.rounding import decompress
 
@@ -250,6 +236,8 @@ class Rounding(Sketch):
     def contract(
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
+        if compiled_rounding.contracts(left, saved, shape[1], key):
+            return compiled_rounding.contract(left, saved, shape, self.blocks(shape[1]), key)
         if self.in_kernels(saved[-1], key) and saved[-1].dtype != torch.float64:
             from rad.kernels import weight_grad as kernel
 
@@ -265,10 +253,16 @@ class Rounding(Sketch):
     def decompress_steps(
         self, saved: tuple[Tensor, ...], shape: Shape, dtype: torch.dtype, keys: Tensor
     ) -> Tensor:
-        _, rows, d = shape
+        steps, rows, d = shape
         each = saved[-1].shape[1]  # grids of a step
         of_blocks, blocks = row_keys(keys, each), range(len(keys) * each)
         numbers, size = range(rows * d), self.block_size(d)
+        if compiled_rounding.takes(saved[-1], dtype, of_blocks):
+            count, runs = len(numbers), compiled_rounding.Runs(0, len(numbers))
+            read = compiled_rounding.decompress(
+                saved, steps, count, runs, self.blocks(d), dtype, of_blocks
+            )
+            return read.view(shape)
         return self.decode(saved, numbers, size, dtype, of_blocks, blocks).reshape(shape)
 
     def contract_steps(
@@ -294,6 +288,9 @@ class Rounding(Sketch):
         Planes (g, ceil(n / 8)) and scales (g, ceil(n / size), 2). `blocks` numbers all
         blocks in order; `key` may also hold one key a block.
         """
+        if compiled_rounding.takes(x, x.dtype, key):
+            how, limit = self.blocks(size), near(x.dtype, dithered=self.dithered)
+            return compiled_rounding.compress(x, (len(x),), how, key, blocks.start, limit)
         cut = self._blocks(x, size)
         flat = cut.flatten(0, 1)
         scales = self.fit(flat)

@@ -6,14 +6,23 @@ import torch.nn.functional as F
 from torch import nn
 
 import rad
+from rad import backends
 from rad.functional import relu_avg_pool2d
+from rad.functional.relu_pool import _pooled_and_bits
 from rad.memory import peak_bytes, saved_bytes
 
+SHAPES = [(2, 3, 4, 6), (3, 5, 7), (1, 1, 2, 2), (0, 3, 4, 4), (2, 5, 70, 71)]
 
-@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (3, 5, 7), (1, 1, 2, 2), (0, 3, 4, 4)], ids=str)
+
+@pytest.mark.parametrize("form", ["loops", "torch"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_equals_torch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_equals_torch(
+    form: str, shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
+    if form == "torch":
+        monkeypatch.setattr(backends, "in_loops", lambda x: False)
     x = torch.randn(shape).to(dtype)
     if x.numel() > 4:
         x.view(-1)[:4] = torch.tensor([0.0, -0.0, float("nan"), float("-inf")])
@@ -22,9 +31,23 @@ def test_equals_torch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     assert actual.dtype == dtype
     assert torch.equal(actual.nan_to_num(7), expected.nan_to_num(7))
     grad_output = torch.randn_like(expected)
-    (want,) = torch.autograd.grad(expected, x, grad_output)
-    (got,) = torch.autograd.grad(actual, x, grad_output)
-    assert torch.equal(got, want)
+    grad_output[..., -1, -1] = torch.inf
+    for grad in (grad_output, torch.ones((), dtype=dtype).expand_as(expected)):
+        (want,) = torch.autograd.grad(expected, x, grad, retain_graph=True)
+        (got,) = torch.autograd.grad(actual, x, grad, retain_graph=True)
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 3, 9, 70)], ids=str)
+def test_both_forms_keep_the_same_bits(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(shape)
+    x.view(-1)[:5] = torch.tensor([0.0, -0.0, torch.nan, torch.inf, -torch.inf])
+    in_loops = _pooled_and_bits(x)
+    monkeypatch.setattr(backends, "in_loops", lambda x: False)
+    for ours, theirs in zip(in_loops, _pooled_and_bits(x), strict=True):
+        assert torch.equal(ours.nan_to_num(7), theirs.nan_to_num(7))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 5, 6), (2, 4, 8, 8)])

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rad import backends
 from rad.packing.bits import (
     PIECE,
     pack,
@@ -38,6 +39,33 @@ def test_in_pieces_and_of_numbers(count: int) -> None:
     assert torch.equal(packed[-9:], pack(numbers[(packed.numel() - 9) * 8 :]))
     assert torch.equal(unpack(packed, numbers.shape), numbers != 0)
     assert torch.equal(unpack(packed, numbers.shape, torch.float16), (numbers != 0).half())
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 4095, 4096, 4099, 9000])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
+def test_compiled_loops_give_the_same(
+    dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = torch.randn(count).relu_()
+    special = torch.tensor([-0.0, torch.nan, -torch.nan, torch.inf, -torch.inf, 1e-45, -1e-45])
+    numbers[: len(special)] = special[:count]
+    numbers = numbers.to(dtype)
+    strided = numbers.expand(3, count).t()
+
+    def both() -> list[torch.Tensor]:
+        packed = pack(numbers)
+        return [packed, pack(strided), unpack(packed, numbers.shape, dtype)]
+
+    in_loops = both()
+    monkeypatch.setattr(backends, "in_loops", lambda x: False)
+    assert all(map(torch.equal, in_loops, both()))
+
+
+def test_bits_that_are_too_few_are_refused() -> None:
+    with pytest.raises(RuntimeError):
+        unpack(torch.zeros(2, dtype=torch.uint8), torch.Size([17]))
 
 
 @given(st.sampled_from([1, 2, 4, 8, 16]), st.data())

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from rad import backends
-from rad.sketches import DitheredRounding, StochasticRounding, fold_in, make_key
+from rad.sketches import (
+    DitheredRounding,
+    StochasticRounding,
+    compiled_rounding,
+    fold_in,
+    make_key,
+)
 from rad.sketches.blockwise import Rounding
 
 SKETCHES = [
@@ -66,6 +72,68 @@ def test_what_is_not_finite_does_not_hide(sketch: Rounding, value: float) -> Non
     assert not x_hat[1].isfinite().all()
     if sketch.block is None:
         assert torch.equal(x_hat[[0, 2]], x[[0, 2]])
+
+
+LONG = 5003
+"""More numbers than a chunk of the loops, and no whole groups of codes."""
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (1, 1), (3, LONG), (LONG, 3)], ids=str)
+@pytest.mark.parametrize("block", [None, 1, 6, 2100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_number_of_chunks_and_blocks(
+    shape: tuple[int, int], block: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, key = torch.randn(shape, dtype=dtype), make_key(2)
+    sketches = StochasticRounding(3, block), DitheredRounding(2, block, zero_code=True)
+
+    def both() -> list[Tensor]:
+        kept = [sketch.compress(x, key) for sketch in sketches]
+        read = [s.decompress(k, shape, dtype, key) for s, k in zip(sketches, kept, strict=True)]
+        return [*(part for parts in kept for part in parts), *read]
+
+    in_loops = both()
+    monkeypatch.setattr(backends, "in_loops", lambda x: False)
+    assert all(map(torch.equal, in_loops, both()))
+
+
+@pytest.mark.parametrize("sketch", SKETCHES, ids=repr)
+def test_some_rows_columns_and_steps(sketch: Rounding, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, d, key = 31, 13, make_key(7)
+    x = torch.randn(rows, d).relu_()
+    short, steps = x.to(torch.bfloat16), torch.randn(4, 5, d)
+    keys = fold_in(key, torch.arange(len(steps)))
+    left = torch.randn(rows, 6)
+
+    def read() -> list[Tensor]:
+        kept, of_short = sketch.compress(x, key), sketch.compress(short, key)
+        of_steps = sketch.compress_steps(steps, keys)
+        some = [
+            sketch.decompress(saved, (rows, d), torch.float32, key, range(first, last))
+            for saved in (kept, of_short)
+            for first, last in ((0, rows), (3, 4), (9, 30), (5, 5))
+        ]
+        return [*of_steps, sketch.decompress_steps(of_steps, steps.shape, x.dtype, keys), *some]
+
+    in_loops, kept = read(), sketch.compress(x, key)
+    x_hat = sketch.decompress(kept, (rows, d), x.dtype, key)
+    monkeypatch.setattr(compiled_rounding, "SMALL_BYTES", 0)
+    gradients = [sketch.contract(part, kept, (rows, d), key) for part in (left, left[:, :1])]
+    monkeypatch.setattr(compiled_rounding, "PIECE_BYTES", 0)
+    gradients += [sketch.contract(left, kept, (rows, d), key)]
+    for part, gradient in zip((left, left[:, :1], left), gradients, strict=True):
+        torch.testing.assert_close(gradient, part.t() @ x_hat)
+    monkeypatch.setattr(backends, "in_loops", lambda x: False)
+    assert all(map(torch.equal, in_loops, read()))
+
+
+def test_a_product_that_is_differentiated() -> None:
+    sketch, x, key = StochasticRounding(3), torch.randn(5, 8), make_key(0)
+    left, kept = torch.randn(5, 3, requires_grad=True), sketch.compress(x, key)
+    sketch.contract(left, kept, (5, 8), key).sum().backward()
+    assert left.grad is not None
+    x_hat = sketch.decompress(kept, (5, 8), x.dtype, key)
+    torch.testing.assert_close(left.grad, x_hat.sum(1, keepdim=True).expand(5, 3))
 
 
 def test_a_key_for_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
