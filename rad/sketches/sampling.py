@@ -15,6 +15,7 @@ from rad.draws.reference import READ, row_keys
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
 from rad.packing.pieces import joined, pieces
+from rad.sketches import sampled_columns
 from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, kept_rows, rows_of
 from rad.sketches.contraction import by_columns, row_pieces, widened_product
 from rad.sketches.noise import Columns, Noise
@@ -53,6 +54,11 @@ class _Sampling(ReducingSketch):
         kept = self.kept(d)
         return Selectors(kept, False, isinstance(self, DifferentSample), 1.0, d / kept)
 
+    def _sampled(self, x: Tensor, key: Tensor, *, shared: bool) -> Tensor | None:
+        """What is kept of x as compiled loops take it; None where they do not."""
+        k = self.kept(x.shape[-1])
+        return sampled_columns.sample(x, key, k, shared=shared, distinct=not self.replacement)
+
     def in_kernels(self, values: Tensor, key: Tensor) -> bool:
         """Whether kernels draw the columns of those values and read, or write, them at once."""
         return self.replacement and backends.use_kernels(values, key)
@@ -84,6 +90,8 @@ class SameSample(_Sampling):
             from rad.kernels.sampling import sample
 
             return (sample(x.detach(), key, self.kept(x.shape[-1]), different=False),)
+        if (kept := self._sampled(x, key, shared=True)) is not None:
+            return (kept,)
         return (x.detach().index_select(-1, self.indices(x.shape, key)),)
 
     def decompress(
@@ -118,6 +126,9 @@ class SameSample(_Sampling):
                 from rad.kernels.sampling import spread
 
                 return spread(of_columns, key, d, left.dtype)
+            total = sampled_columns.spread(of_columns, key, d, distinct=not self.replacement)
+            if total is not None:
+                return total
             indices = self.indices(shape, key)
             total = of_columns.new_zeros(len(of_columns), d)
             return total.index_add_(1, indices, of_columns.mul_(d / len(indices)))
@@ -176,6 +187,8 @@ class DifferentSample(_Sampling):
             from rad.kernels.sampling import sample
 
             return (sample(x.detach(), key, self.kept(x.shape[-1]), different=True),)
+        if (kept := self._sampled(x, key, shared=False)) is not None:
+            return (kept,)
         flat = x.detach().reshape(-1, x.shape[-1])
         parts = (
             flat[part.start : part.stop].gather(1, self.indices(x.shape, key, part))
@@ -188,10 +201,13 @@ class DifferentSample(_Sampling):
 
         In place, of the type of x_hat, and not yet times d/k.
         """
+        wide, first = kept.to(x_hat.dtype), rows.start
+        if sampled_columns.add_to(x_hat, wide, key, first, distinct=not self.replacement):
+            return x_hat
         for part in self._drawn_at_once(x_hat, rows):
             here = slice(part.start - rows.start, part.stop - rows.start)
             indices = self.indices(x_hat.shape, key, part)
-            x_hat[here].scatter_add_(1, indices, kept[here].to(x_hat.dtype))
+            x_hat[here].scatter_add_(1, indices, wide[here])
         return x_hat
 
     def _drawn_at_once(self, x: Tensor, rows: range) -> list[range]:
@@ -230,7 +246,10 @@ class DifferentSample(_Sampling):
             if kernel.pays(left, columns, d):
                 return kernel.sampled(left, columns, key, d)
             return super().contract(left, saved, shape, key)
-        wide = accumulation_dtype(left.dtype)
+        distinct, wide = not self.replacement, accumulation_dtype(left.dtype)
+        sparse = sampled_columns.weight_grad(left, columns, key, d, distinct=distinct)
+        if sparse is not None:
+            return sparse
 
         def product(left: Tensor) -> Tensor:
             total = columns.new_empty(left.shape[1], d, dtype=wide)
