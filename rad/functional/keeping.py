@@ -22,8 +22,9 @@ def keep(sketch: Sketch, x: Tensor, key: Tensor, dtype: torch.dtype) -> tuple[Te
             return (x.detach().to(dtype),)
         kept = x.to(dtype)
         return (kept if x.dtype != dtype or sketch.owns(kept) else kept.clone(),)
+    x = x.detach()
     with without_autocast(x):
-        x = x.detach().to(dtype)
+        x = x if x.dtype == dtype else x.to(dtype)
         if torch.compiler.is_compiling():
             return tuple(_compress(x, key, as_text(sketch)))
         return sketch.compress(x, key)

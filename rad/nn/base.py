@@ -9,7 +9,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, distributed, nn
 
+from rad import backends
 from rad.backends.operators import opaque
+from rad.draws.reference import fold_in_integers, signed
 from rad.functional.arguments import product_dtype
 from rad.functional.noise_response import NoiseResponse
 from rad.nn.shared import Kept, Shared
@@ -28,14 +30,26 @@ def _key_and_next_count(key: Tensor, calls: Tensor, replica: int | None) -> tupl
     return fold_in(key if replica is None else fold_in(key, replica), calls), calls + 1
 
 
+def _host_key(key: Tensor, calls: Tensor, replica: int | None) -> Tensor:
+    """The same key, from the numbers of tensors on the CPU; advances `calls`."""
+    count, word = int(calls.item()), int(key.item())
+    if replica is not None:
+        word = fold_in_integers(word, replica)
+    calls.fill_(signed(count + 1))
+    return torch.full((), fold_in_integers(word, count), dtype=torch.int64, device=key.device)
+
+
 def keeps_now(module: nn.Module) -> bool:
     """Whether a call keeps something for backward: in training mode, with gradients enabled."""
     return module.training and torch.is_grad_enabled()
 
 
+_CAN_BE_MANY = distributed.is_available()
+
+
 def _rank() -> int | None:
     """This process's rank among several, None where it is alone."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not (_CAN_BE_MANY and distributed.is_initialized()):
         return None
     return distributed.get_rank() if distributed.get_world_size() > 1 else None
 
@@ -87,24 +101,30 @@ class Sketching(nn.Module):
         compiled program.
         """
 
-        def draw() -> Kept:
-            key = self.draw_key()
-            return key, keep(x, weight, self.sketch, key)
-
-        exact = isinstance(self.sketch, Identity) or not weight.requires_grad
-        if self.shared is None or exact or torch.compiler.is_compiling():
-            return draw()
-        manner = (keep, weight.dim(), self.sketch, product_dtype(x))
-        return self.shared.keep(x, self, manner, draw)
+        sketch, shared, manner = self.sketch, self.shared, None
+        exact = isinstance(sketch, Identity) or not weight.requires_grad
+        if not (shared is None or exact or torch.compiler.is_compiling() or x.is_inference()):
+            manner = (keep, weight.dim(), sketch, product_dtype(x))
+            if (kept := shared.taken(x, self, manner)) is not None:
+                return kept
+        key = self.draw_key()
+        found = key, keep(x, weight, sketch, key)
+        if manner is not None:
+            shared.give(x, self, manner, found)
+        return found
 
     def next_key(self) -> Tensor:
         """The key of this call; advances the counter."""
-        if self.key.is_meta:
-            self.place_draws(next((p.device for p in self.parameters()), self.key.device))
-        replica = _rank() if self.replica is None else self.replica
-        key, calls = _key_and_next_count(self.key, self.calls, replica)
-        self.calls.copy_(calls)
-        return key
+        key = self.key
+        if key.is_meta:
+            self.place_draws(next((p.device for p in self.parameters()), key.device))
+            key = self.key
+        replica, calls = _rank() if self.replica is None else self.replica, self.calls
+        if key.is_cpu and backends.is_readable(key) and backends.is_readable(calls):
+            return _host_key(key, calls, replica)
+        drawn, count = _key_and_next_count(key, calls, replica)
+        calls.copy_(count)
+        return drawn
 
     def place_draws(self, device: torch.device) -> None:
         """Move key and counter there; where they have no numbers, start them."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -13,14 +13,21 @@ Kept = tuple[Tensor, tuple[Tensor, ...]]
 """A key, and what was kept with it."""
 
 
-@dataclass
+class _Reference(weakref.ref[Tensor]):
+    """A weak reference that knows the place of its entry when the tensor is gone."""
+
+    __slots__ = ("place",)
+    place: int
+
+
+@dataclass(slots=True)
 class _Entry:
-    tensor: weakref.ref[Tensor]
+    tensor: _Reference
     version: int
     manner: Hashable
     key: weakref.ref[Tensor]
     parts: list[weakref.ref[Tensor]]
-    readers: set[int] = field(default_factory=set)
+    readers: set[int]
 
     def living(self) -> Kept | None:
         """What was kept, while a graph keeps it."""
@@ -41,7 +48,15 @@ class Shared:
     """
 
     def __init__(self) -> None:
+        me = weakref.ref(self)
+
+        def forget(reference: weakref.ref[Tensor]) -> None:
+            assert isinstance(reference, _Reference)
+            if (shared := me()) is not None:
+                shared._entries.pop(reference.place, None)
+
         self._entries: dict[int, _Entry] = {}
+        self._forget = forget
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
         return Shared()
@@ -49,34 +64,27 @@ class Shared:
     def __reduce__(self) -> tuple[type[Shared], tuple[()]]:
         return Shared, ()
 
-    def keep(self, x: Tensor, reader: object, manner: Hashable, draw: Callable[[], Kept]) -> Kept:
-        """What `reader` keeps of x, and the key: another reader's, or what `draw()` gives."""
-        if x.is_inference():
-            return draw()
+    def taken(self, x: Tensor, reader: object, manner: Hashable) -> Kept | None:
+        """What another reader keeps of x in that manner, and its key; None where `reader` draws."""
         entry = self._entries.get(id(x))
         if (
-            entry is not None
-            and entry.tensor() is x
-            and entry.version == x._version
-            and entry.manner == manner
-            and id(reader) not in entry.readers
-            and (kept := entry.living()) is not None
+            entry is None
+            or entry.tensor() is not x
+            or entry.version != x._version
+            or entry.manner != manner
+            or id(reader) in entry.readers
+            or (kept := entry.living()) is None
         ):
-            entry.readers.add(id(reader))
-            return kept
-        key, parts = draw()
+            return None
+        entry.readers.add(id(reader))
+        return kept
+
+    def give(self, x: Tensor, reader: object, manner: Hashable, kept: Kept) -> None:
+        """What `reader` keeps of x, for others to take. x is no inference tensor."""
+        key, parts = kept
+        place = id(x)
+        tensor = _Reference(x, self._forget)
+        tensor.place = place
         refs = [weakref.ref(part) for part in parts]
-        own = _Entry(self._forgotten_with(x), x._version, manner, weakref.ref(key), refs)
-        own.readers.add(id(reader))
-        self._entries[id(x)] = own
-        return key, parts
-
-    def _forgotten_with(self, x: Tensor) -> weakref.ref[Tensor]:
-        """A reference to x that takes its entry away when x dies."""
-        me, place = weakref.ref(self), id(x)
-
-        def forget(_: weakref.ref[Tensor]) -> None:
-            if (shared := me()) is not None:
-                shared._entries.pop(place, None)
-
-        return weakref.ref(x, forget)
+        entry = _Entry(tensor, x._version, manner, weakref.ref(key), refs, {id(reader)})
+        self._entries[place] = entry

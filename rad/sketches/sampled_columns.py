@@ -52,17 +52,18 @@ def sample(x: Tensor, key: Tensor, k: int, *, shared: bool, distinct: bool) -> T
 
     check_high(x.shape[-1])
     kept = torch.empty(*x.shape[:-1], k, dtype=x.dtype)
-    sampling_loops.sample(_rows(x), key.item(), shared, distinct, _rows(kept))
+    sampling_loops.sample(_rows(x), int(key), shared, distinct, _rows(kept))
     return kept
 
 
-def add_to(x_hat: Tensor, kept: Tensor, key: Tensor, first: int, *, distinct: bool) -> bool:
-    """Adds kept (rows, k), of the same type, to the columns of x_hat (rows, d), from row `first`."""
+def read(x_hat: Tensor, kept: Tensor, key: Tensor, first: int, *, distinct: bool) -> bool:
+    """d/k times kept (rows, k), added to the columns that its rows drew, into x_hat (rows, d)."""
     if not (loops_take(x_hat, key) and loops_take(kept, key)):
         return False
     from rad.sketches import sampling_loops
 
-    sampling_loops.add_to(kept.numpy(), key.item(), first, distinct, x_hat.numpy())
+    scale = x_hat.shape[1] / kept.shape[1]
+    sampling_loops.read(kept.numpy(), int(key), first, scale, distinct, x_hat.numpy())
     return True
 
 
@@ -74,7 +75,7 @@ def spread(kept: Tensor, key: Tensor, d: int, *, distinct: bool) -> Tensor | Non
 
     out = torch.empty(len(kept), d, dtype=kept.dtype)
     scale = d / kept.shape[1]
-    sampling_loops.spread(kept.numpy(), key.item(), scale, distinct, out.numpy())
+    sampling_loops.spread(kept.numpy(), int(key), scale, distinct, out.numpy())
     return out
 
 
@@ -95,7 +96,7 @@ def weight_grad(
     out = torch.empty(m, d, dtype=left.dtype)
     cut = pieces(range(rows), min(ROWS, PLACES // k))
     places = torch.empty(len(cut[0]) * k, dtype=torch.int64).numpy()
-    numbers, values, seed = out.numpy(), kept.numpy(), key.item()
+    numbers, values, seed = out.numpy(), kept.numpy(), int(key)
     for part in cut:
         here = slice(part.start, part.stop)
         gradients = left[here].contiguous().numpy()

@@ -196,19 +196,17 @@ class DifferentSample(_Sampling):
         )
         return (joined(parts, len(flat)).view(*x.shape[:-1], self.kept(x.shape[-1])),)
 
-    def add_to(self, x_hat: Tensor, kept: Tensor, key: Tensor, rows: range) -> Tensor:
-        """Adds what was kept of those rows, (len(rows), k), to the columns of x_hat (len(rows), d).
-
-        In place, of the type of x_hat, and not yet times d/k.
-        """
-        wide, first = kept.to(x_hat.dtype), rows.start
-        if sampled_columns.add_to(x_hat, wide, key, first, distinct=not self.replacement):
+    def read_into(self, x_hat: Tensor, kept: Tensor, key: Tensor, rows: range) -> Tensor:
+        """Those rows of the estimate, from what was kept of them (len(rows), k), into x_hat."""
+        wide, scale = kept.to(x_hat.dtype), x_hat.shape[1] / kept.shape[1]
+        if sampled_columns.read(x_hat, wide, key, rows.start, distinct=not self.replacement):
             return x_hat
+        x_hat.zero_()
         for part in self._drawn_at_once(x_hat, rows):
             here = slice(part.start - rows.start, part.stop - rows.start)
             indices = self.indices(x_hat.shape, key, part)
             x_hat[here].scatter_add_(1, indices, wide[here])
-        return x_hat
+        return x_hat.mul_(scale)
 
     def _drawn_at_once(self, x: Tensor, rows: range) -> list[range]:
         """Those rows of x (..., d), in the pieces whose columns are drawn at a time."""
@@ -230,10 +228,10 @@ class DifferentSample(_Sampling):
 
             x_hat = spread(kept, key, d, wide, first=rows.start if rows else 0)
             return cast(x_hat, dtype, key, READ, rows)
-        x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
+        x_hat = kept.new_empty(*kept.shape[:-1], d, dtype=wide)
         flat = kept.reshape(-1, kept.shape[-1])
-        self.add_to(x_hat.view(-1, d), flat, key, range(len(flat)) if rows is None else rows)
-        return cast(x_hat.mul_(d / kept.shape[-1]), dtype, key, READ, rows)
+        self.read_into(x_hat.view(-1, d), flat, key, range(len(flat)) if rows is None else rows)
+        return cast(x_hat, dtype, key, READ, rows)
 
     def contract(
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
@@ -252,15 +250,14 @@ class DifferentSample(_Sampling):
             return sparse
 
         def product(left: Tensor) -> Tensor:
-            total = columns.new_empty(left.shape[1], d, dtype=wide)
-            cut = row_pieces(left, d)
+            total, cut = None, row_pieces(left, d)
             buffer = columns.new_empty(len(cut[0]), d, dtype=wide)
-            for number, piece in enumerate(cut):
+            for piece in cut:
                 part = slice(piece.start, piece.stop)
-                scattered = self.add_to(buffer[: len(piece)].zero_(), columns[part], key, piece)
+                x_hat = self.read_into(buffer[: len(piece)], columns[part], key, piece)
                 transposed = left[part].t().to(wide)
-                scale = d / columns.shape[1]
-                total.addmm_(transposed, scattered, beta=min(number, 1), alpha=scale)
+                total = transposed.mm(x_hat) if total is None else total.addmm_(transposed, x_hat)
+            assert total is not None
             return total
 
         return by_columns(product, left, d)

@@ -46,14 +46,21 @@ def sample(x: np.ndarray, key: int, shared: bool, distinct: bool, kept: np.ndarr
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def add_to(kept: np.ndarray, key: int, first: int, distinct: bool, out: np.ndarray) -> None:
-    """Adds kept (rows, k) to the drawn columns of out (rows, d)."""
+def read(
+    kept: np.ndarray, key: int, first: int, scale: float, distinct: bool, out: np.ndarray
+) -> None:
+    """The drawn columns of out (rows, d) get the sums of kept (rows, k), times `scale`; others 0."""
     rows, d = out.shape
     columns, marks = np.empty(kept.shape[1], np.int64), _marks(d, distinct)
+    factor = out.dtype.type(scale)
     for row in range(rows):
         _draw(key, first + row, d, distinct, columns, marks)
+        numbers = out[row]
+        numbers[:] = 0
         for slot in range(len(columns)):
-            out[row, columns[slot]] += out.dtype.type(kept[row, slot])
+            numbers[columns[slot]] += kept[row, slot]
+        for j in range(d):
+            numbers[j] *= factor
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -129,16 +136,10 @@ def _add_rows(sums: np.ndarray, left: np.ndarray, kept: np.ndarray, places: np.n
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _store(
-    block: np.ndarray,
-    count: int,
-    scale: float,
-    add: bool,
-    low: int,
-    high: int,
-    column: int,
-    out: np.ndarray,
+    block: np.ndarray, scale: float, add: bool, low: int, high: int, column: int, out: np.ndarray
 ) -> None:
-    """Columns' sums (count, high - low) times `scale` into out[low:high, column:], or added to it."""
+    """Columns' sums times `scale` into rows `low` to `high` of out from a column on, or added."""
+    count = min(COLUMNS, out.shape[1] - column)
     if add:
         for i in range(high - low):
             line = out[low + i, column : column + count]
@@ -193,5 +194,5 @@ def weight_grad(
                 sums[:] = 0
                 start = ends[j - 1] if j else 0
                 _add_rows(sums, part, kept, places[start : ends[j]])
-            _store(block, count, factor, first > 0, low, high, column, out)
+            _store(block, factor, first > 0, low, high, column, out)
     return True
