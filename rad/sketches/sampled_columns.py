@@ -16,6 +16,7 @@ from rad import backends
 from rad.draws.reference import check_high
 from rad.dtypes import LOOP_DTYPES
 from rad.packing.pieces import pieces
+from rad.sketches.contraction import row_pieces
 
 Array = np.ndarray[Any, Any]
 
@@ -63,8 +64,17 @@ def read(x_hat: Tensor, kept: Tensor, key: Tensor, first: int, *, distinct: bool
     from rad.sketches import sampling_loops
 
     scale = x_hat.shape[1] / kept.shape[1]
-    sampling_loops.read(kept.numpy(), int(key), first, scale, distinct, x_hat.numpy())
+    sampling_loops.read(kept.detach().numpy(), int(key), first, scale, distinct, x_hat.detach().numpy())
     return True
+
+
+def shared_weight_grad(
+    left: Tensor, kept: Tensor, key: Tensor, d: int, *, distinct: bool
+) -> Tensor | None:
+    """left^T x_hat for left (rows, m) and kept (rows, k), of columns drawn once: (m, d)."""
+    if not _same_type(left, kept) or not loops_take(left, key):
+        return None
+    return spread(left.t().mm(kept), key, d, distinct=distinct)
 
 
 def spread(kept: Tensor, key: Tensor, d: int, *, distinct: bool) -> Tensor | None:
@@ -75,36 +85,64 @@ def spread(kept: Tensor, key: Tensor, d: int, *, distinct: bool) -> Tensor | Non
 
     out = torch.empty(len(kept), d, dtype=kept.dtype)
     scale = d / kept.shape[1]
-    sampling_loops.spread(kept.numpy(), int(key), scale, distinct, out.numpy())
+    sampling_loops.spread(kept.detach().numpy(), int(key), scale, distinct, out.numpy())
     return out
 
 
 def weight_grad(
     left: Tensor, kept: Tensor, key: Tensor, d: int, *, distinct: bool
 ) -> Tensor | None:
-    """left^T x_hat for left (rows, m) and what was kept of x (rows, k): (m, d).
+    """left^T x_hat for left (rows, m) and kept (rows, k), columns being each row's: (m, d).
 
-    None, too, where a dense product is cheaper, and where left is not finite.
+    From what was kept alone where that `pays` and left is finite, or else by dense products.
     """
-    (rows, m), k = left.shape, kept.shape[1]
-    if not pays(rows, m, d, k) or left.dtype != kept.dtype or left.dtype not in LOOP_DTYPES:
+    if not (_same_type(left, kept) and loops_take(left, key) and loops_take(kept, key)):
         return None
-    if not (loops_take(left, key) and loops_take(kept, key)):
-        return None
+    (rows, m), k, total = left.shape, kept.shape[1], None
+    if pays(rows, m, d, k):
+        total = _from_kept_alone(left, kept, int(key), d, distinct)
+    return _by_dense_products(left, kept, int(key), d, distinct) if total is None else total
+
+
+def _same_type(left: Tensor, kept: Tensor) -> bool:
+    return left.dtype == kept.dtype and left.dtype in LOOP_DTYPES
+
+
+def _from_kept_alone(
+    left: Tensor, kept: Tensor, key: int, d: int, distinct: bool
+) -> Tensor | None:
+    """`weight_grad` by the loop of that name; None where left is not finite."""
     from rad.sketches import sampling_loops
 
-    out = torch.empty(m, d, dtype=left.dtype)
-    cut = pieces(range(rows), min(ROWS, PLACES // k))
+    k = kept.shape[1]
+    out = torch.empty(left.shape[1], d, dtype=left.dtype)
+    cut = pieces(range(len(left)), min(ROWS, PLACES // k))
     places = torch.empty(len(cut[0]) * k, dtype=torch.int64).numpy()
-    numbers, values, seed = out.numpy(), kept.numpy(), int(key)
-    for part in cut:
-        here = slice(part.start, part.stop)
-        gradients = left[here].contiguous().numpy()
+    left, numbers, values = left.detach(), out.numpy(), kept.detach().numpy()
+    for piece in cut:
+        part = slice(piece.start, piece.stop)
+        gradients = left[part].contiguous().numpy()
         if not sampling_loops.weight_grad(
-            gradients, values[here], seed, part.start, distinct, d / k, places, numbers
+            gradients, values[part], key, piece.start, distinct, d / k, places, numbers
         ):
             return None
     return out
+
+
+def _by_dense_products(left: Tensor, kept: Tensor, key: int, d: int, distinct: bool) -> Tensor:
+    """`weight_grad` in pieces, whose x_hat is read and multiplied."""
+    from rad.sketches import sampling_loops
+
+    cut, total = row_pieces(left, d), None
+    buffer = torch.empty(len(cut[0]), d, dtype=left.dtype)
+    numbers, values, scale = buffer.numpy(), kept.detach().numpy(), d / kept.shape[1]
+    for piece in cut:
+        part, count = slice(piece.start, piece.stop), len(piece)
+        sampling_loops.read(values[part], key, piece.start, scale, distinct, numbers[:count])
+        transposed, x_hat = left[part].t(), buffer[:count]
+        total = transposed.mm(x_hat) if total is None else total.addmm_(transposed, x_hat)
+    assert total is not None
+    return total
 
 
 def pays(rows: int, m: int, d: int, k: int) -> bool:

@@ -86,12 +86,12 @@ class SameSample(_Sampling):
         return self._draw(shape[-1], key, range(1))[0]
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        if (kept := self._sampled(x, key, shared=True)) is not None:
+            return (kept,)
         if self.in_kernels(x, key):
             from rad.kernels.sampling import sample
 
             return (sample(x.detach(), key, self.kept(x.shape[-1]), different=False),)
-        if (kept := self._sampled(x, key, shared=True)) is not None:
-            return (kept,)
         return (x.detach().index_select(-1, self.indices(x.shape, key)),)
 
     def decompress(
@@ -118,7 +118,10 @@ class SameSample(_Sampling):
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
         (columns,) = saved
-        d = shape[1]
+        d, distinct = shape[1], not self.replacement
+        found = sampled_columns.shared_weight_grad(left, columns, key, d, distinct=distinct)
+        if found is not None:
+            return found
 
         def product(left: Tensor) -> Tensor:
             of_columns = widened_product(left, columns)
@@ -126,7 +129,7 @@ class SameSample(_Sampling):
                 from rad.kernels.sampling import spread
 
                 return spread(of_columns, key, d, left.dtype)
-            total = sampled_columns.spread(of_columns, key, d, distinct=not self.replacement)
+            total = sampled_columns.spread(of_columns, key, d, distinct=distinct)
             if total is not None:
                 return total
             indices = self.indices(shape, key)
@@ -183,12 +186,12 @@ class DifferentSample(_Sampling):
         return drawn.view(*shape[:-1], self.kept(shape[-1])) if rows is None else drawn
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        if (kept := self._sampled(x, key, shared=False)) is not None:
+            return (kept,)
         if self.in_kernels(x, key):
             from rad.kernels.sampling import sample
 
             return (sample(x.detach(), key, self.kept(x.shape[-1]), different=True),)
-        if (kept := self._sampled(x, key, shared=False)) is not None:
-            return (kept,)
         flat = x.detach().reshape(-1, x.shape[-1])
         parts = (
             flat[part.start : part.stop].gather(1, self.indices(x.shape, key, part))
@@ -237,17 +240,17 @@ class DifferentSample(_Sampling):
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
         (columns,) = saved
-        d = shape[1]
+        d, distinct = shape[1], not self.replacement
+        found = sampled_columns.weight_grad(left, columns, key, d, distinct=distinct)
+        if found is not None:
+            return found
         if self.spreads_in_kernels(columns, key):
             from rad.kernels import weight_grad as kernel
 
             if kernel.pays(left, columns, d):
                 return kernel.sampled(left, columns, key, d)
             return super().contract(left, saved, shape, key)
-        distinct, wide = not self.replacement, accumulation_dtype(left.dtype)
-        sparse = sampled_columns.weight_grad(left, columns, key, d, distinct=distinct)
-        if sparse is not None:
-            return sparse
+        wide = accumulation_dtype(left.dtype)
 
         def product(left: Tensor) -> Tensor:
             total, cut = None, row_pieces(left, d)
