@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
+from rad.functional.applying import apply
 from rad.functional.arguments import check_real, product_dtype
 from rad.functional.keeping import keep
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
@@ -41,7 +42,7 @@ class _SketchedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, weight, *kept = ctx.saved_tensors
-        grad, of_input, of_weight, of_bias = grad_output, *ctx.needs_input_grad[:3]
+        grad, (of_input, of_weight, of_bias) = grad_output, ctx.needs_input_grad[:3]
         grad_input = grad_weight = grad_bias = None
         if of_weight:  # first: the input's gradient then stands beside no reading
             grad_weight = _as(_weight_grad(ctx, grad, kept, key), ctx.weight_dtype)
@@ -106,11 +107,10 @@ def linear(
     `keep_for_linear` gave with that sketch and key. Second derivatives:
     `rad.functional.second_order`. Raises TypeError for complex numbers.
     """
-    check_real(x)
     if x.shape[-1] == 0:
         return F.linear(x, weight, bias)
     kept = keep_for_linear(x, weight, sketch, key) if kept is None else kept
-    result: Tensor = _SketchedLinear.apply(_rows(x), weight, bias, sketch, key, *kept)
+    result = apply(_SketchedLinear, _rows(x), weight, bias, sketch, key, *kept)
     return result if x.dim() == 2 else result.view(*x.shape[:-1], len(weight))
 
 

@@ -30,15 +30,6 @@ def _key_and_next_count(key: Tensor, calls: Tensor, replica: int | None) -> tupl
     return fold_in(key if replica is None else fold_in(key, replica), calls), calls + 1
 
 
-def _host_key(key: Tensor, calls: Tensor, replica: int | None) -> Tensor:
-    """The same key, from the numbers of tensors on the CPU; advances `calls`."""
-    count, word = int(calls.item()), int(key.item())
-    if replica is not None:
-        word = fold_in_integers(word, replica)
-    calls.fill_(signed(count + 1))
-    return torch.full((), fold_in_integers(word, count), dtype=torch.int64, device=key.device)
-
-
 def keeps_now(module: nn.Module) -> bool:
     """Whether a call keeps something for backward: in training mode, with gradients enabled."""
     return module.training and torch.is_grad_enabled()
@@ -101,29 +92,42 @@ class Sketching(nn.Module):
         compiled program.
         """
 
-        sketch, shared, manner = self.sketch, self.shared, None
-        exact = isinstance(sketch, Identity) or not weight.requires_grad
-        if not (shared is None or exact or torch.compiler.is_compiling() or x.is_inference()):
-            manner = (keep, weight.dim(), sketch, product_dtype(x))
-            if (kept := shared.taken(x, self, manner)) is not None:
-                return kept
-        key = self.draw_key()
-        found = key, keep(x, weight, sketch, key)
-        if manner is not None:
-            shared.give(x, self, manner, found)
-        return found
+        sketch, shared = self.sketch, self.shared
+        if (
+            shared is None
+            or isinstance(sketch, Identity)
+            or not weight.requires_grad
+            or torch.compiler.is_compiling()
+            or x.is_inference()
+        ):
+            key = self.draw_key()
+            return key, keep(x, weight, sketch, key)
+        manner = (keep, weight.dim(), sketch, product_dtype(x))
+        if (taken := shared.taken(x, self, manner)) is not None:
+            return taken
+        key = self.next_key()
+        kept = keep(x, weight, sketch, key)
+        shared.give(x, self, manner, key, kept)
+        return key, kept
 
     def next_key(self) -> Tensor:
         """The key of this call; advances the counter."""
-        key = self.key
+        buffers = self._buffers  # what self.key finds, without its search
+        key, calls = buffers["key"], buffers["calls"]
+        assert key is not None
+        assert calls is not None
         if key.is_meta:
             self.place_draws(next((p.device for p in self.parameters()), key.device))
-            key = self.key
-        replica, calls = _rank() if self.replica is None else self.replica, self.calls
-        if key.is_cpu and backends.is_readable(key) and backends.is_readable(calls):
-            return _host_key(key, calls, replica)
-        drawn, count = _key_and_next_count(key, calls, replica)
-        calls.copy_(count)
+            key, calls = self.key, self.calls
+        replica = _rank() if self.replica is None else self.replica
+        if key.is_cpu and backends.is_readable(key):
+            word, count = int(key), int(calls)
+            calls.fill_(signed(count + 1))
+            if replica is not None:
+                word = fold_in_integers(word, replica)
+            return torch.full((), fold_in_integers(word, count), dtype=torch.int64, device="cpu")
+        drawn, after = _key_and_next_count(key, calls, replica)
+        calls.copy_(after)
         return drawn
 
     def place_draws(self, device: torch.device) -> None:

@@ -79,12 +79,12 @@ class Shared:
         entry.readers.add(id(reader))
         return kept
 
-    def give(self, x: Tensor, reader: object, manner: Hashable, kept: Kept) -> None:
+    def give(
+        self, x: Tensor, reader: object, manner: Hashable, key: Tensor, parts: tuple[Tensor, ...]
+    ) -> None:
         """What `reader` keeps of x, for others to take. x is no inference tensor."""
-        key, parts = kept
-        place = id(x)
         tensor = _Reference(x, self._forget)
-        tensor.place = place
+        tensor.place = id(x)
         refs = [weakref.ref(part) for part in parts]
-        entry = _Entry(tensor, x._version, manner, weakref.ref(key), refs, {id(reader)})
-        self._entries[place] = entry
+        own = {id(reader)}
+        self._entries[id(x)] = _Entry(tensor, x._version, manner, weakref.ref(key), refs, own)

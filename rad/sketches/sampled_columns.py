@@ -23,6 +23,8 @@ Array = np.ndarray[Any, Any]
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16}
 """Types that loops do not know, and what they copy them as."""
 
+_COPIED, _PLAIN = (*LOOP_DTYPES, *BITS), (Tensor, nn.Parameter)
+
 ROWS = 512
 """Rows at a time whose gradients stay in cache while they are multiplied out of order."""
 
@@ -40,20 +42,25 @@ AVX-512, on layers of 10 to 1024 features; it is their ratios that decide."""
 
 
 def loops_take(x: Tensor, key: Tensor) -> bool:
-    """Whether compiled loops take that tensor and key."""
-    plain = type(x) in (Tensor, nn.Parameter) and not x.is_neg()
-    return plain and backends.in_loops(x) and backends.in_loops(key)
+    """Whether compiled loops take that tensor, of a type that they know, and key."""
+    plain = type(x) in _PLAIN and not x.is_neg()
+    return plain and key.is_cpu and backends.in_loops(x) and backends.is_readable(key)
 
 
 def sample(x: Tensor, key: Tensor, k: int, *, shared: bool, distinct: bool) -> Tensor | None:
     """k drawn columns of x (..., d): (..., k). Drawn once for all rows if `shared`."""
-    if not (x.dtype in LOOP_DTYPES or x.dtype in BITS) or not loops_take(x, key):
+    dtype, shape = x.dtype, x.shape
+    if dtype not in _COPIED or not loops_take(x, key):
         return None
     from rad.sketches import sampling_loops
 
-    check_high(x.shape[-1])
-    kept = torch.empty(*x.shape[:-1], k, dtype=x.dtype)
-    sampling_loops.sample(_rows(x), int(key), shared, distinct, _rows(kept))
+    check_high(shape[-1])
+    kept = torch.empty(*shape[:-1], k, dtype=dtype, device="cpu")
+    x = x.detach() if x.requires_grad else x
+    if len(shape) == 2 and dtype in LOOP_DTYPES:
+        sampling_loops.sample(x.numpy(), int(key), shared, distinct, kept.numpy())
+    else:
+        sampling_loops.sample(_rows(x), int(key), shared, distinct, _rows(kept))
     return kept
 
 
@@ -64,7 +71,8 @@ def read(x_hat: Tensor, kept: Tensor, key: Tensor, first: int, *, distinct: bool
     from rad.sketches import sampling_loops
 
     scale = x_hat.shape[1] / kept.shape[1]
-    sampling_loops.read(kept.detach().numpy(), int(key), first, scale, distinct, x_hat.detach().numpy())
+    out = x_hat.detach().numpy()
+    sampling_loops.read(kept.detach().numpy(), int(key), first, scale, distinct, out)
     return True
 
 
@@ -108,9 +116,7 @@ def _same_type(left: Tensor, kept: Tensor) -> bool:
     return left.dtype == kept.dtype and left.dtype in LOOP_DTYPES
 
 
-def _from_kept_alone(
-    left: Tensor, kept: Tensor, key: int, d: int, distinct: bool
-) -> Tensor | None:
+def _from_kept_alone(left: Tensor, kept: Tensor, key: int, d: int, distinct: bool) -> Tensor | None:
     """`weight_grad` by the loop of that name; None where left is not finite."""
     from rad.sketches import sampling_loops
 
@@ -154,7 +160,6 @@ def pays(rows: int, m: int, d: int, k: int) -> bool:
 
 def _rows(x: Tensor) -> Array:
     """x (..., d) as a numpy array (rows, d)."""
-    x = x.detach()
     if x.dtype in BITS:
         x = x.view(BITS[x.dtype])
-    return (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).numpy()
+    return x.reshape(-1, x.shape[-1]).numpy()

@@ -54,11 +54,6 @@ class _Sampling(ReducingSketch):
         kept = self.kept(d)
         return Selectors(kept, False, isinstance(self, DifferentSample), 1.0, d / kept)
 
-    def _sampled(self, x: Tensor, key: Tensor, *, shared: bool) -> Tensor | None:
-        """What is kept of x as compiled loops take it; None where they do not."""
-        k = self.kept(x.shape[-1])
-        return sampled_columns.sample(x, key, k, shared=shared, distinct=not self.replacement)
-
     def in_kernels(self, values: Tensor, key: Tensor) -> bool:
         """Whether kernels draw the columns of those values and read, or write, them at once."""
         return self.replacement and backends.use_kernels(values, key)
@@ -86,12 +81,14 @@ class SameSample(_Sampling):
         return self._draw(shape[-1], key, range(1))[0]
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        if (kept := self._sampled(x, key, shared=True)) is not None:
+        k, distinct = self.kept(x.shape[-1]), not self.replacement
+        kept = sampled_columns.sample(x, key, k, shared=True, distinct=distinct)
+        if kept is not None:
             return (kept,)
         if self.in_kernels(x, key):
             from rad.kernels.sampling import sample
 
-            return (sample(x.detach(), key, self.kept(x.shape[-1]), different=False),)
+            return (sample(x.detach(), key, k, different=False),)
         return (x.detach().index_select(-1, self.indices(x.shape, key)),)
 
     def decompress(
@@ -186,18 +183,20 @@ class DifferentSample(_Sampling):
         return drawn.view(*shape[:-1], self.kept(shape[-1])) if rows is None else drawn
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        if (kept := self._sampled(x, key, shared=False)) is not None:
+        k, distinct = self.kept(x.shape[-1]), not self.replacement
+        kept = sampled_columns.sample(x, key, k, shared=False, distinct=distinct)
+        if kept is not None:
             return (kept,)
         if self.in_kernels(x, key):
             from rad.kernels.sampling import sample
 
-            return (sample(x.detach(), key, self.kept(x.shape[-1]), different=True),)
+            return (sample(x.detach(), key, k, different=True),)
         flat = x.detach().reshape(-1, x.shape[-1])
         parts = (
             flat[part.start : part.stop].gather(1, self.indices(x.shape, key, part))
             for part in self._drawn_at_once(x, range(len(flat)))
         )
-        return (joined(parts, len(flat)).view(*x.shape[:-1], self.kept(x.shape[-1])),)
+        return (joined(parts, len(flat)).view(*x.shape[:-1], k),)
 
     def read_into(self, x_hat: Tensor, kept: Tensor, key: Tensor, rows: range) -> Tensor:
         """Those rows of the estimate, from what was kept of them (len(rows), k), into x_hat."""

@@ -49,7 +49,7 @@ def sample(x: np.ndarray, key: int, shared: bool, distinct: bool, kept: np.ndarr
 def read(
     kept: np.ndarray, key: int, first: int, scale: float, distinct: bool, out: np.ndarray
 ) -> None:
-    """The drawn columns of out (rows, d) get the sums of kept (rows, k), times `scale`; others 0."""
+    """kept (rows, k) times `scale`, into the columns of out (rows, d) that each row drew."""
     rows, d = out.shape
     columns, marks = np.empty(kept.shape[1], np.int64), _marks(d, distinct)
     factor = out.dtype.type(scale)
