@@ -62,7 +62,7 @@ def _weight_grad(ctx: Any, grad_output: Tensor, kept: list[Tensor], key: Tensor)
     """grad_output^T x_hat as it can be compiled, and differentiated or not."""
     sketch, shape = ctx.sketch, tuple(ctx.input_shape)
     if isinstance(sketch, Identity):
-        return grad_output.t() @ kept[0].to(grad_output.dtype)
+        return grad_output.t().mm(_as(kept[0], grad_output.dtype))
     if torch.compiler.is_compiling():
         return _linear_weight_grad(grad_output, kept, shape[1], key, as_text(sketch))
     if not will_be_differentiated():

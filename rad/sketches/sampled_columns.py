@@ -80,7 +80,7 @@ def shared_weight_grad(
     left: Tensor, kept: Tensor, key: Tensor, d: int, *, distinct: bool
 ) -> Tensor | None:
     """left^T x_hat for left (rows, m) and kept (rows, k), of columns drawn once: (m, d)."""
-    if not _same_type(left, kept) or not loops_take(left, key):
+    if not (left.is_cpu and _same_type(left, kept) and backends.in_loops(kept)):
         return None
     return spread(left.t().mm(kept), key, d, distinct=distinct)
 
@@ -91,9 +91,9 @@ def spread(kept: Tensor, key: Tensor, d: int, *, distinct: bool) -> Tensor | Non
         return None
     from rad.sketches import sampling_loops
 
-    out = torch.empty(len(kept), d, dtype=kept.dtype)
-    scale = d / kept.shape[1]
-    sampling_loops.spread(kept.detach().numpy(), int(key), scale, distinct, out.numpy())
+    rows, k = kept.shape
+    out = torch.empty(rows, d, dtype=kept.dtype, device="cpu")
+    sampling_loops.spread(kept.detach().numpy(), int(key), d / k, distinct, out.numpy())
     return out
 
 
@@ -104,7 +104,7 @@ def weight_grad(
 
     From what was kept alone where that `pays` and left is finite, or else by dense products.
     """
-    if not (_same_type(left, kept) and loops_take(left, key) and loops_take(kept, key)):
+    if not (_same_type(left, kept) and loops_take(left, key) and backends.in_loops(kept)):
         return None
     (rows, m), k, total = left.shape, kept.shape[1], None
     if pays(rows, m, d, k):
@@ -121,9 +121,9 @@ def _from_kept_alone(left: Tensor, kept: Tensor, key: int, d: int, distinct: boo
     from rad.sketches import sampling_loops
 
     k = kept.shape[1]
-    out = torch.empty(left.shape[1], d, dtype=left.dtype)
+    out = torch.empty(left.shape[1], d, dtype=left.dtype, device="cpu")
     cut = pieces(range(len(left)), min(ROWS, PLACES // k))
-    places = torch.empty(len(cut[0]) * k, dtype=torch.int64).numpy()
+    places = torch.empty(len(cut[0]) * k, dtype=torch.int64, device="cpu").numpy()
     left, numbers, values = left.detach(), out.numpy(), kept.detach().numpy()
     for piece in cut:
         part = slice(piece.start, piece.stop)
@@ -139,15 +139,17 @@ def _by_dense_products(left: Tensor, kept: Tensor, key: int, d: int, distinct: b
     """`weight_grad` in pieces, whose x_hat is read and multiplied."""
     from rad.sketches import sampling_loops
 
-    cut, total = row_pieces(left, d), None
-    buffer = torch.empty(len(cut[0]), d, dtype=left.dtype)
+    cut = row_pieces(left, d)
+    buffer = torch.empty(len(cut[0]), d, dtype=left.dtype, device="cpu")
     numbers, values, scale = buffer.numpy(), kept.detach().numpy(), d / kept.shape[1]
+    if len(cut) == 1:
+        sampling_loops.read(values, key, 0, scale, distinct, numbers)
+        return left.t().mm(buffer)
+    total = torch.empty(left.shape[1], d, dtype=left.dtype, device="cpu")
     for piece in cut:
         part, count = slice(piece.start, piece.stop), len(piece)
         sampling_loops.read(values[part], key, piece.start, scale, distinct, numbers[:count])
-        transposed, x_hat = left[part].t(), buffer[:count]
-        total = transposed.mm(x_hat) if total is None else total.addmm_(transposed, x_hat)
-    assert total is not None
+        total.addmm_(left[part].t(), buffer[:count], beta=min(piece.start, 1))
     return total
 
 
