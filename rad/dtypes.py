@@ -8,7 +8,7 @@ LOOP_DTYPES = (torch.float32, torch.float64)
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which sums over values of that dtype run: float32 at least."""
-    return torch.promote_types(dtype, torch.float32)
+    return dtype if dtype in LOOP_DTYPES else torch.promote_types(dtype, torch.float32)
 
 
 def scale_dtype(dtype: torch.dtype) -> torch.dtype:

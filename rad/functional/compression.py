@@ -22,11 +22,17 @@ def keep(sketch: Sketch, x: Tensor, key: Tensor, dtype: torch.dtype) -> tuple[Te
             return (x.detach().to(dtype),)
         kept = x.to(dtype)
         return (kept if x.dtype != dtype or sketch.owns(kept) else kept.clone(),)
-    with without_autocast(x):
-        x = x.detach().to(dtype)
-        if torch.compiler.is_compiling():
-            return tuple(_compress(x, key, as_text(sketch)))
-        return sketch.compress(x, key)
+    x = x.detach()
+    if torch.is_autocast_enabled(x.device.type):
+        with without_autocast(x):
+            return _kept(sketch, x.to(dtype), key)
+    return _kept(sketch, x if x.dtype == dtype else x.to(dtype), key)
+
+
+def _kept(sketch: Sketch, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+    if torch.compiler.is_compiling():
+        return tuple(_compress(x, key, as_text(sketch)))
+    return sketch.compress(x, key)
 
 
 @opaque()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
+from rad.functional.applying import apply
 from rad.functional.arguments import check_real, product_dtype
 from rad.functional.compression import keep
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
@@ -33,8 +34,7 @@ class _SketchedLinear(torch.autograd.Function):
         key: Tensor,
         *kept: Tensor,
     ) -> Tensor:
-        ctx.sketch = sketch
-        ctx.input_shape, ctx.input_dtype = x.shape, x.dtype
+        ctx.sketch, ctx.input_shape, ctx.input_dtype = sketch, x.shape, x.dtype
         ctx.weight_dtype, ctx.bias_dtype = weight.dtype, bias.dtype if bias is not None else None
         ctx.save_for_backward(key, weight if ctx.needs_input_grad[0] else None, *kept)
         return F.linear(x, weight, bias)
@@ -42,28 +42,33 @@ class _SketchedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, weight, *kept = ctx.saved_tensors
-        grad = grad_output
+        grad, (of_input, of_weight, of_bias) = grad_output, ctx.needs_input_grad[:3]
         grad_input = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[1]:  # first: the input's gradient then stands beside no reading
-            grad_weight = _weight_grad(ctx, grad, kept, key).to(ctx.weight_dtype)
-        if ctx.needs_input_grad[0]:
-            grad_input = (grad @ weight.to(grad.dtype)).to(ctx.input_dtype)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.sum(0).to(ctx.bias_dtype)
+        if of_weight:  # first: the input's gradient then stands beside no reading
+            grad_weight = _as(_weight_grad(ctx, grad, kept, key), ctx.weight_dtype)
+        if of_input:
+            grad_input = _as(grad.mm(_as(weight, grad.dtype)), ctx.input_dtype)
+        if of_bias:
+            grad_bias = _as(grad.sum(0), ctx.bias_dtype)
         return grad_input, grad_weight, grad_bias, None, None, *[None for _ in kept]
+
+
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x.to(dtype)`, without a call where there is nothing to do."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _weight_grad(ctx: Any, grad_output: Tensor, kept: list[Tensor], key: Tensor) -> Tensor:
     """grad_output^T x_hat as it can be compiled, and differentiated or not."""
     sketch, shape = ctx.sketch, tuple(ctx.input_shape)
     if isinstance(sketch, Identity):
-        return grad_output.t() @ kept[0].to(grad_output.dtype)
+        return grad_output.t().mm(_as(kept[0], grad_output.dtype))
     if torch.compiler.is_compiling():
         return _linear_weight_grad(grad_output, kept, shape[1], key, as_text(sketch))
+    if not will_be_differentiated():
+        return sketch.contract(grad_output, tuple(kept), shape, key)
     with torch.no_grad():
         gradient = sketch.contract(grad_output, tuple(kept), shape, key)
-    if not will_be_differentiated():
-        return gradient
     is_constant = not (grad_output.requires_grad or ctx.needs_input_grad[0])
     return gradient if is_constant else refuse(gradient, OF_WEIGHT)
 
@@ -102,13 +107,12 @@ def linear(
     `keep_for_linear` gave with that sketch and key. Second derivatives:
     `rad.functional.second_order`. Raises TypeError for complex numbers.
     """
-    check_real(x)
     if x.shape[-1] == 0:
         return F.linear(x, weight, bias)
     kept = keep_for_linear(x, weight, sketch, key) if kept is None else kept
-    result: Tensor = _SketchedLinear.apply(_rows(x), weight, bias, sketch, key, *kept)
-    return result.view(*x.shape[:-1], len(weight))
+    result = apply(_SketchedLinear, _rows(x), weight, bias, sketch, key, *kept)
+    return result if x.dim() == 2 else result.view(*x.shape[:-1], len(weight))
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    return x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])

@@ -9,7 +9,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, distributed, nn
 
+from rad import backends
 from rad.backends.operators import opaque
+from rad.draws.reference import fold_in_integers, signed
 from rad.functional.arguments import product_dtype
 from rad.functional.noise_response import NoiseResponse
 from rad.nn.shared import Kept, Shared
@@ -33,9 +35,12 @@ def keeps_now(module: nn.Module) -> bool:
     return module.training and torch.is_grad_enabled()
 
 
+_CAN_BE_MANY = distributed.is_available()
+
+
 def _rank() -> int | None:
     """This process's rank among several, None where it is alone."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not (_CAN_BE_MANY and distributed.is_initialized()):
         return None
     return distributed.get_rank() if distributed.get_world_size() > 1 else None
 
@@ -87,24 +92,43 @@ class Sketching(nn.Module):
         compiled program.
         """
 
-        def draw() -> Kept:
+        sketch, shared = self.sketch, self.shared
+        if (
+            shared is None
+            or isinstance(sketch, Identity)
+            or not weight.requires_grad
+            or torch.compiler.is_compiling()
+            or x.is_inference()
+        ):
             key = self.draw_key()
-            return key, keep(x, weight, self.sketch, key)
-
-        exact = isinstance(self.sketch, Identity) or not weight.requires_grad
-        if self.shared is None or exact or torch.compiler.is_compiling():
-            return draw()
-        manner = (keep, weight.dim(), self.sketch, product_dtype(x))
-        return self.shared.keep(x, self, manner, draw)
+            return key, keep(x, weight, sketch, key)
+        manner = (keep, weight.dim(), sketch, product_dtype(x))
+        if (taken := shared.taken(x, self, manner)) is not None:
+            return taken
+        key = self.next_key()
+        kept = keep(x, weight, sketch, key)
+        shared.give(x, self, manner, key, kept)
+        return key, kept
 
     def next_key(self) -> Tensor:
         """The key of this call; advances the counter."""
-        if self.key.is_meta:
-            self.place_draws(next((p.device for p in self.parameters()), self.key.device))
+        buffers = self._buffers  # what self.key finds, without its search
+        key, calls = buffers["key"], buffers["calls"]
+        assert key is not None
+        assert calls is not None
+        if key.is_meta:
+            self.place_draws(next((p.device for p in self.parameters()), key.device))
+            key, calls = self.key, self.calls
         replica = _rank() if self.replica is None else self.replica
-        key, calls = _key_and_next_count(self.key, self.calls, replica)
-        self.calls.copy_(calls)
-        return key
+        if key.is_cpu and backends.is_readable(key):
+            word, count = int(key), int(calls)
+            calls.fill_(signed(count + 1))
+            if replica is not None:
+                word = fold_in_integers(word, replica)
+            return torch.full((), fold_in_integers(word, count), dtype=torch.int64, device="cpu")
+        drawn, after = _key_and_next_count(key, calls, replica)
+        calls.copy_(after)
+        return drawn
 
     def place_draws(self, device: torch.device) -> None:
         """Move key and counter there; where they have no numbers, start them."""

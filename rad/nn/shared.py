@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,14 +13,21 @@ Kept = tuple[Tensor, tuple[Tensor, ...]]
 """A key, and what was kept with it."""
 
 
-@dataclass
+class _Reference(weakref.ref[Tensor]):
+    """A weak reference that knows the place of its entry when the tensor is gone."""
+
+    __slots__ = ("place",)
+    place: int
+
+
+@dataclass(slots=True)
 class _Entry:
-    tensor: weakref.ref[Tensor]
+    tensor: _Reference
     version: int
     manner: Hashable
     key: weakref.ref[Tensor]
     parts: list[weakref.ref[Tensor]]
-    readers: set[int] = field(default_factory=set)  # layers and their parameters
+    readers: set[int]  # layers and their parameters
 
     def living(self) -> Kept | None:
         """What was kept, while a graph keeps it."""
@@ -43,7 +50,15 @@ class Shared:
     """
 
     def __init__(self) -> None:
+        me = weakref.ref(self)
+
+        def forget(reference: weakref.ref[Tensor]) -> None:
+            assert isinstance(reference, _Reference)
+            if (shared := me()) is not None:
+                shared._entries.pop(reference.place, None)
+
         self._entries: dict[int, _Entry] = {}
+        self._forget = forget
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
         return Shared()
@@ -51,40 +66,30 @@ class Shared:
     def __reduce__(self) -> tuple[type[Shared], tuple[()]]:
         return Shared, ()
 
-    def keep(
-        self, x: Tensor, reader: nn.Module, manner: Hashable, draw: Callable[[], Kept]
-    ) -> Kept:
-        """What `reader` keeps of x, and the key: another reader's, or what `draw()` gives."""
-        if x.is_inference():
-            return draw()
-        readers = _with_parameters(reader)
-        entry = self._entries.get(id(x))
+    def taken(self, x: Tensor, reader: nn.Module, manner: Hashable) -> Kept | None:
+        """What another reader keeps of x in that manner, and its key; None where `reader` draws."""
+        entry, readers = self._entries.get(id(x)), _with_parameters(reader)
         if (
-            entry is not None
-            and entry.tensor() is x
-            and entry.version == x._version
-            and entry.manner == manner
-            and not readers & entry.readers
-            and (kept := entry.living()) is not None
+            entry is None
+            or entry.tensor() is not x
+            or entry.version != x._version
+            or entry.manner != manner
+            or readers & entry.readers
+            or (kept := entry.living()) is None
         ):
-            entry.readers |= readers
-            return kept
-        key, parts = draw()
+            return None
+        entry.readers |= readers
+        return kept
+
+    def give(
+        self, x: Tensor, reader: nn.Module, manner: Hashable, key: Tensor, parts: tuple[Tensor, ...]
+    ) -> None:
+        """What `reader` keeps of x, for others to take. x is no inference tensor."""
+        tensor = _Reference(x, self._forget)
+        tensor.place = id(x)
         refs = [weakref.ref(part) for part in parts]
-        own = _Entry(self._forgotten_with(x), x._version, manner, weakref.ref(key), refs)
-        own.readers |= readers
-        self._entries[id(x)] = own
-        return key, parts
-
-    def _forgotten_with(self, x: Tensor) -> weakref.ref[Tensor]:
-        """A reference to x that takes its entry away when x dies."""
-        me, place = weakref.ref(self), id(x)
-
-        def forget(_: weakref.ref[Tensor]) -> None:
-            if (shared := me()) is not None:
-                shared._entries.pop(place, None)
-
-        return weakref.ref(x, forget)
+        own = _with_parameters(reader)
+        self._entries[id(x)] = _Entry(tensor, x._version, manner, weakref.ref(key), refs, own)
 
 
 def _with_parameters(reader: nn.Module) -> set[int]:

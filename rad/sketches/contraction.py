@@ -53,7 +53,7 @@ def widened_product(left: Tensor, x: Tensor) -> Tensor:
     """left^T x for left (rows, m) and x (rows, k): (m, k), as sums of float32 at least."""
     wide = accumulation_dtype(left.dtype)
     if left.dtype == wide:
-        return left.t() @ x.to(wide)
+        return left.t().mm(x if x.dtype == wide else x.to(wide))
     total = x.new_zeros(left.shape[1], x.shape[1], dtype=wide)
     for piece in row_pieces(left, x.shape[1]):
         here = slice(piece.start, piece.stop)

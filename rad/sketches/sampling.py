@@ -15,6 +15,7 @@ from rad.draws.reference import READ, row_keys
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
 from rad.packing.pieces import joined, pieces
+from rad.sketches import sampled_columns
 from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, kept_rows, rows_of
 from rad.sketches.contraction import by_columns, row_pieces, widened_product
 from rad.sketches.noise import Columns, Noise
@@ -80,10 +81,14 @@ class SameSample(_Sampling):
         return self._draw(shape[-1], key, range(1))[0]
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        k, distinct = self.kept(x.shape[-1]), not self.replacement
+        kept = sampled_columns.sample(x, key, k, shared=True, distinct=distinct)
+        if kept is not None:
+            return (kept,)
         if self.in_kernels(x, key):
             from rad.kernels.sampling import sample
 
-            return (sample(x.detach(), key, self.kept(x.shape[-1]), different=False),)
+            return (sample(x.detach(), key, k, different=False),)
         return (x.detach().index_select(-1, self.indices(x.shape, key)),)
 
     def decompress(
@@ -110,7 +115,10 @@ class SameSample(_Sampling):
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
         (columns,) = saved
-        d = shape[1]
+        d, distinct = shape[1], not self.replacement
+        found = sampled_columns.shared_weight_grad(left, columns, key, d, distinct=distinct)
+        if found is not None:
+            return found
 
         def product(left: Tensor) -> Tensor:
             of_columns = widened_product(left, columns)
@@ -118,6 +126,9 @@ class SameSample(_Sampling):
                 from rad.kernels.sampling import spread
 
                 return spread(of_columns, key, d, left.dtype)
+            total = sampled_columns.spread(of_columns, key, d, distinct=distinct)
+            if total is not None:
+                return total
             indices = self.indices(shape, key)
             total = of_columns.new_zeros(len(of_columns), d)
             return total.index_add_(1, indices, of_columns.mul_(d / len(indices)))
@@ -172,27 +183,32 @@ class DifferentSample(_Sampling):
         return drawn.view(*shape[:-1], self.kept(shape[-1])) if rows is None else drawn
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        k, distinct = self.kept(x.shape[-1]), not self.replacement
+        kept = sampled_columns.sample(x, key, k, shared=False, distinct=distinct)
+        if kept is not None:
+            return (kept,)
         if self.in_kernels(x, key):
             from rad.kernels.sampling import sample
 
-            return (sample(x.detach(), key, self.kept(x.shape[-1]), different=True),)
+            return (sample(x.detach(), key, k, different=True),)
         flat = x.detach().reshape(-1, x.shape[-1])
         parts = (
             flat[part.start : part.stop].gather(1, self.indices(x.shape, key, part))
             for part in self._drawn_at_once(x, range(len(flat)))
         )
-        return (joined(parts, len(flat)).view(*x.shape[:-1], self.kept(x.shape[-1])),)
+        return (joined(parts, len(flat)).view(*x.shape[:-1], k),)
 
-    def add_to(self, x_hat: Tensor, kept: Tensor, key: Tensor, rows: range) -> Tensor:
-        """Adds what was kept of those rows, (len(rows), k), to the columns of x_hat (len(rows), d).
-
-        In place, of the type of x_hat, and not yet times d/k.
-        """
+    def read_into(self, x_hat: Tensor, kept: Tensor, key: Tensor, rows: range) -> Tensor:
+        """Those rows of the estimate, from what was kept of them (len(rows), k), into x_hat."""
+        wide, scale = kept.to(x_hat.dtype), x_hat.shape[1] / kept.shape[1]
+        if sampled_columns.read(x_hat, wide, key, rows.start, distinct=not self.replacement):
+            return x_hat
+        x_hat.zero_()
         for part in self._drawn_at_once(x_hat, rows):
             here = slice(part.start - rows.start, part.stop - rows.start)
             indices = self.indices(x_hat.shape, key, part)
-            x_hat[here].scatter_add_(1, indices, kept[here].to(x_hat.dtype))
-        return x_hat
+            x_hat[here].scatter_add_(1, indices, wide[here])
+        return x_hat.mul_(scale)
 
     def _drawn_at_once(self, x: Tensor, rows: range) -> list[range]:
         """Those rows of x (..., d), in the pieces whose columns are drawn at a time."""
@@ -214,16 +230,19 @@ class DifferentSample(_Sampling):
 
             x_hat = spread(kept, key, d, wide, first=rows.start if rows else 0)
             return cast(x_hat, dtype, key, READ, rows)
-        x_hat = kept.new_zeros(*kept.shape[:-1], d, dtype=wide)
+        x_hat = kept.new_empty(*kept.shape[:-1], d, dtype=wide)
         flat = kept.reshape(-1, kept.shape[-1])
-        self.add_to(x_hat.view(-1, d), flat, key, range(len(flat)) if rows is None else rows)
-        return cast(x_hat.mul_(d / kept.shape[-1]), dtype, key, READ, rows)
+        self.read_into(x_hat.view(-1, d), flat, key, range(len(flat)) if rows is None else rows)
+        return cast(x_hat, dtype, key, READ, rows)
 
     def contract(
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
         (columns,) = saved
-        d = shape[1]
+        d, distinct = shape[1], not self.replacement
+        found = sampled_columns.weight_grad(left, columns, key, d, distinct=distinct)
+        if found is not None:
+            return found
         if self.spreads_in_kernels(columns, key):
             from rad.kernels import weight_grad as kernel
 
@@ -233,15 +252,14 @@ class DifferentSample(_Sampling):
         wide = accumulation_dtype(left.dtype)
 
         def product(left: Tensor) -> Tensor:
-            total = columns.new_empty(left.shape[1], d, dtype=wide)
-            cut = row_pieces(left, d)
+            total, cut = None, row_pieces(left, d)
             buffer = columns.new_empty(len(cut[0]), d, dtype=wide)
-            for number, piece in enumerate(cut):
+            for piece in cut:
                 part = slice(piece.start, piece.stop)
-                scattered = self.add_to(buffer[: len(piece)].zero_(), columns[part], key, piece)
+                x_hat = self.read_into(buffer[: len(piece)], columns[part], key, piece)
                 transposed = left[part].t().to(wide)
-                scale = d / columns.shape[1]
-                total.addmm_(transposed, scattered, beta=min(number, 1), alpha=scale)
+                total = transposed.mm(x_hat) if total is None else total.addmm_(transposed, x_hat)
+            assert total is not None
             return total
 
         return by_columns(product, left, d)

@@ -30,6 +30,11 @@ def test_loops_draw_what_torch_draws(
     assert got.dtype == expected.dtype
 
 
+@given(WORDS, st.integers(-5, 1 << 40))
+def test_integers_fold_as_tensors_do(word: int, i: int) -> None:
+    assert random.fold_in_integers(word, i) == int(fold_in(torch.tensor(word), torch.tensor(i)))
+
+
 def test_under_vmap_torch_draws() -> None:
     keys = fold_in(make_key(0), torch.arange(5))
     together = torch.vmap(lambda key: draws.integers(key, range(3), 4, 10))(keys)

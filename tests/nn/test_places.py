@@ -108,3 +108,16 @@ def test_any_integer_is_a_seed(seed: int) -> None:
     converted = rad.convert(nn.Linear(3, 3), SameSample(0.5), seed=seed)
     assert int(converted.key) == int(fold_in(make_key(seed), 0))
     assert torch.equal(copy.deepcopy(converted).to(torch.float64).key, converted.key)
+
+
+@pytest.mark.parametrize("replica", [None, 0, 3])
+def test_calls_draw_with_the_keys_that_are_documented(replica: int | None) -> None:
+    layer = rad.nn.Linear(3, 3, sketch=SameSample(0.5), seed=7)
+    layer.replica = replica
+    base = layer.key.clone() if replica is None else fold_in(layer.key, replica)
+    for call in (0, 1, (1 << 63) - 1, -(1 << 63)):
+        layer.calls.fill_(call)
+        counter = layer.calls
+        assert torch.equal(layer.next_key(), fold_in(base, torch.tensor(call)))
+        assert layer.calls is counter
+        assert torch.equal(counter, torch.tensor(call) + 1)
