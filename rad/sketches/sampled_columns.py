@@ -38,7 +38,7 @@ gradient and add that to a sum, to write one number of the result."""
 SCATTER_COST, DENSE_COST, PRODUCT_COST = 4.0, 0.2, 0.0165
 """Of the dense way: nanoseconds to scatter a kept number, to clear one of x_hat, and for one
 multiplication and addition of torch's product. All six were measured on one thread of a Xeon with
-AVX-512, on layers of 10 to 1024 features; it is their ratios that decide."""
+AVX-512, on layers of 10 to 784 features; it is their ratios that decide."""
 
 
 def loops_take(x: Tensor, key: Tensor) -> bool:

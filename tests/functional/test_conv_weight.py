@@ -77,7 +77,8 @@ def test_it_is_that_of_the_dense_reading(case: str, sketch: str, dtype: torch.dt
     assert found is not None
     expected = dense(*arguments)
     assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
-    torch.testing.assert_close(found, expected)
+    unit = torch.finfo(found.dtype).eps * expected.abs().max()
+    assert (found - expected).abs().max() <= 32 * unit  # sums of some 600 products
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "expanded", "reversed"])
