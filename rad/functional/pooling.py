@@ -12,12 +12,16 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rad import backends
 from rad.backends.operators import opaque
+from rad.dtypes import LOOP_DTYPES
 from rad.functional.arguments import Sizes, each
+from rad.functional.second_order import will_be_differentiated
 from rad.packing.bits import pack_integers, packed_width, unpack_integers
 
 PIECE = 1 << 14
@@ -39,15 +43,38 @@ class _AveragePool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, axes: int, options: tuple[Any, ...]) -> Tensor:
         ctx.axes, ctx.options, ctx.shape = axes, options, x.shape
+        if _halves_in_loops(x, options):
+            from rad.functional.pooling_loops import average
+
+            means = x.new_empty(*x.shape[:-2], x.shape[-2] // 2, x.shape[-1] // 2)
+            average(_images(x), _images(means))
+            return means
         output: Tensor = _AVERAGE[axes][0](x, *options)
         return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        if _halves_in_loops(grad_output, ctx.options) and not will_be_differentiated():
+            from rad.functional.pooling_loops import spread
+
+            grad = grad_output.new_empty(ctx.shape)
+            spread(_images(grad_output), _images(grad))
+            return grad, None, None
         # Only the shape of the input is read.
         shape_of_input = grad_output.new_empty(()).expand(ctx.shape)
         grad_input = _AVERAGE[ctx.axes][1](grad_output, shape_of_input, *ctx.options)
         return grad_input, None, None
+
+
+def _halves_in_loops(x: Tensor, options: tuple[Any, ...]) -> bool:
+    """Whether loops take x: windows of 2 x 2, side by side, in contiguous images."""
+    windows = options[:4] == ((2, 2), (2, 2), (0, 0), False) and options[5] in (None, 4)
+    return windows and x.dtype in LOOP_DTYPES and x.is_contiguous() and backends.in_loops(x)
+
+
+def _images(x: Tensor) -> np.ndarray[Any, Any]:
+    """x (..., H, W) as an array (count, H, W)."""
+    return x.detach().numpy().reshape(-1, *x.shape[-2:])
 
 
 def avg_pool(

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import rad
-from rad import functional
+from rad import backends, functional
 from rad.memory import saved_bytes
 
 AVERAGE = [
@@ -98,3 +98,22 @@ def test_an_empty_batch() -> None:
     functional.max_pool(x, 2, 2).sum().backward()
     assert x.grad is not None
     assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("form", ["loops", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 7, 9), (3, 5, 4), (1, 1, 2, 3)], ids=str)
+def test_halves_are_torchs_to_the_bit(
+    shape: tuple[int, ...], dtype: torch.dtype, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if form == "torch":
+        monkeypatch.setattr(backends, "in_loops", lambda _: False)
+    x = torch.randn(shape, dtype=dtype)
+    x.view(-1)[:2] = torch.tensor([float("nan"), float("inf")])
+    x.requires_grad_()
+    found, expected = functional.avg_pool(x, 2, 2), nn.functional.avg_pool2d(x, 2)
+    assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
+    grad = torch.randn(found.shape, dtype=dtype)
+    grad.view(-1)[0] = float("inf")
+    (got,), (want,) = (torch.autograd.grad(y, x, grad) for y in (found, expected))
+    assert torch.equal(got, want)
