@@ -27,12 +27,12 @@ def use_kernels(*tensors: Tensor) -> bool:
     """
     if not all(x.is_cuda for x in tensors) or os.environ.get("RAD_KERNELS") == "off":
         return False
-    return _is_installed("triton") and all(map(is_readable, tensors))
+    return all(map(is_readable, tensors)) and _is_installed("triton")
 
 
 def in_loops(x: Tensor) -> bool:
     """Whether compiled loops take a tensor: on the CPU, where numba is, in no torch transform."""
-    return x.is_cpu and _is_installed("numba") and is_readable(x)
+    return x.is_cpu and is_readable(x) and _is_installed("numba")
 
 
 def host_keys(key: Tensor) -> Keys | None:
