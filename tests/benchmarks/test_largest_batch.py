@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rad.benchmarks import largest_batch
+from rad.benchmarks.networks import Network
 from rad.benchmarks.programs import programs
 
 SHAPE = (3, 8, 8)
@@ -21,7 +22,11 @@ def test_a_batch_for_which_memory_runs_out_is_too_large(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(largest_batch, "peak_bytes", measured)
     peaks: dict[int, int | None] = {}
-    assert largest_batch.largest_within(program, SHAPE, 10**9, 2, peaks) == 20
+    network = Network("convnet", SHAPE)
+    found = largest_batch.largest_within(
+        program, lambda count: network.batch(count, CPU), 10**9, 2, peaks
+    )
+    assert found == 20
     assert peaks[20] == 20_000
     assert peaks[22] is None
     assert max(peaks) == 32
