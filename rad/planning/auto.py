@@ -12,9 +12,9 @@ one option in all layers; what is left of the bytes goes to single better option
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -73,17 +73,18 @@ def layer_options(trial: Trial) -> dict[str, list[Option]]:
     """What each layer may keep, of the trial's example batch."""
     shapes = trial.shapes()
     options: dict[str, list[Option]] = {}
+    offered, units = list(menu()), cache(_units)  # for all layers at once
     for name, calls in trial.inputs_and_gradients().items():
         if not shapes[name]:  # a frozen layer keeps nothing
             continue
         try:
-            variance = _Variance(trial.layers[name], calls)
+            variance = _Variance(trial.layers[name], calls, units)
         except TypeError as error:
             raise _unpredictable(name, str(error)) from error
         dtype = calls[0][1].dtype if calls else torch.get_default_dtype()
         options[name] = [
             Option(sketch, sum(sketch.nbytes(shape, dtype) for shape in shapes[name]), value)
-            for sketch in menu()
+            for sketch in offered
             if variance.is_cheap(sketch)
             for value in [variance(sketch)]
         ]
@@ -92,32 +93,43 @@ def layer_options(trial: Trial) -> dict[str, list[Option]]:
     return options
 
 
+_UnitsOf = Callable[[Sketch, int], list[tuple[Noise, float]]]
+
+
 class _Variance:
     """The variance of a layer's weight gradient with any sketch, summed over its calls."""
 
-    def __init__(self, layer: Sketching, calls: list[tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self, layer: Sketching, calls: list[tuple[Tensor, Tensor]], units: _UnitsOf
+    ) -> None:
+        self._units_of = units
         self._responses: dict[int, list[NoiseResponse]] = defaultdict(list)
         for x, grad in calls:
             response = layer.noise_response(x, grad)
             self._responses[response.rows.shape[1]].append(response)
-        self._units: dict[tuple[int, Noise], float] = {}
+        self._found: dict[tuple[int, Noise], float] = {}
 
     def is_cheap(self, sketch: Sketch) -> bool:
         """Whether the sketch's variance takes no pass over the layer for each option."""
-        parts = (part for d in self._responses for part in sketch.noise(d))
+        parts = (part for d in self._responses for part, _ in self._units_of(sketch, d))
         rotated = any(isinstance(part, Numbers) and part.rotation for part in parts)
         every = (each for of_width in self._responses.values() for each in of_width)
         return not rotated or all(response.rotates_freely for response in every)
 
     def __call__(self, sketch: Sketch) -> float:
-        parts = ((d, part) for d in self._responses for part in sketch.noise(d))
-        return sum(part.factor * self._of_unit(d, part.unit()) for d, part in parts)
+        parts = ((d, *each) for d in self._responses for each in self._units_of(sketch, d))
+        return sum(factor * self._of_unit(d, unit) for d, unit, factor in parts)
 
     def _of_unit(self, d: int, part: Noise) -> float:
         """The share of a part with a factor of 1, in all calls on rows of d."""
-        if (d, part) not in self._units:
-            self._units[d, part] = sum(each.to_unit(part) for each in self._responses[d])
-        return self._units[d, part]
+        if (d, part) not in self._found:
+            self._found[d, part] = sum(each.to_unit(part) for each in self._responses[d])
+        return self._found[d, part]
+
+
+def _units(sketch: Sketch, d: int) -> list[tuple[Noise, float]]:
+    """The parts of the sketch's noise on rows of d, with a factor of 1, and their factors."""
+    return [(part.unit(), part.factor) for part in sketch.noise(d)]
 
 
 def menu() -> Iterator[Sketch]:

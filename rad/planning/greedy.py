@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from rad.sketches import Sketch
 
 
@@ -32,7 +34,8 @@ def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str,
     """
     starts = [_along_hulls(options, limit), *alike_everywhere(options)]
     fitting = [start for start in starts if start is not None and total_bytes(start) <= limit]
-    finished = [_filled(options, start, limit - total_bytes(start)) for start in fitting]
+    table = _Table(options)
+    finished = [table.filled(start, limit) for start in fitting]
     return min(finished, key=rank, default=None)
 
 
@@ -129,22 +132,6 @@ def _along_hulls(options: dict[str, list[Option]], limit: int) -> dict[str, Opti
     return None if places is None else {name: hulls[name][places[name]] for name in options}
 
 
-def _filled(
-    options: dict[str, list[Option]], chosen: dict[str, Option], left: int
-) -> dict[str, Option]:
-    """What is left of the bytes spent on single better options.
-
-    At last on larger ones in layers about which nothing is known: of their options, all have the
-    variance 0, as before a branch that starts at zero.
-    """
-    chosen = dict(chosen)
-    while better := _single_gains(options, chosen, left):
-        _, name, option = max(better, key=lambda gain: gain[0])
-        left -= option.nbytes - chosen[name].nbytes
-        chosen[name] = option
-    return chosen
-
-
 def smallest(options: dict[str, list[Option]]) -> dict[str, Option]:
     """The options that keep the fewest bytes."""
     return {name: min(found, key=lambda o: o.nbytes) for name, found in options.items()}
@@ -174,19 +161,54 @@ def _slope(one: Option, other: Option) -> float:
     return (other.variance - one.variance) / max(other.nbytes - one.nbytes, 1)
 
 
-def _single_gains(
-    options: dict[str, list[Option]], chosen: dict[str, Option], left: int
-) -> list[tuple[float, str, Option]]:
-    """The layers' options that lower the variance and fit into what is left."""
-    return [
-        (chosen[name].variance - option.variance, name, option)
-        for name, found in options.items()
-        for option in found
-        if option.variance < chosen[name].variance and option.nbytes - chosen[name].nbytes <= left
-    ] or [
-        (option.nbytes, name, option)
-        for name, found in options.items()
-        if not any(option.variance for option in found)
-        for option in found
-        if 0 < option.nbytes - chosen[name].nbytes <= left
-    ]
+class _Table:
+    """The options as two arrays, bytes and variances (layers, options), for `filled` to look at."""
+
+    def __init__(self, options: dict[str, list[Option]]) -> None:
+        self._options = list(options.items())
+        shape = len(options), max(map(len, options.values()), default=0)
+        self._nbytes = np.zeros(shape, np.int64)
+        self._variances = np.full(shape, np.inf)  # beyond a layer's options, where nothing gains
+        for row, found in enumerate(options.values()):
+            self._nbytes[row, : len(found)] = [option.nbytes for option in found]
+            self._variances[row, : len(found)] = [option.variance for option in found]
+        unknown = [[not any(option.variance for option in found)] for found in options.values()]
+        self._unknown = np.array(unknown, np.bool_)
+
+    def filled(self, chosen: dict[str, Option], limit: int) -> dict[str, Option]:
+        """What is left of the bytes spent on single better options; of equals the first layer's.
+
+        At last on larger ones in layers about which nothing is known: of their options, all have
+        the variance 0, as before a branch that starts at zero.
+        """
+        chosen = dict(chosen)
+        left = limit - total_bytes(chosen)
+        now = [chosen[name] for name, _ in self._options]
+        extra = self._nbytes - np.array([[option.nbytes] for option in now])
+        gains = _falls(np.array([[option.variance] for option in now]), self._variances)
+        while True:
+            fits = extra <= left
+            best = _first_largest(gains, fits & (gains > -np.inf))
+            best = best or _first_largest(self._nbytes, fits & (extra > 0) & self._unknown)
+            if best is None:
+                return chosen
+            row, column = best
+            left -= int(extra[row, column])
+            name, found = self._options[row]
+            chosen[name] = found[column]
+            extra[row] = self._nbytes[row] - found[column].nbytes
+            gains[row] = _falls(np.array(found[column].variance), self._variances[row])
+
+
+def _falls(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """By how much the variance falls; -inf where it does not."""
+    falls = np.full(after.shape, -np.inf)
+    return np.subtract(before, after, out=falls, where=after < before)
+
+
+def _first_largest(values: np.ndarray, among: np.ndarray) -> tuple[int, int] | None:
+    """Row and column of the first of the largest values among those; None if there are none."""
+    if not among.any():
+        return None
+    row, column = divmod(int(np.where(among, values, -np.inf).argmax()), values.shape[1])
+    return row, column
