@@ -120,7 +120,7 @@ class Sketching(nn.Module):
             self.place_draws(next((p.device for p in self.parameters()), key.device))
             key, calls = self.key, self.calls
         replica = _rank() if self.replica is None else self.replica
-        if key.is_cpu and backends.is_readable(key):
+        if backends.in_loops(key):
             word, count = int(key), int(calls)
             calls.fill_(signed(count + 1))
             if replica is not None:
