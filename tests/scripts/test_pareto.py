@@ -47,7 +47,8 @@ def test_memory_and_times_are_measured_and_results_looked_up(call: Call, tmp_pat
     assert again.loc["accumulation", "variance_ratio"] == 1
     assert again.loc["compiled", "loss"] == again.loc["torch", "loss"]
     assert again.loc["different_sample", "loss"] > 0
-    assert again["loss"].isna().sum() == 7
+    exact = {"torch", "lean_exact", "checkpointing", "accumulation", "compiled"}
+    assert set(again.index[again["loss"].notna()]) == exact | {"different_sample"}
     assert (tmp_path / "plots/pareto.png").exists()
 
 
