@@ -7,6 +7,7 @@ import gc
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -42,7 +43,7 @@ def held_by_optimizer(model: nn.Module) -> bool:
 
     Looked for among all objects only where somebody beside the model refers to a parameter.
     """
-    slots = Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    slots = Counter(id(p) for module in model.modules() for p in _held(module))
     parameters = list(model.parameters())
     here = 3  # the list, the variable below and the argument
     suspects = [p for p in parameters if sys.getrefcount(p) > slots[id(p)] + here]
@@ -51,6 +52,14 @@ def held_by_optimizer(model: nn.Module) -> bool:
     lists = [r for r in gc.get_referrers(*suspects) if _other_list(r, parameters, suspects)]
     groups = gc.get_referrers(*lists) if lists else []
     return any(_is_group(group, lists) for group in groups)
+
+
+def _held(module: nn.Module) -> Iterator[object]:
+    """What a module refers to as its parameters, and in lists, as recurrent layers do once more."""
+    yield from module._parameters.values()
+    for value in vars(module).values():
+        if type(value) is list:
+            yield from value
 
 
 def _other_list(candidate: object, *own: object) -> bool:

@@ -1,6 +1,7 @@
 """Conversion of the very object, and of models that cannot be copied."""
 
 import copy
+import gc
 import threading
 import warnings
 from collections.abc import Callable
@@ -99,6 +100,19 @@ def test_a_copy_warns_of_an_optimizer() -> None:
     with pytest.warns(UserWarning, match="inplace=True"):
         rad.convert(model, Identity())
     assert optimizer is not alone
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.RNN])
+def test_nothing_is_searched_where_only_the_model_holds_its_parameters(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(kind(3, 4))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.warns(UserWarning, match="inplace=True"):
+        rad.convert(model, Identity())
+    del optimizer
+    monkeypatch.delattr(gc, "get_referrers")
+    rad.convert(model, Identity())
 
 
 @pytest.mark.parametrize(
