@@ -16,7 +16,7 @@ from rad.conversion.copies import copied
 from rad.conversion.example import check_model
 from rad.conversion.readers import read_graph
 from rad.errors import UsageError
-from rad.nn import LAYERS, Sketching
+from rad.nn import LAYERS, Linear, Sequential, Sketching
 from rad.nn.kinds import become, kind_of
 from rad.nn.registry import OPERATORS, operator_of
 from rad.nn.shared import Shared
@@ -44,6 +44,8 @@ def convert(
     on the rank among several processes of torch.distributed; every
     `torch.nn.ReLU` keeps one bit per unit, or nothing where the layer after it keeps
     its output exactly; pooling and dropout keep what their backward pass needs.
+    A `torch.nn.Sequential` runs its linear layers and ReLUs together where nobody looks between
+    them (`rad.nn.Sequential`).
     A mapping gives each layer a sketch by the module's dotted name, any of them if it has
     several; layers that it does not
     name keep their input exactly. Parameters start equal, and the names in `state_dict` are the
@@ -73,6 +75,8 @@ class Conversion:
         _check_names_are_free(layers)
         for module in layers.values():
             become(module, KINDS[kind_of(module)])
+        for module in filter(_runs_layers, model.modules()):
+            become(module, Sequential)
         self._layers = list(layers.values())
         self.sketching = {n: m for n, m in layers.items() if isinstance(m, Sketching)}
 
@@ -96,6 +100,12 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
     """
     modules = model.named_modules()
     return {n: m for n, m in modules if kind_of(m) in KINDS and "forward" not in vars(m)}
+
+
+def _runs_layers(module: nn.Module) -> bool:
+    """Whether it only calls its layers in turn, linear layers among them."""
+    linear = any(kind_of(child) is Linear for child in module.children())
+    return linear and kind_of(module) is nn.Sequential and "forward" not in vars(module)
 
 
 def _check_names_are_free(layers: Mapping[str, nn.Module]) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from rad.conversion.readers import RESHAPES, functional_calls
-from rad.nn import LAYERS, RAD_LAYERS
+from rad.nn import LAYERS, RAD_LAYERS, Sequential
 from rad.nn.kinds import kind_of
 from rad.nn.registry import MODULE_OF_FUNCTION
 
@@ -21,6 +21,8 @@ new_ones view_as reshape_as type_as interpolate
 """
 KEEP_NOTHING = frozenset(_SHAPES_AND_SUMS.split())
 """Functions that keep no activation for backward."""
+
+TOGETHER = "linear layers and ReLUs run together where nobody looks between them: in "
 
 UNTRACED = "functional calls could not be looked for: this forward pass cannot be traced"
 
@@ -59,14 +61,17 @@ def report(model: nn.Module) -> Report:
 
     A module with several names has a row for each. Functions that forward passes call by
     themselves (`F.relu`, `x.relu()`, `torch.matmul`) stand among what was left, by the module
-    that calls them, as far as the model can be traced; where it cannot, `note` says so.
+    that calls them, as far as the model can be traced; where it cannot, `note` says so, and which
+    sequences of layers run some of them together.
     """
-    replaced, left = [], []
+    replaced, left, sequences = [], [], []
     first: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         kind = kind_of(module)
         again = f" (the same module as {first[module]!r})" if module in first else ""
         first.setdefault(module, name)
+        if kind is Sequential:
+            sequences.append(name or "(model)")
         if kind in RAD_LAYERS:
             keeps = f"{module.keeps}{again}"
             replaced.append(Replacement(name, kind.__name__, keeps))
@@ -77,12 +82,13 @@ def report(model: nn.Module) -> Report:
         elif not any(module.children()) or list(module.parameters(recurse=False)):
             left.append(Replacement(name, kind.__name__, f"{_why_left(module)}{again}"))
     calls = functional_calls(model)
-    note = "" if calls is not None else UNTRACED
+    notes = [TOGETHER + ", ".join(sequences)] if sequences else []
+    notes += [UNTRACED] if calls is None else []
     for (name, function), count in (calls or {}).items():
         if function not in KEEP_NOTHING:
             times = f" ({count} calls)" if count > 1 else ""
             left.append(Replacement(name, f"{function}(){times}", _why_functional(function)))
-    return Report(tuple(replaced), tuple(left), note)
+    return Report(tuple(replaced), tuple(left), "\n".join(notes))
 
 
 def _why_left(module: nn.Module) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from rad.conversion.example import check_model
 from rad.errors import UsageError
 from rad.nn.kinds import become, kind_of
-from rad.nn.slices import Slices, is_apart
+from rad.nn.slices import SEQUENCES, Slices, is_apart
 
 
 def slice_batches(model: nn.Module, size: int | None) -> nn.Module:
@@ -41,7 +41,7 @@ def slice_batches(model: nn.Module, size: int | None) -> nn.Module:
 
 def _sequences(module: nn.Module) -> Iterator[Slices]:
     """The outermost sequences in a module, itself among them, that can be sliced."""
-    if kind_of(module) in (nn.Sequential, Slices) and any(map(is_apart, module.children())):
+    if kind_of(module) in SEQUENCES and any(map(is_apart, module.children())):
         yield module  # type: ignore[misc]
         return
     for child in module.children():

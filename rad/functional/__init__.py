@@ -13,6 +13,7 @@ from rad.functional.linear import (
     linear,
 )
 from rad.functional.linear_noise import linear_weight_grad_variance
+from rad.functional.linear_relu import linear_relu
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.functional.relu import relu
@@ -31,6 +32,7 @@ __all__ = [
     "keep_for_conv",
     "keep_for_linear",
     "linear",
+    "linear_relu",
     "linear_weight_grad_variance",
     "max_pool",
     "relu",

@@ -45,7 +45,8 @@ class _SketchedLinear(torch.autograd.Function):
         grad, (of_input, of_weight, of_bias) = grad_output, ctx.needs_input_grad[:3]
         grad_input = grad_weight = grad_bias = None
         if of_weight:  # first: the input's gradient then stands beside no reading
-            grad_weight = _as(_weight_grad(ctx, grad, kept, key), ctx.weight_dtype)
+            weight_grad = contracted(ctx.sketch, grad, kept, ctx.input_shape, key, not of_input)
+            grad_weight = _as(weight_grad, ctx.weight_dtype)
         if of_input:
             grad_input = _as(grad.mm(_as(weight, grad.dtype)), ctx.input_dtype)
         if of_bias:
@@ -58,18 +59,24 @@ def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.dtype == dtype else x.to(dtype)
 
 
-def _weight_grad(ctx: Any, grad_output: Tensor, kept: list[Tensor], key: Tensor) -> Tensor:
+def contracted(
+    sketch: Sketch,
+    grad_output: Tensor,
+    kept: list[Tensor],
+    shape: tuple[int, ...],
+    key: Tensor,
+    input_is_constant: bool,
+) -> Tensor:
     """grad_output^T x_hat as it can be compiled, and differentiated or not."""
-    sketch, shape = ctx.sketch, tuple(ctx.input_shape)
     if isinstance(sketch, Identity):
         return grad_output.t().mm(_as(kept[0], grad_output.dtype))
     if torch.compiler.is_compiling():
         return _linear_weight_grad(grad_output, kept, shape[1], key, as_text(sketch))
     if not will_be_differentiated():
-        return sketch.contract(grad_output, tuple(kept), shape, key)
+        return sketch.contract(grad_output, tuple(kept), tuple(shape), key)
     with torch.no_grad():
-        gradient = sketch.contract(grad_output, tuple(kept), shape, key)
-    is_constant = not (grad_output.requires_grad or ctx.needs_input_grad[0])
+        gradient = sketch.contract(grad_output, tuple(kept), tuple(shape), key)
+    is_constant = input_is_constant and not grad_output.requires_grad
     return gradient if is_constant else refuse(gradient, OF_WEIGHT)
 
 
@@ -86,7 +93,7 @@ def keep_for_linear(x: Tensor, weight: Tensor, sketch: Sketch, key: Tensor) -> t
     check_real(x)
     if not (weight.requires_grad and torch.is_grad_enabled()) or x.shape[-1] == 0:
         return ()
-    return keep(sketch, _rows(x), key, product_dtype(x))
+    return keep(sketch, rows_of(x), key, product_dtype(x))
 
 
 def linear(
@@ -110,9 +117,10 @@ def linear(
     if x.shape[-1] == 0:
         return F.linear(x, weight, bias)
     kept = keep_for_linear(x, weight, sketch, key) if kept is None else kept
-    result = apply(_SketchedLinear, _rows(x), weight, bias, sketch, key, *kept)
+    result = apply(_SketchedLinear, rows_of(x), weight, bias, sketch, key, *kept)
     return result if x.dim() == 2 else result.view(*x.shape[:-1], len(weight))
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows_of(x: Tensor) -> Tensor:
+    """x (..., d) as (rows, d)."""
     return x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])

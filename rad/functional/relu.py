@@ -39,7 +39,7 @@ class _PackedReLU(torch.autograd.Function):
         if will_be_differentiated():
             grad_input = grad.where(unpack(packed, grad.shape), 0)
         else:
-            grad_input = _relu_backward(packed, grad)
+            grad_input = relu_backward(packed, grad)
         return _laid_back(grad_input, ctx.order), None
 
 
@@ -59,10 +59,25 @@ def _laid_back(x: Tensor, order: list[int] | None) -> Tensor:
     return x if order is None else x.permute(sorted(range(len(order)), key=order.__getitem__))
 
 
+def relu_in_place(x: Tensor) -> Tensor:
+    """ReLU of x (contiguous, not compiled) in place, and its packed mask: uint8, (bytes,)."""
+    return _relu_and_bits(x, inplace=True)[1]
+
+
+def relu_backward(packed: Tensor, grad_output: Tensor, *, inplace: bool = False) -> Tensor:
+    """The gradient of a ReLU's input: that of its output where a bit is set, else 0.
+
+    May overwrite `grad_output` if `inplace`.
+    """
+    if inplace and _loops_take(grad_output):
+        return _backward_in_loops(packed, grad_output, inplace)
+    return _relu_backward(packed, grad_output)
+
+
 @opaque()
 def _relu_backward(packed: Tensor, grad_output: Tensor) -> Tensor:
     if _loops_take(grad_output):
-        return _backward_in_loops(packed, grad_output)
+        return _backward_in_loops(packed, grad_output, inplace=False)
     if backends.use_kernels(grad_output):
         from rad.kernels.relu import relu_backward
 
@@ -104,11 +119,12 @@ def _relu_in_loops(x: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
     return output, packed
 
 
-def _backward_in_loops(packed: Tensor, grad_output: Tensor) -> Tensor:
+def _backward_in_loops(packed: Tensor, grad_output: Tensor, inplace: bool) -> Tensor:
     from rad.packing.bit_loops import masked
 
     grad = grad_output.contiguous()
-    grad_input = torch.empty_like(grad) if grad is grad_output else grad  # a copy: ours to change
+    ours = inplace or grad is not grad_output
+    grad_input = grad if ours else torch.empty_like(grad)
     like, count = bits_of(0.0, grad.dtype), grad.numel()
     assert len(packed) == packed_bytes(count)
     masked(packed.data_ptr(), grad.data_ptr(), grad_input.data_ptr(), count, like)

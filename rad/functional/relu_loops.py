@@ -22,17 +22,22 @@ def relu(
 ) -> None:
     """max(x, 0) as torch has it, -0 and NaN left as they are, and which of it are not 0.
 
-    `out` may be the numbers themselves.
+    `out` may be the numbers themselves: a loop over numbers that overlap what it writes does not
+    become vector instructions, so that they then pass through a buffer.
     """
     x, y = numbers_at(numbers, count, lowest), numbers_at(out, count, lowest)
     octets = numbers_at(packed, (count + 7) // 8, _BYTE)
-    flags = np.empty(FLAGS, np.uint8)
+    flags, block = np.empty(FLAGS, np.uint8), np.empty(FLAGS, x.dtype)
     nothing = x.dtype.type(0)
     for start in range(0, count, FLAGS):
-        source, target = x[start : start + FLAGS], y[start : start + FLAGS]
+        source = x[start : start + FLAGS]
+        target = block[: len(source)] if numbers == out else y[start : start + FLAGS]
         for i in range(len(source)):
             bits = source[i]
             below = bits <= infinity
             flags[i] = not below and bits != nothing
             target[i] = nothing if below and bits != lowest else bits
+        if numbers == out:
+            for i in range(len(source)):
+                source[i] = target[i]
         gather(flags, len(source), octets, start // 8)

@@ -23,6 +23,7 @@ from rad.nn.pooling import (
 )
 from rad.nn.recurrent import RNN
 from rad.nn.registry import LAYERS, RAD_LAYERS
+from rad.nn.sequential import Sequential
 from rad.nn.slices import Slices
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Mish",
     "ReLU",
     "ReLUAvgPool2d",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "Sketching",

@@ -27,7 +27,7 @@ class _Entry:
     manner: Hashable
     key: weakref.ref[Tensor]
     parts: list[weakref.ref[Tensor]]
-    readers: set[int]  # layers and their parameters
+    readers: list[weakref.ref[nn.Module]]
 
     def living(self) -> Kept | None:
         """What was kept, while a graph keeps it."""
@@ -68,17 +68,17 @@ class Shared:
 
     def taken(self, x: Tensor, reader: nn.Module, manner: Hashable) -> Kept | None:
         """What another reader keeps of x in that manner, and its key; None where `reader` draws."""
-        entry, readers = self._entries.get(id(x)), _with_parameters(reader)
+        entry = self._entries.get(id(x))
         if (
             entry is None
             or entry.tensor() is not x
             or entry.version != x._version
             or entry.manner != manner
-            or readers & entry.readers
+            or _have_met([reader, *(each() for each in entry.readers)])
             or (kept := entry.living()) is None
         ):
             return None
-        entry.readers |= readers
+        entry.readers.append(weakref.ref(reader))
         return kept
 
     def give(
@@ -88,11 +88,11 @@ class Shared:
         tensor = _Reference(x, self._forget)
         tensor.place = id(x)
         refs = [weakref.ref(part) for part in parts]
-        own = _with_parameters(reader)
-        self._entries[id(x)] = _Entry(tensor, x._version, manner, weakref.ref(key), refs, own)
+        me = [weakref.ref(reader)]
+        self._entries[id(x)] = _Entry(tensor, x._version, manner, weakref.ref(key), refs, me)
 
 
-def _with_parameters(reader: nn.Module) -> set[int]:
-    """The ids of a layer and its parameters, those of parametrizations too."""
-    own = reader.parameters() if reader._modules else reader._parameters.values()
-    return {id(reader), *(id(parameter) for parameter in own if parameter is not None)}
+def _have_met(readers: list[nn.Module | None]) -> bool:
+    """Whether two are one layer, or have a parameter in common, those of parametrizations too."""
+    own = [{id(layer), *map(id, layer.parameters())} for layer in readers if layer is not None]
+    return len(set().union(*own)) < sum(map(len, own))

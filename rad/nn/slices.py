@@ -15,6 +15,7 @@ from rad.functional.slices import in_slices
 from rad.nn.kinds import kind_of
 from rad.nn.recurrent import RNN
 from rad.nn.registry import LAYERS, RAD_LAYERS
+from rad.nn.sequential import Sequential
 
 APART = frozenset(
     {
@@ -31,8 +32,8 @@ _SPATIAL = re.compile(r"(?:Conv|Pool)(\d)d$")
 """Layers that take an input of channels and so many axes of space without a batch, too."""
 
 
-class Slices(nn.Sequential):
-    """`torch.nn.Sequential` that calculates its output for `size` examples at a time.
+class Slices(Sequential):
+    """`rad.nn.Sequential` that calculates its output for `size` examples at a time.
 
     Between forward and backward its layers keep what they keep anyway; what they need while they
     run is a slice's, in the forward pass and in the backward pass (`rad.functional.in_slices`).
@@ -41,7 +42,7 @@ class Slices(nn.Sequential):
     A layer that sketches takes a key for each slice.
 
     Shapes: (B, ...) -> (B, ...), as of the layers. Raises UsageError unless `size` is a whole
-    number of at least 1, or None, with which it is `torch.nn.Sequential`.
+    number of at least 1, or None, with which it is `rad.nn.Sequential`.
     """
 
     size: int | None
@@ -71,6 +72,10 @@ class Slices(nn.Sequential):
         return f"size={self.size}"
 
 
+SEQUENCES = (nn.Sequential, Sequential, Slices)
+"""Sequences that only call their layers in turn."""
+
+
 def runs(layers: nn.Sequential) -> Iterator[tuple[nn.Sequential, bool]]:
     """The layers in order, in runs, and whether each can be sliced: else it is one layer.
 
@@ -83,11 +88,11 @@ def runs(layers: nn.Sequential) -> Iterator[tuple[nn.Sequential, bool]]:
             run.append(layer)
             continue
         if run:
-            yield nn.Sequential(*run), True
+            yield Sequential(*run), True
         run = []
         yield nn.Sequential(layer), False
     if run:
-        yield nn.Sequential(*run), True
+        yield Sequential(*run), True
 
 
 def _begins_in_place(layer: nn.Module) -> bool:
@@ -105,7 +110,7 @@ def is_apart(layer: nn.Module) -> bool:
     if any((*hooks, layer._backward_hooks, layer._backward_pre_hooks)):
         return False
     kind = kind_of(layer)
-    if kind in (nn.Sequential, Slices):
+    if kind in SEQUENCES:
         return all(map(is_apart, layer.children()))
     if isinstance(layer, nn.Flatten):
         return layer.start_dim > 0

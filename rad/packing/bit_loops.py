@@ -67,13 +67,21 @@ def unpack_numbers(packed: int, numbers: int, count: int, one: np.generic) -> No
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def masked(packed: int, numbers: int, out: int, count: int, like: np.generic) -> None:
-    """The numbers where a bit is set, and 0 elsewhere; `out` may be the numbers themselves."""
+    """The numbers where a bit is set, and 0 elsewhere; `out` may be the numbers themselves.
+
+    Those then pass through a buffer: a loop over numbers that overlap what it writes does not
+    become vector instructions.
+    """
     x, y = numbers_at(numbers, count, like), numbers_at(out, count, like)
     octets = numbers_at(packed, (count + 7) // 8, _BYTE)
-    flags = np.empty(FLAGS, np.uint8)
+    flags, block = np.empty(FLAGS, np.uint8), np.empty(FLAGS, x.dtype)
     nothing = x.dtype.type(0)
     for start in range(0, count, FLAGS):
-        source, target = x[start : start + FLAGS], y[start : start + FLAGS]
+        source = x[start : start + FLAGS]
+        target = block[: len(source)] if numbers == out else y[start : start + FLAGS]
         spread(octets, start // 8, len(source), flags)
         for i in range(len(source)):
             target[i] = source[i] if flags[i] != 0 else nothing
+        if numbers == out:
+            for i in range(len(source)):
+                source[i] = target[i]

@@ -89,6 +89,11 @@ def bits_of(value: float, dtype: torch.dtype) -> np.signedinteger[Any]:
     return getattr(np, size)(bits.item())
 
 
+def number_of(value: float, dtype: torch.dtype) -> np.floating[Any]:
+    """A number as one of numpy's of that type (float32 or float64), as loops take it."""
+    return np.float32(value) if dtype == torch.float32 else np.float64(value)
+
+
 @cache
 def _magnitude(dtype: torch.dtype) -> np.signedinteger[Any]:
     """The bits that tell a number from zero: all but the sign."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from rad import backends
 from rad.draws.reference import check_high
 from rad.dtypes import LOOP_DTYPES
-from rad.packing.pieces import pieces
 from rad.sketches.contraction import row_pieces
 
 Array = np.ndarray[Any, Any]
@@ -31,11 +30,11 @@ ROWS = 512
 PLACES = 1 << 16
 """Kept numbers that are sorted by column at a time, of eight bytes each."""
 
-KEPT_COST, MULTIPLY_COST, RESULT_COST = 8.0, 0.09, 0.5
+KEPT_COST, MULTIPLY_COST, RESULT_COST = 6.0, 0.09, 0.5
 """Of `weight_grad`: nanoseconds to sort a kept number, to multiply it with one number of the
 gradient and add that to a sum, to write one number of the result."""
 
-SCATTER_COST, DENSE_COST, PRODUCT_COST = 4.0, 0.2, 0.0165
+SCATTER_COST, DENSE_COST, PRODUCT_COST = 3.0, 0.2, 0.0165
 """Of the dense way: nanoseconds to scatter a kept number, to clear one of x_hat, and for one
 multiplication and addition of torch's product. All six were measured on one thread of a Xeon with
 AVX-512, on layers of 10 to 784 features; it is their ratios that decide."""
@@ -120,16 +119,16 @@ def _from_kept_alone(left: Tensor, kept: Tensor, key: int, d: int, distinct: boo
     """`weight_grad` by the loop of that name; None where left is not finite."""
     from rad.sketches import sampling_loops
 
-    k = kept.shape[1]
+    rows, k = kept.shape
+    step = max(1, min(rows, ROWS, PLACES // k))
     out = torch.empty(left.shape[1], d, dtype=left.dtype, device="cpu")
-    cut = pieces(range(len(left)), min(ROWS, PLACES // k))
-    places = torch.empty(len(cut[0]) * k, dtype=torch.int64, device="cpu").numpy()
+    places = np.empty(step * k, np.int64)
     left, numbers, values = left.detach(), out.numpy(), kept.detach().numpy()
-    for piece in cut:
-        part = slice(piece.start, piece.stop)
-        gradients = left[part].contiguous().numpy()
+    for first in range(0, max(1, rows), step):
+        part = left if step >= rows else left[first : first + step]
+        gradients = part.contiguous().numpy()
         if not sampling_loops.weight_grad(
-            gradients, values[part], key, piece.start, distinct, d / k, places, numbers
+            gradients, values[first : first + step], key, first, distinct, d / k, places, numbers
         ):
             return None
     return out
@@ -158,6 +157,11 @@ def pays(rows: int, m: int, d: int, k: int) -> bool:
     sorted_ones = rows * k * (KEPT_COST + m * MULTIPLY_COST) + m * d * RESULT_COST
     product = rows * d * m * PRODUCT_COST / torch.get_num_threads()
     return rows * k > 0 and sorted_ones < rows * (k * SCATTER_COST + d * DENSE_COST) + product
+
+
+def in_one_piece(rows: int, m: int, d: int, k: int) -> bool:
+    """Whether `weight_grad` is best calculated from what was kept alone, and all of it at once."""
+    return rows <= min(ROWS, PLACES // k) and pays(rows, m, d, k)
 
 
 def _rows(x: Tensor) -> Array:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import rad
-from rad.conversion.report import UNTRACED
+from rad.conversion.report import TOGETHER, UNTRACED
 from rad.sketches import SameSample
 
 
@@ -89,3 +89,10 @@ def test_only_subclasses_are_called_that() -> None:
     plain, own = rad.report(nn.Sequential(nn.Linear(3, 3), Own(3, 3))).left
     assert "convert the model" in plain.keeps
     assert "subclass" in own.keeps
+
+
+def test_sequences_that_run_layers_together_are_named() -> None:
+    inner = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    model = nn.Sequential(nn.ReLU(), inner, nn.Sequential(nn.ReLU()))
+    assert rad.report(rad.convert(model, SameSample(0.5))).note == f"{TOGETHER}1"
+    assert rad.report(rad.convert(inner, SameSample(0.5))).note == f"{TOGETHER}(model)"

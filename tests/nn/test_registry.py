@@ -26,5 +26,5 @@ def test_layers_know_their_row_under_both_names(row: Operator) -> None:
 def test_every_layer_that_is_exported_has_a_row() -> None:
     exported = [getattr(rad.nn, name) for name in rad.nn.__all__]
     layers = {e for e in exported if isinstance(e, type) and issubclass(e, nn.Module)}
-    assert layers - {rad.nn.Sketching, rad.nn.Slices} == RAD_LAYERS
+    assert layers - {rad.nn.Sketching, rad.nn.Sequential, rad.nn.Slices} == RAD_LAYERS
     assert operator_of(nn.Softmax()) is None
