@@ -71,10 +71,11 @@ def _programs(network: str, config: DictConfig, device: torch.device) -> Mapping
         problem = ReactionDiffusion(pde.points, pde.steps, pde.dt)
         adjoints = adjoints_by_fraction(problem, pde.fractions, device)
         return pde_programs(problem, adjoints, pde.simulations, device)
+    examples = NETWORKS[network].examples if config.batch_size is None else config.batch_size
     return programs(
         network,
         config.keep_fraction,
-        config.batch_size,
+        examples,
         device,
         names=config.programs,
         precision=config.precision,

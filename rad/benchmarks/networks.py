@@ -1,6 +1,7 @@
-"""The networks that are benchmarked: the paper's, and the same ones 8 times as wide and as deep.
+"""The networks that are benchmarked: the paper's, wider and deeper ones, and other shapes.
 
-The IRNN has one layer, and its depth is the steps': it is 8 times as wide only.
+The `_wide` ones are the paper's, 8 times as wide and as deep. The IRNN has one layer, and its depth
+is the steps': it is 8 times as wide only.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Network:
     model: str
     shape: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    examples: int = 150
+    """Of a batch, unless another number is asked for."""
 
     def build(self) -> nn.Module:
         """On the CPU, with the weights of seed 0."""
@@ -60,4 +63,10 @@ NETWORKS = {
         {"channels": _deeper((16, 32, 32, 32)), "pool_every": 2 * TIMES},
     ),
     "irnn_wide": Network("irnn", (1, 28, 28), {"hidden": 100 * TIMES}),
+    "feedforward_deep": Network("feedforward", (64,), {"hidden": [64] * 63}, examples=128),
+    "feedforward_1024": Network("feedforward", (1024,), {"hidden": [1024] * 3}, examples=1024),
+    "feedforward_tokens": Network("feedforward", (256,), {"hidden": [1024, 256] * 2}, 4096),
+    "convnet_pointwise": Network("convnet", (64, 16, 16), {"channels": [64] * 4, "kernel": 1}),
 }
+"""The last four: 64 narrow layers; 1024 x 4; the linear layers of two blocks of a transformer, on
+4,096 tokens; convolutions of 1 x 1."""

@@ -14,21 +14,24 @@ def convnet(
     classes: int,
     channels: Sequence[int] = (16, 32, 32, 32),
     pool_every: int = 2,
+    kernel: int = 5,
 ) -> nn.Sequential:
-    """5 x 5 convolutions with ReLU, average pooling after every second, then a linear layer.
+    """Square convolutions with ReLU, average pooling after every second, then a linear layer.
 
-    A deeper network has more convolutions between poolings: `pool_every`.
+    The paper's are of 5 x 5. A deeper network has more convolutions between poolings: `pool_every`.
     Shapes: (B, C, H, W) -> logits (B, classes).
 
     Raises:
-        UsageError: `pool_every` is no whole number of at least 1.
+        UsageError: `pool_every` is no whole number of at least 1, or `kernel` none that is odd.
     """
     if not isinstance(pool_every, int) or isinstance(pool_every, bool) or pool_every < 1:
         raise UsageError(f"pool_every is {pool_every!r}: give a whole number of at least 1")
+    if not isinstance(kernel, int) or isinstance(kernel, bool) or kernel < 1 or kernel % 2 == 0:
+        raise UsageError(f"kernel is {kernel!r}: give an odd whole number of at least 1")
     width, height, breadth = input_shape
     layers: list[nn.Module] = []
     for number, outputs in enumerate(channels, 1):
-        layers += [nn.Conv2d(width, outputs, 5, padding=2), nn.ReLU()]
+        layers += [nn.Conv2d(width, outputs, kernel, padding=kernel // 2), nn.ReLU()]
         width = outputs
         if number % pool_every == 0:
             layers.append(nn.AvgPool2d(2))

@@ -23,3 +23,26 @@ def test_wide_networks_are_eight_times_as_wide_and_as_deep() -> None:
             assert pools[0] == pools[1]
             x = torch.empty(2, *NETWORKS[name].shape)
             assert models[1](x).shape == (2, 10)
+
+
+def test_layers_of_other_shapes() -> None:
+    expected = {
+        "feedforward_deep": ([64] * 63 + [10], 128),
+        "feedforward_1024": ([1024] * 3 + [10], 1024),
+        "feedforward_tokens": ([1024, 256, 1024, 256, 10], 4096),
+        "convnet_pointwise": ([64] * 4, 150),
+    }
+    with torch.device("meta"):
+        for name, (widths, examples) in expected.items():
+            network = NETWORKS[name]
+            model = network.build()
+            kind, width = (
+                (nn.Conv2d, "out_channels") if "conv" in name else (nn.Linear, "out_features")
+            )
+            layers = [layer for layer in model.modules() if isinstance(layer, kind)]
+            assert [getattr(layer, width) for layer in layers] == widths
+            assert network.examples == examples
+            assert model(torch.empty(2, *network.shape)).shape == (2, 10)
+            assert {layer.kernel_size for layer in layers if isinstance(layer, nn.Conv2d)} <= {
+                (1, 1)
+            }
