@@ -17,8 +17,12 @@ from rad.packing.bits import FLOATS
 from rad.sketches import Identity
 
 TOGETHER = 1 << 18
-"""Bytes of weights and inputs, of layers after the first, that may run together: what was kept of
-all is let go, and their gradients are handed on, when the last of them is done."""
+"""The most bytes that layers may hold longer than one by one.
+
+Of a ReLU, until the layer before it is done, too: the gradient of its output, and the output where
+it is kept. Of layers after the first: weights, since gradients are handed on when all are done, and
+inputs, of which something is kept until then.
+"""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -73,6 +77,9 @@ def _run(layers: Sequence[nn.Module | None], place: int, x: Tensor) -> Run:
     for layer in layers[place:]:
         if _is_plain(layer, ReLU):
             if not (run and isinstance(run[-1], Linear)):
+                break
+            output = rows * run[-1].out_features * x.itemsize
+            if output * (2 if layer.output_kept else 1) > TOGETHER:
                 break
             run.append(layer)
             if layer.output_kept:
