@@ -12,12 +12,14 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from rad.backends.addresses import numbers_at
 from rad.draws import reference
 
 _STEPS = (reference.ROW, reference.SLOT, reference.FOLD)
 _ROW, _SLOT, _FOLD = (np.uint64(step % 2**64) for step in _STEPS)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S27, _S30, _S31, _S32 = (np.uint64(shift) for shift in (27, 30, 31, 32))
+_COUNT = np.int64(0)
 _ONE, _LOW_HALF = np.uint64(1), np.uint64(0xFFFFFFFF)
 
 
@@ -44,6 +46,21 @@ def word(key: np.uint64, row: int, slot: int) -> np.uint64:
 def fold_in(key: np.uint64, i: int) -> np.uint64:
     """The i-th sub-key."""
     return mix(key + _FOLD * (np.uint64(i) + _ONE))
+
+
+@njit(nogil=True, cache=True)
+def next_key(key: int, calls: int, is_one_of_many: bool, replica: int) -> int:
+    """The key of a call, from addresses of a layer's key and of its count, which is advanced.
+
+    That of the replica if the process `is_one_of_many`. A signed word.
+    """
+    count = numbers_at(calls, 1, _COUNT)
+    word = np.uint64(numbers_at(key, 1, _COUNT)[0])
+    if is_one_of_many:
+        word = fold_in(word, replica)
+    word = fold_in(word, count[0])
+    count[0] += 1
+    return int(np.int64(word))
 
 
 @njit(inline="always")

@@ -41,9 +41,7 @@ PART_MASK = (1 << 24) - 1  # of a word, what decides about parts of the smallest
 
 KEPT, READ = 0x6B657074, 0x72656164
 """The sub-keys of what is kept, and of what is read from it."""
-_UNSIGNED = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-_MULTIPLIERS = (signed(_UNSIGNED[0]), signed(_UNSIGNED[1]))
-_WORD = (1 << WORD_BITS) - 1
+_MULTIPLIERS = (signed(0xBF58476D1CE4E5B9), signed(0x94D049BB133111EB))
 _LOW_HALF = 0xFFFFFFFF
 
 
@@ -71,14 +69,6 @@ def fold_in(key: Tensor, i: int | Tensor) -> Tensor:
 @opaque()
 def _fold_in_integer(key: Tensor, i: int) -> Tensor:
     return _mix_(key + signed((i + 1) * FOLD))
-
-
-def fold_in_integers(key: int, i: int) -> int:
-    """`fold_in` of a key's number, in Python's integers: a signed word."""
-    z = (key + FOLD * (i + 1)) & _WORD
-    z = (z ^ (z >> 30)) * _UNSIGNED[0] & _WORD
-    z = (z ^ (z >> 27)) * _UNSIGNED[1] & _WORD
-    return signed(z ^ (z >> 31))
 
 
 def step_keys(key: Tensor, steps: int) -> Tensor:

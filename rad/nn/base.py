@@ -11,7 +11,6 @@ from torch import Tensor, distributed, nn
 
 from rad import backends
 from rad.backends.operators import opaque
-from rad.draws.reference import fold_in_integers, signed
 from rad.functional.arguments import product_dtype
 from rad.functional.noise_response import NoiseResponse
 from rad.nn.shared import Kept, Shared
@@ -121,11 +120,11 @@ class Sketching(nn.Module):
             key, calls = self.key, self.calls
         replica = _rank() if self.replica is None else self.replica
         if backends.in_loops(key):
-            word, count = int(key), int(calls)
-            calls.fill_(signed(count + 1))
-            if replica is not None:
-                word = fold_in_integers(word, replica)
-            return torch.full((), fold_in_integers(word, count), dtype=torch.int64, device="cpu")
+            from rad.draws import loops
+
+            places = key.data_ptr(), calls.data_ptr()
+            word = loops.next_key(*places, replica is not None, replica or 0)
+            return torch.full((), word, dtype=torch.int64, device="cpu")
         drawn, after = _key_and_next_count(key, calls, replica)
         calls.copy_(after)
         return drawn

@@ -24,8 +24,6 @@ it is kept. Of layers after the first: weights, since gradients are handed on wh
 inputs, of which something is kept until then.
 """
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 
 class Sequential(nn.Sequential):
     """`torch.nn.Sequential`, whose linear layers and ReLUs run together where nobody looks between.
@@ -100,10 +98,16 @@ Kind = TypeVar("Kind", bound=nn.Module)
 
 def _is_plain(layer: nn.Module | None, kind: type[Kind]) -> TypeGuard[Kind]:
     """Whether a layer of that kind is in training, and nobody sees or changes its calls."""
-    if type(layer) is not kind or not layer.training:  # a subclass may compute something else
+    if type(layer) is not kind:  # a subclass may compute something else
         return False
     own = layer.__dict__
-    return "forward" not in own and not any(map(own.__getitem__, _HOOKS))
+    seen = (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+    )
+    return layer.training and not seen and "forward" not in own
 
 
 def _is_trained(layer: Linear, x: Tensor) -> bool:

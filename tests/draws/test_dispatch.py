@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from rad import backends
 from rad.draws import dispatch as draws
+from rad.draws import loops
 from rad.draws import reference as random
 from rad.sketches import fold_in, make_key
 
@@ -30,9 +31,15 @@ def test_loops_draw_what_torch_draws(
     assert got.dtype == expected.dtype
 
 
-@given(WORDS, st.integers(-5, 1 << 40))
-def test_integers_fold_as_tensors_do(word: int, i: int) -> None:
-    assert random.fold_in_integers(word, i) == int(fold_in(torch.tensor(word), torch.tensor(i)))
+@given(WORDS, st.integers(-5, 1 << 40), st.none() | st.integers(-5, 1 << 40))
+def test_a_layers_next_key_is_folded_as_tensors_are(
+    word: int, count: int, replica: int | None
+) -> None:
+    key, calls = torch.tensor(word), torch.tensor(count)
+    drawn = loops.next_key(key.data_ptr(), calls.data_ptr(), replica is not None, replica or 0)
+    of_process = key if replica is None else fold_in(key, replica)
+    assert drawn == int(fold_in(of_process, count))
+    assert (int(key), int(calls)) == (word, count + 1)
 
 
 def test_under_vmap_torch_draws() -> None:
