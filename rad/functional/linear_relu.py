@@ -8,6 +8,7 @@ products of small layers, and the second buffer of each ReLU.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rad import backends
-from rad.draws.reference import check_high
+from rad.draws.selectors import Selectors
 from rad.dtypes import LOOP_DTYPES
 from rad.functional.applying import apply
 from rad.functional.linear import contracted, rows_of
@@ -44,16 +45,33 @@ class Stage(NamedTuple):
     mask: Mask
 
 
+class _Work(NamedTuple):
+    """What the backward pass of a stage knows beside tensors; `drawn` if loops take its columns."""
+
+    sketch: Sketch
+    shape: tuple[int, ...]
+    mask: Mask
+    kept: int
+    drawn: Selectors | None
+
+
 class _Stages(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, stages: Sequence[Stage], kept_first: int, *tensors: Tensor
     ) -> Tensor:
         ctx.plan, saved, kept = [], [], tensors[:kept_first]
+        in_loops = x.dtype in LOOP_DTYPES and backends.in_loops(x)
+        drawn = _drawn(stages[0], x.shape[1]) if in_loops else None
         for stage, following in zip(stages, [*stages[1:], None], strict=True):
-            ctx.plan.append((stage.sketch, x.shape, stage.mask, len(kept)))
+            ctx.plan.append(_Work(stage.sketch, x.shape, stage.mask, len(kept), drawn))
             x = F.linear(x, stage.weight, stage.bias)
-            after, kept_next = _rectified_and_kept(x, stage.mask, following)
+            drawn = _drawn(following, x.shape[1]) if in_loops and following is not None else None
+            if following is not None and drawn is not None:
+                after, kept_next = _rectified_and_sampled(x, stage.mask, following.key, drawn)
+            else:
+                after = _rectified(x, stage.mask)
+                kept_next = () if following is None else following.sketch.compress(x, following.key)
             saved += [stage.key, stage.weight, after, *kept]
             kept = kept_next
         ctx.save_for_backward(*saved)
@@ -63,17 +81,23 @@ class _Stages(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         saved, grad, needed = ctx.saved_tensors, grad_output, ctx.needs_input_grad
+        in_loops = not will_be_differentiated() and backends.in_loops(grad)
         found: list[Tensor | None] = []
         end, ours = len(saved), False
         for place in range(len(ctx.plan) - 1, -1, -1):
-            sketch, shape, mask, count = ctx.plan[place]
-            start = end - count - 3
+            work = ctx.plan[place]
+            start = end - work.kept - 3
             key, weight, after, *kept = saved[start:end]
             end = start
             of_input = needed[0] or place > 0
             of_weight, of_bias = needed[3 + ctx.kept_first + 2 * place :][:2]
-            product = Product(sketch, kept, shape, key, not of_input) if of_weight else None
-            grad, weight_grad = _masked_and_contracted(grad, mask, after, product, ours)
+            weight_grad = None
+            if of_weight and in_loops and _sums_columns(work, grad):
+                grad, weight_grad = _masked_and_contracted(grad, work, after, kept[0], key, ours)
+            else:
+                grad = _masked(grad, work.mask, after, ours)
+            if of_weight and weight_grad is None:
+                weight_grad = contracted(work.sketch, grad, kept, work.shape, key, not of_input)
             found += [grad.sum(0) if of_bias else None, weight_grad]
             if of_input:
                 grad, ours = grad.mm(weight), True
@@ -81,132 +105,101 @@ class _Stages(torch.autograd.Function):
         return first, None, None, *[None] * ctx.kept_first, *reversed(found)
 
 
-def _rectified_and_kept(
-    x: Tensor, mask: Mask, following: Stage | None
-) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """ReLU of x in place; its bits, or x itself, as `mask` says; and what the next stage keeps."""
-    if following is not None:
-        found = _in_one_loop(x, mask, following)
-        if found is not None:
-            return found
-    after = None
+def _drawn(stage: Stage, d: int) -> Selectors | None:
+    """The columns that a stage keeps of its input, where loops draw them."""
+    drawn = stage.sketch.selectors(d)
+    return None if drawn is None or drawn.signs else drawn
+
+
+@cache
+def _numbers(dtype: torch.dtype) -> tuple[Any, Any, Any, Any]:
+    """The bits of -0, of -inf and of 0, and 0 itself, as loops take them."""
+    bits = (bits_of(-0.0, dtype), bits_of(-torch.inf, dtype), bits_of(0.0, dtype))
+    return *bits, number_of(0.0, dtype)
+
+
+def _rectified(x: Tensor, mask: Mask) -> Tensor | None:
+    """ReLU of x in place; what `mask` says is kept of it: its bits, or x itself."""
     if mask == "packed":
-        after = relu_in_place(x)
-    elif mask == "output":
-        after = x.relu_()
-    return after, () if following is None else following.sketch.compress(x, following.key)
+        return relu_in_place(x)
+    return x.relu_() if mask == "output" else None
 
 
-def _in_one_loop(
-    x: Tensor, mask: Mask, following: Stage
-) -> tuple[Tensor | None, tuple[Tensor, ...]] | None:
-    """`_rectified_and_kept` where the next stage keeps columns, which loops draw; else None."""
-    rows, d = x.shape
-    drawn = following.sketch.selectors(d)
-    if (
-        drawn is None
-        or drawn.signs
-        or x.dtype not in LOOP_DTYPES
-        or not x.is_contiguous()
-        or not backends.in_loops(x)
-    ):
-        return None
+def _rectified_and_sampled(
+    x: Tensor, mask: Mask, key: Tensor, drawn: Selectors
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """`_rectified`, and the columns of its result that the next stage keeps, in one loop."""
     from rad.functional.linear_relu_loops import rectify_and_sample
 
-    check_high(d)
-    dtype, k = x.dtype, drawn.kept
-    bits = None
-    if mask is not None:
-        bits = torch.empty(packed_bytes(rows * d), dtype=torch.uint8)
+    (rows, d), dtype, k = x.shape, x.dtype, drawn.kept
+    lowest, infinity, _, zero = _numbers(dtype)
+    bits = None if mask is None else torch.empty(packed_bytes(rows * d), dtype=torch.uint8)
     kept = torch.empty(rows, k, dtype=dtype)
     rectify_and_sample(
         x.data_ptr(),
         0 if bits is None else bits.data_ptr(),
-        bits_of(-0.0, dtype),
-        bits_of(-torch.inf, dtype),
+        kept.data_ptr(),
+        key.data_ptr(),
+        lowest,
+        infinity,
+        zero,
         rows,
         d,
-        int(following.key),
-        not drawn.different,
-        kept.data_ptr(),
         k,
-        number_of(0.0, dtype),
+        not drawn.different,
     )
     return bits, (kept,)
 
 
-class Product(NamedTuple):
-    """What a weight's gradient is calculated from, beside the gradient of the layer's output."""
+def _masked(grad: Tensor, mask: Mask, after: Tensor | None, ours: bool) -> Tensor:
+    """The gradient before a ReLU, from that after it, which is overwritten where it is `ours`."""
+    if after is None:
+        return grad
+    if mask == "output":
+        masked: Tensor = _threshold_backward(grad, after, 0)
+        return masked
+    if will_be_differentiated():
+        return grad.where(unpack(after, grad.shape), 0)
+    return relu_backward(after, grad, inplace=ours)
 
-    sketch: Sketch
-    kept: list[Tensor]
-    shape: tuple[int, ...]
-    key: Tensor
-    input_is_constant: bool
 
-    def with_gradient(self, grad: Tensor) -> Tensor:
-        return contracted(
-            self.sketch, grad, self.kept, self.shape, self.key, self.input_is_constant
-        )
+def _sums_columns(work: _Work, grad: Tensor) -> bool:
+    """Whether a loop over the columns that were kept is the fastest way to a weight's gradient."""
+    drawn = work.drawn
+    return (
+        drawn is not None
+        and drawn.different
+        and work.mask != "output"
+        and grad.is_contiguous()
+        and in_one_piece(len(grad), grad.shape[1], work.shape[1], drawn.kept)
+    )
 
 
 def _masked_and_contracted(
-    grad: Tensor, mask: Mask, after: Tensor | None, product: Product | None, ours: bool
+    grad: Tensor, work: _Work, bits: Tensor | None, kept: Tensor, key: Tensor, ours: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradient before the ReLU, from that after it, and the weight's if it is asked for.
-
-    Overwrites `grad` where it is `ours`.
-    """
-    if product is not None and mask != "output":
-        found = _both_in_one_loop(grad, after, product, ours)
-        if found is not None:
-            return found
-    if mask == "output":
-        grad = _threshold_backward(grad, after, 0)
-    elif after is not None and will_be_differentiated():
-        grad = grad.where(unpack(after, grad.shape), 0)
-    elif after is not None:
-        grad = relu_backward(after, grad, inplace=ours)
-    return grad, None if product is None else product.with_gradient(grad)
-
-
-def _both_in_one_loop(
-    grad: Tensor, bits: Tensor | None, product: Product, ours: bool
-) -> tuple[Tensor, Tensor] | None:
-    """`_masked_and_contracted` where columns were kept, and a loop over them is fastest."""
-    (rows, m), d = grad.shape, product.shape[1]
-    drawn = product.sketch.selectors(d)
-    if (
-        drawn is None
-        or drawn.signs
-        or not drawn.different
-        or grad.dtype not in LOOP_DTYPES
-        or not grad.is_contiguous()
-        or will_be_differentiated()
-        or not backends.in_loops(grad)
-        or not in_one_piece(rows, m, d, drawn.kept)
-    ):
-        return None
+    """`_masked`, and the weight's gradient in the same loop; None where the first is not finite."""
     from rad.functional.linear_relu_loops import mask_and_contract
 
-    dtype, (kept,) = grad.dtype, product.kept
+    (rows, m), d, dtype, k = grad.shape, work.shape[1], grad.dtype, kept.shape[1]
+    _, _, like, zero = _numbers(dtype)
     before = grad if ours or bits is None else torch.empty_like(grad)
     total = torch.empty(m, d, dtype=dtype)
     is_finite = mask_and_contract(
         0 if bits is None else bits.data_ptr(),
         grad.data_ptr(),
         before.data_ptr(),
-        bits_of(0.0, dtype),
+        kept.data_ptr(),
+        key.data_ptr(),
+        total.data_ptr(),
+        like,
+        zero,
         rows,
         m,
-        kept.data_ptr(),
-        drawn.kept,
-        int(product.key),
         d,
-        total.data_ptr(),
-        number_of(0.0, dtype),
+        k,
     )
-    return before, total if is_finite else product.with_gradient(before)
+    return before, total if is_finite else None
 
 
 def linear_relu(x: Tensor, stages: Sequence[Stage], kept: tuple[Tensor, ...]) -> Tensor:

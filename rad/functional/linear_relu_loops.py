@@ -15,26 +15,29 @@ from rad.functional.relu_loops import relu
 from rad.packing.bit_loops import masked
 from rad.sketches.sampling_loops import sample, weight_grad
 
+_WORD = np.int64(0)
+
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def rectify_and_sample(
     numbers: int,
     packed: int,
+    kept: int,
+    key: int,
     lowest: np.generic,
     infinity: np.generic,
+    zero: np.generic,
     rows: int,
     d: int,
-    key: int,
-    shared: bool,
-    kept: int,
     k: int,
-    zero: np.generic,
+    shared: bool,
 ) -> None:
     """ReLU of (rows, d) numbers in place with its mask, and k drawn columns of it."""
     if packed:
         relu(numbers, numbers, packed, rows * d, lowest, infinity)
     x = numbers_at(numbers, rows * d, zero).reshape((rows, d))
-    sample(x, key, shared, False, numbers_at(kept, rows * k, zero).reshape((rows, k)))
+    word = numbers_at(key, 1, _WORD)[0]
+    sample(x, word, shared, False, numbers_at(kept, rows * k, zero).reshape((rows, k)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -42,15 +45,15 @@ def mask_and_contract(
     packed: int,
     grad: int,
     before: int,
+    kept: int,
+    key: int,
+    out: int,
     like: np.generic,
+    zero: np.generic,
     rows: int,
     m: int,
-    kept: int,
-    k: int,
-    key: int,
     d: int,
-    out: int,
-    zero: np.generic,
+    k: int,
 ) -> bool:
     """The gradient (rows, m) before a ReLU, and with it the weight's (m, d) from k kept columns.
 
@@ -61,5 +64,5 @@ def mask_and_contract(
     left = numbers_at(before, rows * m, zero).reshape((rows, m))
     values = numbers_at(kept, rows * k, zero).reshape((rows, k))
     total = numbers_at(out, m * d, zero).reshape((m, d))
-    places = np.empty(rows * k, np.int64)
-    return weight_grad(left, values, key, 0, False, d / k, places, total)
+    word, places = numbers_at(key, 1, _WORD)[0], np.empty(rows * k, np.int64)
+    return weight_grad(left, values, word, 0, False, d / k, places, total)

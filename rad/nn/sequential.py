@@ -16,13 +16,13 @@ from rad.nn.linear import Linear
 from rad.packing.bits import FLOATS
 from rad.sketches import Identity
 
-TOGETHER = 1 << 18
-"""The most bytes that layers may hold longer than one by one.
+HELD = 1 << 18
+"""The most bytes of a ReLU's output, where it is kept, and of the gradient by it, that may live
+until the layer before it is done, too; each by itself would let go of them."""
 
-Of a ReLU, until the layer before it is done, too: the gradient of its output, and the output where
-it is kept. Of layers after the first: weights, since gradients are handed on when all are done, and
-inputs, of which something is kept until then.
-"""
+TOGETHER = 1 << 19
+"""The most bytes of weights and inputs of layers after the first: their gradients are handed on,
+and what was kept of inputs is let go, when all are done."""
 
 
 class Sequential(nn.Sequential):
@@ -77,7 +77,7 @@ def _run(layers: Sequence[nn.Module | None], place: int, x: Tensor) -> Run:
             if not (run and isinstance(run[-1], Linear)):
                 break
             output = rows * run[-1].out_features * x.itemsize
-            if output * (2 if layer.output_kept else 1) > TOGETHER:
+            if output * (2 if layer.output_kept else 1) > HELD:
                 break
             run.append(layer)
             if layer.output_kept:
