@@ -14,6 +14,9 @@ from rad.memory.budget import parse_budget
 
 IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
 
+LATER = (("slices", None), ("optimizer.fused", False))
+"""Settings that came after the first results, and what they are where they are off."""
+
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; `auto` prefers CUDA. Raises UsageError if it is not there."""
@@ -111,18 +114,16 @@ def _canonical(config: DictConfig, key: str, override: str) -> str:
 def config_text(config: DictConfig, runtime: Sequence[str], **replaced: Any) -> str:
     """The configuration as YAML, with what the run uses: neither `scales` nor runtime settings.
 
-    `replaced` are values that stand in place of the configuration's. Settings that came after the
-    first results are left out where they are off, so that folders from before still fit.
+    `replaced` are values that stand in place of the configuration's. Settings of `LATER` are left
+    out where they are off, so that folders from before still fit.
     """
     tree: Any = OmegaConf.to_container(config)
     tree |= replaced
-    if tree.get("slices") is None:
-        tree.pop("slices", None)
-    tree.pop("scales", None)
-    for name in runtime:
+    off = [name for name, value in LATER if OmegaConf.select(config, name) == value]
+    for name in ("scales", *runtime, *off):
         *parents, key = name.split(".")
         node = tree
         for parent in parents:
-            node = node[parent]
-        del node[key]
+            node = node.get(parent, {})
+        node.pop(key, None)
     return OmegaConf.to_yaml(OmegaConf.create(tree))

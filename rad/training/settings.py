@@ -18,7 +18,9 @@ class Settings:
     norm over all parameters. `bootstrap` trains on a sample of the training set, of its size and
     with replacement. `train_loss_every` is `evaluate_every` where None. `time_limit` is in
     seconds: the run then stops at a checkpoint, to be resumed. `cuda_graph` replays updates as a
-    CUDA graph (`rad.training.cuda_graphs`), to the same end.
+    CUDA graph (`rad.training.cuda_graphs`), to the same end. `fused` has the optimizer go over each
+    parameter once, in a kernel of its own, as it always does on CUDA devices: sooner, and equal to
+    rounding.
 
     Raises:
         UsageError: a value that cannot be used.
@@ -39,12 +41,13 @@ class Settings:
     evaluation_batch: int = 1000
     time_limit: float | None = None
     cuda_graph: bool = False
+    fused: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             choices = ", ".join(OPTIMIZERS)
             raise UsageError(f"unknown optimizer {self.optimizer!r}; choose one of {choices}")
-        for name in ("bootstrap", "cuda_graph"):
+        for name in ("bootstrap", "cuda_graph", "fused"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; set it to true or false")
         for name in (

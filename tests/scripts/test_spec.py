@@ -46,11 +46,19 @@ def test_the_text_has_no_runtime_settings_nor_scales() -> None:
     assert (text.note, text.training) == ("y", {"steps": 3})
 
 
-def test_slices_that_are_off_are_left_out() -> None:
-    """Folders of results from before there were slices still fit."""
-    off, on = (OmegaConf.merge(CONFIG, {"slices": size}) for size in (None, 15))
-    assert config_text(off, RUNTIME) == config_text(CONFIG, RUNTIME)
-    assert OmegaConf.create(config_text(on, RUNTIME)).slices == 15
+@pytest.mark.parametrize(
+    ("name", "on", "off"), [("slices", 15, None), ("optimizer.fused", True, False)]
+)
+def test_later_settings_that_are_off_are_left_out(name: str, on: object, off: object) -> None:
+    """Folders of results from before there were such settings still fit."""
+    before = OmegaConf.merge(CONFIG, {"optimizer": {"name": "adam"}})
+    texts = []
+    for value in (off, on):
+        config = before.copy()
+        OmegaConf.update(config, name, value)
+        texts.append(config_text(config, RUNTIME))
+    assert texts[0] == config_text(before, RUNTIME)
+    assert OmegaConf.select(OmegaConf.create(texts[1]), name) == on
 
 
 @pytest.mark.parametrize("size", [0, 1.5, True, "many"])

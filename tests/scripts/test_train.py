@@ -12,6 +12,7 @@ import torch
 import train
 from calling import SCRIPTS, Call
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from rad import data
 from rad.conversion.report import Report
@@ -118,6 +119,23 @@ def test_slices_train_the_same_model_in_a_folder_of_their_own(call: Call, tmp_pa
     refused = call("train", "slices=0", *TINY)
     assert refused.status == 2
     assert "slices is 0" in refused.err
+
+
+def test_a_fused_optimizer_trains_the_same_model_in_a_folder_of_its_own(
+    call: Call, tmp_path: Path
+) -> None:
+    for given in ((), ("optimizer.fused=true",)):
+        assert call("train", "variant=baseline", *given, *TINY).status == 0
+    word = "optimizer.fused=true"
+    usual, fused = sorted(tmp_path.rglob("metrics.csv"), key=lambda path: word in str(path))
+    assert (word in str(usual), word in str(fused)) == (False, True)
+    assert "fused" not in usual.with_name("config.yaml").read_text()
+    assert OmegaConf.load(fused.with_name("config.yaml")).optimizer.fused is True
+    losses = [pd.read_csv(path)["train_loss"].to_numpy() for path in (usual, fused)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    refused = call("train", "optimizer.fused=maybe", *TINY)
+    assert refused.status == 2
+    assert "fused is 'maybe'" in refused.err
 
 
 def test_a_finished_run_needs_neither_data_nor_plan(

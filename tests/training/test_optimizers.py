@@ -1,11 +1,13 @@
-"""The capturable optimizer is the other one, with its numbers in tensors."""
+"""Capturable and fused optimizers are the usual ones, to rounding."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from rad.errors import UsageError
 from rad.training import Settings
 from rad.training.optimizers import make_optimizer, set_learning_rate
 
@@ -17,11 +19,15 @@ def settings(kind: str) -> Settings:
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
-def test_both_take_the_same_steps(kind: str) -> None:
+@pytest.mark.parametrize("how", ["capturable", "fused"])
+def test_all_take_the_same_steps(kind: str, how: str) -> None:
     ends = []
-    for capturable in (False, True):
+    for changed in (False, True):
         parameter = nn.Parameter(torch.linspace(-1, 1, 7))
-        optimizer = make_optimizer([parameter], settings(kind), capturable=capturable)
+        chosen = replace(settings(kind), fused=changed and how == "fused")
+        capturable = changed and how == "capturable"
+        optimizer = make_optimizer([parameter], chosen, capturable=capturable)
+        assert bool(optimizer.param_groups[0]["fused"]) is changed
         for step in range(20):
             set_learning_rate(optimizer, 0.03 if step < 10 else 0.001)
             parameter.grad = torch.sin(parameter.detach() * 9 + step)
@@ -55,3 +61,14 @@ def test_a_step_never_waits_for_its_rate(kind: str) -> None:
     if kind == "adam":  # whose count of steps is read on the host
         with pytest.raises(RuntimeError, match="capturing"):
             step(capturable=False)
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    "numbers", [torch.ones(2, dtype=torch.complex64), torch.ones(2, device="meta")]
+)
+def test_what_fused_kernels_do_not_take_is_refused(kind: str, numbers: Tensor) -> None:
+    parameter, chosen = nn.Parameter(numbers), settings(kind)
+    make_optimizer([parameter], chosen, capturable=False)
+    with pytest.raises(UsageError, match=r"fused .* takes real numbers.*optimizer\.fused"):
+        make_optimizer([parameter], replace(chosen, fused=True), capturable=False)

@@ -85,8 +85,13 @@ def test_sigkill_at_a_random_moment(tmp_path: Path, unbroken: Path) -> None:
     assert_same_end(tmp_path, unbroken)
 
 
-def test_time_limit_stops_and_resumes(tmp_path: Path, unbroken: Path) -> None:
-    limited = replace(tiny_run.SETTINGS, time_limit=1e-3)
+@pytest.mark.parametrize("fused", [False, True])
+def test_time_limit_stops_and_resumes(tmp_path: Path, unbroken: Path, fused: bool) -> None:
+    if fused:
+        unbroken = tmp_path / "unbroken"
+        assert tiny_run.run(unbroken, replace(tiny_run.SETTINGS, fused=True)).finished
+        tmp_path /= "limited"
+    limited = replace(tiny_run.SETTINGS, time_limit=1e-3, fused=fused)
     results = [tiny_run.run(tmp_path, limited)]
     assert not results[0].finished
     while not results[-1].finished:
