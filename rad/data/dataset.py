@@ -61,8 +61,9 @@ class Dataset:
         if split not in ("train", "test"):
             raise UsageError(f"unknown split {split!r}; choose 'train' or 'test'")
         train = split == "train"
-        pixels = (self.train_images if train else self.test_images)[indices]
-        labels = (self.train_labels if train else self.test_labels)[indices]
+        # index_select copies whole images, where an index would go from byte to byte.
+        pixels = (self.train_images if train else self.test_images).index_select(0, indices)
+        labels = (self.train_labels if train else self.test_labels).index_select(0, indices)
         mean, std = self._statistics
         return pixels.float().div_(self.white).sub_(mean).div_(std), labels.long()
 
