@@ -81,15 +81,15 @@ class ImportanceSampling(ReducingSketch):
         """The running sums of the probabilities of rows (N, d), in 1/UNIT: int64, (N,)."""
         step = max(1, PIECE // max(1, rows.shape[1]))
         parts = [torch.linalg.vector_norm(r, dim=1, dtype=torch.float64) for r in rows.split(step)]
-        norms = torch.cat(parts)
-        finite = norms.isfinite()
-        mean = norms.where(finite, 0).mean()
+        weights = torch.cat(parts)
+        finite = weights.isfinite()
+        mean = weights.where(finite, 0).mean()
         largest = torch.where(mean > 0, mean / _LEAST, 1)
-        weights = torch.where(finite, norms.clamp(min=mean * _LEAST), largest)
-        weights = torch.where(weights.sum() > 0, weights, 1)
+        weights.clamp_(min=mean * _LEAST).masked_fill_(finite.logical_not_(), largest)
+        weights.masked_fill_(weights.sum() <= 0, 1)
         k = self.kept(len(rows))
-        probability = (weights * _scale(weights, k)).clamp(max=1)
-        sums = (probability.cumsum(0) * UNIT).to(torch.int64).clamp(max=k * UNIT)
+        probability = weights.mul_(_scale(weights, k)).clamp_(max=1)
+        sums = probability.cumsum_(0).mul_(UNIT).to(torch.int64).clamp_(max=k * UNIT)
         sums[-1:].fill_(k * UNIT)  # sums[-1] = ... would be a copy from the host
         return sums
 
@@ -113,12 +113,12 @@ class ImportanceSampling(ReducingSketch):
         if not len(rows):
             return rows.clone(), torch.empty(0, dtype=torch.int32, device=x.device)
         sums = self.shares(rows)
-        share = sums.diff(prepend=sums.new_zeros(1))
         start = words(key, range(1), 1)[0, 0] & (UNIT - 1)
         points = torch.arange(self.kept(len(rows)), device=x.device) * UNIT + start
         drawn = torch.searchsorted(sums, points, right=True)
         wide = accumulation_dtype(x.dtype)
-        factor = (UNIT / share.double())[drawn].to(wide)[:, None]
+        share = sums[drawn] - sums[(drawn - 1).clamp_(min=0)].where(drawn > 0, 0)
+        factor = (UNIT / share.double()).to(wide)[:, None]
         parts = (
             cast(rows[drawn[here]].to(wide).mul_(factor[here]), x.dtype, key, KEPT, part)
             for part in pieces(range(len(drawn)), PIECE // max(1, rows.shape[1]))
@@ -147,11 +147,13 @@ class ImportanceSampling(ReducingSketch):
 
 def _scale(weights: Tensor, k: int) -> Tensor:
     """The c for which the sum of min(1, c w_n) is k: shape ()."""
-    ordered = weights.sort(descending=True).values
-    tails = ordered.flip(0).cumsum(0).flip(0)
-    candidates = (k - torch.arange(len(weights), device=weights.device)) / tails
-    fits = (candidates * ordered <= 1) & (candidates > 0)
-    return torch.where(fits.any(), candidates.take(fits.int().argmax()), 1 / ordered[-1])
+    rising = weights.sort().values
+    sums = rising.cumsum(0)
+    # Number i is right if the rows that weigh more than row i are drawn for certain, and i is not.
+    scales = torch.arange(k - len(weights) + 1, k + 1, dtype=sums.dtype, device=sums.device)
+    fits = (scales.div_(sums) > 0) & (torch.mul(scales, rising, out=sums) <= 1)
+    last = len(weights) - 1 - fits.flip(0).to(torch.uint8).argmax()
+    return torch.where(fits.any(), scales.take(last), 1 / rising[0])
 
 
 def _times_drawn(sums: Tensor, start: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rad.memory import peak_bytes
 from rad.sketches import ImportanceSampling, make_key
 from rad.sketches.importance import UNIT, _times_drawn
 
@@ -93,3 +94,10 @@ def test_empty() -> None:
 def test_its_relative_variance_is_no_number() -> None:
     with pytest.raises(TypeError, match="depends on x"):
         ImportanceSampling(0.5).relative_variance(3)
+
+
+def test_choosing_among_many_rows_takes_few_bytes_for_each() -> None:
+    """Five numbers of eight bytes a row and a half, beside what is kept and one piece."""
+    x, sketch = torch.randn(1 << 16, 4), ImportanceSampling(0.02)
+    kept = sketch.nbytes(tuple(x.shape), x.dtype)
+    assert peak_bytes(lambda: sketch.compress(x, make_key(0))) <= 44 * len(x) + kept + (1 << 16)
