@@ -42,6 +42,8 @@ class ImportanceSampling(ReducingSketch):
 
     Unlike in other sketches, which rows are kept depends on the other rows: a weight gradient's
     variance also has covariances (`weight_covariance`). The backward pass multiplies k rows only.
+    `variant=auto` is not offered it: that closed form takes N^2 numbers, and on the MNIST network
+    rounding, of all or of sampled numbers, has less variance in the bytes of 0.01 and more.
     Shapes: x (..., d) -> kept (k, d) and the rows' numbers (k,), int32.
     """
 
