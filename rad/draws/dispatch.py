@@ -16,6 +16,30 @@ from rad import backends
 from rad.draws import reference
 
 
+def step_keys(key: Tensor, steps: int, first: int = 0) -> Tensor:
+    """`rad.draws.reference.step_keys`."""
+    keys = backends.host_keys(key)
+    if keys is None:
+        return reference.step_keys(key, steps, first)
+    from rad.draws import loops
+
+    out = torch.empty(steps, dtype=torch.int64)
+    loops.step_key_rows(keys, first, out.numpy().view(np.uint64))
+    return out
+
+
+def row_keys(keys: Tensor, rows: int) -> Tensor:
+    """`rad.draws.reference.row_keys`."""
+    words = backends.host_keys(keys)
+    if words is None:
+        return reference.row_keys(keys, rows)
+    from rad.draws import loops
+
+    out = torch.empty(len(words) * rows, dtype=torch.int64)
+    loops.row_key_rows(words, rows, out.numpy().view(np.uint64))
+    return out
+
+
 def words(key: Tensor, rows: range, slots: int) -> Tensor:
     """`rad.draws.reference.words`."""
     if backends.use_kernels(key):

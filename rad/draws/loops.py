@@ -70,6 +70,22 @@ def row_key(keys: np.ndarray, row: int) -> np.uint64:
 
 
 @njit(nogil=True, cache=True)
+def step_key_rows(key: np.ndarray, first: int, out: np.ndarray) -> None:
+    """`reference.step_keys` of a key (1,), into out (steps,) uint64."""
+    for step in range(len(out)):
+        out[step] = fold_in(key[0], first + step)
+
+
+@njit(nogil=True, cache=True)
+def row_key_rows(keys: np.ndarray, rows: int, out: np.ndarray) -> None:
+    """`reference.row_keys`, into out (steps * rows,) uint64."""
+    for step in range(len(keys)):
+        key = keys[step] - _ROW * np.uint64(step * rows)
+        for row in range(rows):
+            out[step * rows + row] = key
+
+
+@njit(nogil=True, cache=True)
 def word_rows(keys: np.ndarray, first: int, out: np.ndarray) -> None:
     """`reference.words`, into out (rows, slots) uint64."""
     for row in range(out.shape[0]):

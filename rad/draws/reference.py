@@ -71,9 +71,9 @@ def _fold_in_integer(key: Tensor, i: int) -> Tensor:
     return _mix_(key + signed((i + 1) * FOLD))
 
 
-def step_keys(key: Tensor, steps: int) -> Tensor:
-    """`fold_in(key, t)` for t = 0..steps-1: int64, (steps,)."""
-    return fold_in(key, torch.arange(steps, device=key.device))
+def step_keys(key: Tensor, steps: int, first: int = 0) -> Tensor:
+    """`fold_in(key, t)` for t = first..first+steps-1: int64, (steps,)."""
+    return fold_in(key, torch.arange(first, first + steps, device=key.device))
 
 
 def row_keys(keys: Tensor, rows: int) -> Tensor:

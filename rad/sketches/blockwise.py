@@ -18,7 +18,8 @@ from torch import Tensor
 
 from rad import backends
 from rad.draws.casting import cast
-from rad.draws.reference import READ, row_keys
+from rad.draws.dispatch import row_keys
+from rad.draws.reference import READ
 from rad.dtypes import LOOP_DTYPES, accumulation_dtype, scale_dtype
 from rad.errors import UsageError
 from rad.packing.codes import PLANES, Blocks, code_bytes, pack_codes, unpack_codes
@@ -282,18 +283,20 @@ class Rounding(Sketch):
         codes = unpack_codes(saved[:-1], self.bits)
         return (codes[: torch.Size(shape).numel()] != 0).view(shape)
 
-    def encode(self, x: Tensor, size: int, key: Tensor, blocks: range) -> tuple[Tensor, ...]:
+    def encode(
+        self, x: Tensor, size: int, key: Tensor, blocks: range, grids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """The codes and grids of x (g, n), each of g sequences cut into blocks of that size.
 
-        Planes (g, ceil(n / 8)) and scales (g, ceil(n / size), 2). `blocks` numbers all
-        blocks in order; `key` may also hold one key a block.
+        Planes (g, ceil(n / 8)) and scales (g, ceil(n / size), 2), those of x or else `grids`.
+        `blocks` numbers all blocks in order; `key` may also hold one key a block.
         """
         if compiled_rounding.takes(x, x.dtype, key):
             how, limit = self.blocks(size), near(x.dtype, dithered=self.dithered)
-            return compiled_rounding.compress(x, (len(x),), how, key, blocks.start, limit)
+            return compiled_rounding.compress(x, (len(x),), how, key, blocks.start, limit, grids)
         cut = self._blocks(x, size)
         flat = cut.flatten(0, 1)
-        scales = self.fit(flat)
+        scales = self.fit(flat) if grids is None else grids.flatten(0, 1)
         codes = self.round(flat, scales, key, blocks).view(len(x), cut.shape[1] * size)
         if codes.shape[1] > x.shape[1]:
             codes = codes[:, : x.shape[1]].clone()  # eight bits are kept as they are: no filling

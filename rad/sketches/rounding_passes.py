@@ -113,10 +113,14 @@ def compress(
     low: int,
     high: int,
     scales: int,
+    given: bool,
     zero: np.generic,
     lowest: np.generic,
 ) -> None:
-    """Planes and grids of all sequences of `count` numbers each, the blocks being `first` on."""
+    """Planes and grids of all sequences of `count` numbers each, the blocks being `first` on.
+
+    Where grids are `given` they are read from `scales`, else written there.
+    """
     blocks, groups_each, fraction_bits = (count + size - 1) // size, (count + 7) // 8, 31 - bits
     key_of = numbers_at(keys, key_count, _U64)
     grids = numbers_at(scales, 2 * sequences * blocks, zero)
@@ -130,9 +134,11 @@ def compress(
         waiting, done = 0, sequence * groups_each
         for block in range(blocks):
             begin, end = block * size, min(block * size + size, count)
-            half = fit_block(x[begin:end], x_bits[begin:end], level, zero_code, ends)
-            smallest, number = extremes[0], sequence * blocks + block
-            grids[2 * number], grids[2 * number + 1] = smallest, half
+            number = sequence * blocks + block
+            if not given:
+                half = fit_block(x[begin:end], x_bits[begin:end], level, zero_code, ends)
+                grids[2 * number], grids[2 * number + 1] = extremes[0], half
+            smallest, half = grids[2 * number], grids[2 * number + 1]
             key, row = row_key(key_of, number), first + number
             shared, part = shared_draw(key, row, size, fraction_bits), shared_part(key, row, size)
             for start in range(begin, end, CHUNK):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rad.draws.casting import cast
-from rad.draws.reference import READ, fold_in, row_keys
+from rad.draws.dispatch import row_keys
+from rad.draws.reference import READ, fold_in
 from rad.dtypes import accumulation_dtype, scale_dtype
 from rad.packing.codes import code_bytes, pack_codes, unpack_codes
 from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, rows_of, squared_norm

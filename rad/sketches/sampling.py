@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rad import backends
 from rad.draws.casting import cast
-from rad.draws.dispatch import distinct_integers, integers
-from rad.draws.reference import READ, row_keys
+from rad.draws.dispatch import distinct_integers, integers, row_keys
+from rad.draws.reference import READ
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
 from rad.packing.pieces import joined, pieces

@@ -42,6 +42,16 @@ def test_a_layers_next_key_is_folded_as_tensors_are(
     assert (int(key), int(calls)) == (word, count + 1)
 
 
+@given(WORDS, st.integers(0, 1 << 40), st.integers(0, 4), st.integers(0, 3))
+@settings(max_examples=50, deadline=None)
+def test_keys_of_steps_and_rows(word: int, first: int, steps: int, rows: int) -> None:
+    key = torch.tensor(word)
+    keys = draws.step_keys(key, steps, first)
+    assert torch.equal(keys, random.step_keys(key, steps, first))
+    assert keys.tolist() == [int(fold_in(key, first + s)) for s in range(steps)]
+    assert torch.equal(draws.row_keys(keys, rows), random.row_keys(keys, rows))
+
+
 def test_under_vmap_torch_draws() -> None:
     keys = fold_in(make_key(0), torch.arange(5))
     together = torch.vmap(lambda key: draws.integers(key, range(3), 4, 10))(keys)

@@ -16,11 +16,10 @@ from numba import njit
 from torch import Tensor
 
 from rad.draws import loops as compiled
-from rad.draws.reference import row_keys
-from rad.packing.codes import pack_codes, unpack_codes
+from rad.draws.dispatch import row_keys, step_keys
 from rad.pde.cpu.grid import Grid
 from rad.pde.cpu.points import add_loss_gradient, add_residual_gradient, gather
-from rad.sketches import DifferentSample, Identity, SameSample, SampledRounding, Sketch, fold_in
+from rad.sketches import DifferentSample, Identity, SameSample, SampledRounding, Sketch
 
 Sampling = DifferentSample | SameSample  # alike on a single row
 
@@ -46,14 +45,14 @@ def keep(sketch: Sketch, grid: Grid, states: Tensor, first: int, key: Tensor) ->
     them (1, ...).
     """
     rows = all_points(grid, states)
-    return sketch.compress_steps(rows.unsqueeze(1), _keys(key, first, len(rows)))
+    return sketch.compress_steps(rows.unsqueeze(1), step_keys(key, len(rows), first))
 
 
 @singledispatch
 def read(sketch: Sketch, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
     """An unbiased estimate of the states that `kept` was kept of."""
     count, dtype = len(kept[0]), torch.from_numpy(grid.initial).dtype
-    shape, keys = (count, 1, len(grid.places)), _keys(key, first, count)
+    shape, keys = (count, 1, len(grid.places)), step_keys(key, count, first)
     return Estimate(EVERY, sketch.decompress_steps(kept, shape, dtype, keys)[:, 0].numpy(), 1.0)
 
 
@@ -93,9 +92,10 @@ def _(
     values = states.new_empty(chosen.shape)
     gather(grid, states.numpy(), chosen, values.numpy())
     shared = sketch.rounding.fit(states.reshape(1, -1))
-    grids, every = shared.expand(len(states), -1), range(len(states))
-    codes = sketch.rounding.round(values, grids, keys, every)
-    return *pack_codes(codes, sketch.bits), shared
+    grids, every = shared.expand(len(states), 1, 2), range(len(states))
+    size = values.shape[1]
+    *planes, _ = sketch.rounding.encode(values, size, row_keys(keys, 1), every, grids)
+    return *planes, shared
 
 
 @read.register
@@ -105,10 +105,10 @@ def _(
     *planes, shared = kept
     count, points = len(planes[0]), len(grid.places)
     chosen, keys = _sampled_and_keys(sketch, count, points, first, key)
-    codes = unpack_codes(tuple(planes), sketch.bits)[:, : chosen.shape[1]]
-    grids, every = shared.expand(count, -1), range(count)
-    values = sketch.rounding.read(codes, grids, shared.dtype, keys, every)
-    return Estimate(chosen, values.numpy(), points / chosen.shape[1])
+    size = chosen.shape[1]
+    saved, shape = (*planes, shared.expand(count, 1, 2)), (count, 1, size)
+    values = sketch.rounding.decompress_steps(saved, shape, shared.dtype, keys)[:, 0]
+    return Estimate(chosen, values.numpy(), points / size)
 
 
 @singledispatch
@@ -137,15 +137,20 @@ def _(sketch: SampledRounding, points: int, dtype: torch.dtype) -> tuple[int, in
 def _sampled_and_keys(
     sketch: SampledRounding, count: int, high: int, first: int, key: Tensor
 ) -> tuple[np.ndarray, Tensor]:
-    """The points of each state, and each state's rounding key, as row 0 uses it."""
-    sampling, rounding = sketch.keys(_keys(key, first, count))
-    chosen = sketch.sample.indices((count, high), row_keys(sampling, 1)).to(torch.int32)
-    return chosen.numpy(), row_keys(rounding, 1)
+    """The points of each state, and its rounding key: those of `sketch.keys(fold_in(key, t))`."""
+    chosen = np.empty((count, sketch.kept(high)), np.int32)
+    keys = torch.empty(count, dtype=torch.int64)
+    _draw_two(compiled.key_word(key), first, high, chosen, keys.numpy().view(np.uint64))
+    return chosen, keys
 
 
-def _keys(key: Tensor, first: int, count: int) -> Tensor:
-    """The keys of states first .. first + count - 1."""
-    return fold_in(key, torch.arange(first, first + count))
+@njit(nogil=True)
+def _draw_two(key: np.uint64, first: int, high: int, out: np.ndarray, keys: np.ndarray) -> None:
+    marks = np.zeros(high, np.bool_)
+    for s in range(len(out)):
+        sub_key = compiled.fold_in(key, first + s)
+        compiled.distinct_integers(compiled.fold_in(sub_key, 0), 0, high, out[s], marks)
+        keys[s] = compiled.fold_in(sub_key, 1)
 
 
 def final_adjoint(grid: Grid, step: int, state: Estimate) -> np.ndarray:
