@@ -19,10 +19,11 @@ from rad.packing.codes import PLANES, Blocks, masks
 from rad.packing.pieces import pieces
 from rad.sketches.contraction import PIECE_BYTES, SMALL_BYTES
 
-_LIKE: dict[torch.dtype, tuple[np.floating[Any], np.signedinteger[Any]]] = {
+LIKE: dict[torch.dtype, tuple[np.floating[Any], np.signedinteger[Any]]] = {
     torch.float32: (np.float32(0), np.int32(0)),
     torch.float64: (np.float64(0), np.int64(0)),
 }
+"""Zero of each type that loops take, and of the integers of its size."""
 
 
 def contracts(left: Tensor, saved: tuple[Tensor, ...], d: int, key: Tensor) -> bool:
@@ -68,7 +69,7 @@ def compress(
         x.data_ptr(), sequences, count, blocks.size, key.data_ptr(), key.numel(), first,
         blocks.bits, blocks.steps, blocks.zero_code, limit or 0.0, masks(blocks.bits),
         low.data_ptr(), others[0].data_ptr() if others else 0, grids.data_ptr(), given,
-        *_LIKE[x.dtype],
+        *LIKE[x.dtype],
     )  # fmt: skip
     return low, *others, grids
 
@@ -114,7 +115,7 @@ def decompress(
     rounding_passes.decompress(
         low.data_ptr(), high.data_ptr(), scales.data_ptr(), skipped, sequences, count,
         *wanted, blocks.size, key.data_ptr(), key.numel(), 0, blocks.bits, blocks.dithered,
-        blocks.zero_code, masks(blocks.bits), x_hat.data_ptr(), _LIKE[dtype][0],
+        blocks.zero_code, masks(blocks.bits), x_hat.data_ptr(), LIKE[dtype][0],
     )  # fmt: skip
     return x_hat
 

@@ -16,10 +16,20 @@ from numba import njit
 from torch import Tensor
 
 from rad.draws import loops as compiled
-from rad.draws.dispatch import row_keys, step_keys
+from rad.draws.dispatch import step_keys
 from rad.pde.cpu.grid import Grid
 from rad.pde.cpu.points import add_loss_gradient, add_residual_gradient, gather
-from rad.sketches import DifferentSample, Identity, SameSample, SampledRounding, Sketch
+from rad.pde.cpu.rounded import read_all, read_some, round_all, round_some
+from rad.sketches import (
+    DifferentSample,
+    DitheredRounding,
+    Identity,
+    SameSample,
+    SampledRounding,
+    Sketch,
+    StochasticRounding,
+)
+from rad.sketches.blockwise import Rounding
 
 Sampling = DifferentSample | SameSample  # alike on a single row
 
@@ -88,27 +98,29 @@ def _(
     sketch: SampledRounding, grid: Grid, states: Tensor, first: int, key: Tensor
 ) -> tuple[Tensor, ...]:
     """Codes of each state's points; the states of a chunk share one grid, the last that is kept."""
-    chosen, keys = _sampled_and_keys(sketch, len(states), len(grid.places), first, key)
-    values = states.new_empty(chosen.shape)
-    gather(grid, states.numpy(), chosen, values.numpy())
-    shared = sketch.rounding.fit(states.reshape(1, -1))
-    grids, every = shared.expand(len(states), 1, 2), range(len(states))
-    size = values.shape[1]
-    *planes, _ = sketch.rounding.encode(values, size, row_keys(keys, 1), every, grids)
-    return *planes, shared
+    count = sketch.kept(len(grid.places))
+    return round_some(sketch.rounding, count, grid, states, first, key)
 
 
 @read.register
 def _(
     sketch: SampledRounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor
 ) -> Estimate:
-    *planes, shared = kept
-    count, points = len(planes[0]), len(grid.places)
-    chosen, keys = _sampled_and_keys(sketch, count, points, first, key)
-    size = chosen.shape[1]
-    saved, shape = (*planes, shared.expand(count, 1, 2)), (count, 1, size)
-    values = sketch.rounding.decompress_steps(saved, shape, shared.dtype, keys)[:, 0]
-    return Estimate(chosen, values.numpy(), points / size)
+    points = len(grid.places)
+    count = sketch.kept(points)
+    return Estimate(*read_some(sketch.rounding, count, grid, kept, first, key), points / count)
+
+
+@keep.register(StochasticRounding)
+@keep.register(DitheredRounding)
+def _(sketch: Rounding, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
+    return round_all(sketch, grid, states, first, key)
+
+
+@read.register(StochasticRounding)
+@read.register(DitheredRounding)
+def _(sketch: Rounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
+    return Estimate(EVERY, read_all(sketch, grid, kept, first, key), 1.0)
 
 
 @singledispatch
@@ -132,25 +144,6 @@ def kept_bytes(sketch: Sketch, points: int, dtype: torch.dtype) -> tuple[int, in
 def _(sketch: SampledRounding, points: int, dtype: torch.dtype) -> tuple[int, int]:
     grid = sketch.rounding.fit(torch.zeros(1, 1, dtype=dtype)).nbytes
     return sketch.nbytes((1, points), dtype) - grid, grid
-
-
-def _sampled_and_keys(
-    sketch: SampledRounding, count: int, high: int, first: int, key: Tensor
-) -> tuple[np.ndarray, Tensor]:
-    """The points of each state, and its rounding key: those of `sketch.keys(fold_in(key, t))`."""
-    chosen = np.empty((count, sketch.kept(high)), np.int32)
-    keys = torch.empty(count, dtype=torch.int64)
-    _draw_two(compiled.key_word(key), first, high, chosen, keys.numpy().view(np.uint64))
-    return chosen, keys
-
-
-@njit(nogil=True)
-def _draw_two(key: np.uint64, first: int, high: int, out: np.ndarray, keys: np.ndarray) -> None:
-    marks = np.zeros(high, np.bool_)
-    for s in range(len(out)):
-        sub_key = compiled.fold_in(key, first + s)
-        compiled.distinct_integers(compiled.fold_in(sub_key, 0), 0, high, out[s], marks)
-        keys[s] = compiled.fold_in(sub_key, 1)
 
 
 def final_adjoint(grid: Grid, step: int, state: Estimate) -> np.ndarray:
