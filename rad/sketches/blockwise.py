@@ -283,20 +283,18 @@ class Rounding(Sketch):
         codes = unpack_codes(saved[:-1], self.bits)
         return (codes[: torch.Size(shape).numel()] != 0).view(shape)
 
-    def encode(
-        self, x: Tensor, size: int, key: Tensor, blocks: range, grids: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
+    def encode(self, x: Tensor, size: int, key: Tensor, blocks: range) -> tuple[Tensor, ...]:
         """The codes and grids of x (g, n), each of g sequences cut into blocks of that size.
 
-        Planes (g, ceil(n / 8)) and scales (g, ceil(n / size), 2), those of x or else `grids`.
-        `blocks` numbers all blocks in order; `key` may also hold one key a block.
+        Planes (g, ceil(n / 8)) and scales (g, ceil(n / size), 2). `blocks` numbers all
+        blocks in order; `key` may also hold one key a block.
         """
         if compiled_rounding.takes(x, x.dtype, key):
             how, limit = self.blocks(size), near(x.dtype, dithered=self.dithered)
-            return compiled_rounding.compress(x, (len(x),), how, key, blocks.start, limit, grids)
+            return compiled_rounding.compress(x, (len(x),), how, key, blocks.start, limit)
         cut = self._blocks(x, size)
         flat = cut.flatten(0, 1)
-        scales = self.fit(flat) if grids is None else grids.flatten(0, 1)
+        scales = self.fit(flat)
         codes = self.round(flat, scales, key, blocks).view(len(x), cut.shape[1] * size)
         if codes.shape[1] > x.shape[1]:
             codes = codes[:, : x.shape[1]].clone()  # eight bits are kept as they are: no filling

@@ -40,18 +40,12 @@ def takes(values: Tensor, dtype: torch.dtype, key: Tensor) -> bool:
 
 
 def compress(
-    x: Tensor,
-    lead: tuple[int, ...],
-    blocks: Blocks,
-    key: Tensor,
-    first: int,
-    limit: float | None,
-    scales: Tensor | None = None,
+    x: Tensor, lead: tuple[int, ...], blocks: Blocks, key: Tensor, first: int, limit: float | None
 ) -> tuple[Tensor, ...]:
     """The planes (*lead, groups) and grids (*lead, blocks, 2) of x: sequences of equal length.
 
     `lead` is () for one sequence, (g,) for g of them. All of their blocks are numbered in order,
-    from `first` on; `key` may hold one key a block. `scales` are the grids, where not x's own.
+    from `first` on; `key` may hold one key a block.
     """
     from rad.sketches import rounding_passes
 
@@ -62,16 +56,14 @@ def compress(
         torch.empty(*lead, -(-count // 8), dtype=dtype) for dtype in PLANES[blocks.bits]
     )
     key = key.contiguous()
-    shape, given = (*lead, -(-count // blocks.size), 2), scales is not None
-    grids = torch.empty(shape, dtype=x.dtype) if scales is None else scales.to(x.dtype).contiguous()
-    assert grids.shape == shape
+    scales = torch.empty(*lead, -(-count // blocks.size), 2, dtype=x.dtype)
     rounding_passes.compress(
         x.data_ptr(), sequences, count, blocks.size, key.data_ptr(), key.numel(), first,
         blocks.bits, blocks.steps, blocks.zero_code, limit or 0.0, masks(blocks.bits),
-        low.data_ptr(), others[0].data_ptr() if others else 0, grids.data_ptr(), given,
+        low.data_ptr(), others[0].data_ptr() if others else 0, scales.data_ptr(), False,
         *LIKE[x.dtype],
     )  # fmt: skip
-    return low, *others, grids
+    return low, *others, scales
 
 
 class Runs(NamedTuple):

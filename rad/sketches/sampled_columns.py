@@ -36,8 +36,9 @@ gradient and add that to a sum, to write one number of the result."""
 
 SCATTER_COST, DENSE_COST, PRODUCT_COST = 3.0, 0.2, 0.0165
 """Of the dense way: nanoseconds to scatter a kept number, to clear one of x_hat, and for one
-multiplication and addition of torch's product. All six were measured on one thread of a Xeon with
-AVX-512, on layers of 10 to 784 features; it is their ratios that decide."""
+multiplication and addition of torch's product. Measured on one thread of a Xeon with AVX-512, on
+layers of 10 to 784 features, but for sorting and scattering, which are set lower: the way they then
+choose was on an EPYC with AVX2, too, the faster one or took at most 1.4 times as long."""
 
 
 def loops_take(x: Tensor, key: Tensor) -> bool:

@@ -145,15 +145,3 @@ def test_a_key_for_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "in_loops", lambda x: False)
     assert torch.equal(levels, sketch.round(x, scales, keys, blocks))
     assert torch.equal(x_hat, sketch.read(levels, scales, x.dtype, keys, blocks))
-
-
-@pytest.mark.parametrize("sketch", SKETCHES, ids=repr)
-def test_grids_that_are_given(sketch: Rounding, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, size = torch.rand(4, 21, dtype=torch.float64), sketch.block_size(21)
-    grids = sketch.fit(torch.tensor([[-1.0, 1, 2]], dtype=x.dtype)).expand(4, -(-21 // size), 2)
-    blocks = range(grids.shape[0] * grids.shape[1])
-    kept = sketch.encode(x, size, make_key(1), blocks, grids)
-    assert torch.equal(kept[-1], grids)
-    assert not torch.equal(kept[0], sketch.encode(x, size, make_key(1), blocks)[0])
-    monkeypatch.setattr(backends, "in_loops", lambda x: False)
-    assert all(map(torch.equal, kept, sketch.encode(x, size, make_key(1), blocks, grids)))
