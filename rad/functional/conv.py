@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
+from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import Sizes, check_real, product_dtype
 from rad.functional.compression import keep
@@ -28,7 +29,6 @@ from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiate
 from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
-from rad.sketches.sampling import SameSample
 
 PIECES = 5
 """Into how many parts the batch is cut in the backward pass, where it is large."""
@@ -196,14 +196,12 @@ def _gradients(
     dtype, wide = grad_output.dtype, accumulation_dtype(grad_output.dtype)
     grad_weight: Tensor | None = None
     grad_bias: Tensor | None = None
-    if needs_weight and _reads_positions(sketch, geometry, weight, shape):
-        assert isinstance(sketch, SameSample)
-        grad_weight = _pointwise_weight_grad(
-            sketch, grad_output, kept[0], weight, shape, geometry.groups, key
-        )
-    elif needs_weight:
-        arguments = (sketch, grad_output, kept, weight, shape, geometry, key)
-        grad_weight = weight_grad_from_positions(*arguments)
+    drawn = sketch.selectors(shape[2:].numel())
+    if needs_weight and drawn is not None:
+        arguments = (drawn, grad_output, kept[0], weight, shape, geometry, key)
+        pointwise = _reads_positions(drawn, geometry, weight, shape)
+        of_positions = _pointwise_weight_grad if pointwise else weight_grad_from_positions
+        grad_weight = of_positions(*arguments)
     needs_weight = needs_weight and grad_weight is None
     if needs_bias:  # torch's kernel, asked for it, would sum the whole weight's gradient, too
         grad_bias = grad_output.sum((0, *range(2, grad_output.dim())), dtype=wide)
@@ -256,32 +254,32 @@ def _sum(total: Tensor | None, part: Tensor | None, dtype: torch.dtype) -> Tenso
     return part.to(dtype) if total is None else total.add_(part)
 
 
-def _reads_positions(sketch: Sketch, geometry: Geometry, weight: Tensor, shape: torch.Size) -> bool:
-    """Whether the kept positions are multiplied as they are.
+def _reads_positions(
+    drawn: Selectors, geometry: Geometry, weight: Tensor, shape: torch.Size
+) -> bool:
+    """Whether the positions kept, the same in all rows, are multiplied as they are.
 
     Gathered twice over, more than half of them would take more memory than a dense reading.
     """
-    if not (isinstance(sketch, SameSample) and geometry.is_pointwise(weight)):
-        return False
-    positions = shape[2:].numel()
-    return 2 * sketch.kept(positions) <= positions
+    few = 2 * drawn.kept <= shape[2:].numel()
+    return few and not (drawn.signs or drawn.different) and geometry.is_pointwise(weight)
 
 
 def _pointwise_weight_grad(
-    sketch: SameSample,
+    drawn: Selectors,
     grad_output: Tensor,
     kept: Tensor,
     weight: Tensor,
     shape: torch.Size,
-    groups: int,
+    geometry: Geometry,
     key: Tensor,
 ) -> Tensor:
     """Where each output position reads one input position, the kept ones are enough.
 
     Short types are widened a part of the batch at a time.
     """
-    positions = shape[2:].numel()
-    indices = sketch.indices((len(kept), positions), key)
+    indices = drawn.columns(shape[2:].numel(), key, range(1))[0]
+    groups = geometry.groups
     wide = accumulation_dtype(grad_output.dtype)
     columns = kept.view(*shape[:2], len(indices))
     product = None
@@ -295,4 +293,4 @@ def _pointwise_weight_grad(
         )
         product = _sum(product, of_part, wide)
     assert product is not None
-    return product.mul(positions / len(indices)).view(weight.shape)
+    return product.mul(drawn.decode).view(weight.shape)

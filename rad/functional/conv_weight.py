@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from rad import backends
+from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
 from rad.functional.geometry import Geometry
 from rad.packing.pieces import pieces
-from rad.sketches.base import Sketch
-from rad.sketches.sampling import DifferentSample, SameSample
 
 MOST = 0.15
 """Of all positions, those kept and not zero, up to which loops were measured faster than torch's
@@ -39,42 +38,42 @@ Pair = tuple[int, int]
 
 
 def weight_grad_from_positions(
-    sketch: Sketch,
+    drawn: Selectors,
     grad_output: Tensor,
-    kept: tuple[Tensor, ...],
+    kept: Tensor,
     weight: Tensor,
     shape: torch.Size,
     geometry: Geometry,
     key: Tensor,
 ) -> Tensor | None:
-    """The gradient of a weight (O, C / groups, *kernel), from what a sampling sketch kept.
+    """The gradient of a weight (O, C / groups, *kernel), from what was kept (rows, k) of an input.
 
     Of the dtype in which sums run. None where a dense reading is faster or has to be: for other
-    sketches, devices and paddings, three axes, many kept numbers, and a grad_output that is not
-    finite somewhere, which the zeros of a dense reading turn into NaN.
+    selectors than one-hot ones, other devices and paddings, three axes, many kept numbers, and a
+    grad_output that is not finite somewhere, which the zeros of a dense reading turn into NaN.
     """
-    if not isinstance(sketch, SameSample | DifferentSample) or not shape.numel():
+    if drawn.signs or not shape.numel():
         return None
-    in_loops = all(map(backends.in_loops, (grad_output, kept[0], key)))
+    in_loops = all(map(backends.in_loops, (grad_output, kept, key)))
     if not in_loops or weight.dim() > 4 or geometry.padding_mode != "constant":
         return None
     joined = geometry.has_unit_steps
     run = len(weight) // geometry.groups * (weight.shape[-1] if joined else 1)
-    present = torch.count_nonzero(kept[0]).item() / shape.numel()
+    present = torch.count_nonzero(kept).item() / shape.numel()
     if run < SHORTEST or present > (MOST if joined else MOST_WITH_GAPS):
         return None
     wide = accumulation_dtype(grad_output.dtype)
-    values = kept[0].reshape(-1, kept[0].shape[-1]).to(wide)
-    sums = _sums(sketch, grad_output, values, weight, shape, geometry, key)
+    values = kept.reshape(-1, drawn.kept).to(wide)
+    sums = _sums(drawn, grad_output, values, weight, shape, geometry, key)
     if sums is None:
         return None
-    sums *= shape[2:].numel() / values.shape[1]
+    sums *= drawn.decode
     kernel = (sums.flip(2) if joined else sums).unflatten(0, (geometry.groups, -1))
     return kernel.permute(0, 4, 1, 2, 3).reshape(weight.shape)
 
 
 def _sums(
-    sketch: SameSample | DifferentSample,
+    drawn: Selectors,
     grad_output: Tensor,
     values: Tensor,
     weight: Tensor,
@@ -89,7 +88,7 @@ def _sums(
     from rad.draws.loops import key_word
     from rad.functional.conv_loops import add_dense_taps, add_sparse_taps
 
-    drawn = (key_word(key), (not sketch.replacement, isinstance(sketch, SameSample)))
+    draws = (key_word(key), (drawn.distinct, not drawn.different))
     place = (_pair(shape[2:], 1), _pair(geometry.before, 0))
     steps = (_pair(geometry.stride, 1), _pair(geometry.dilation, 1))
     size = (shape[1], *_pair(weight.shape[2:], 1), len(weight) // geometry.groups)
@@ -101,7 +100,7 @@ def _sums(
             grad = grad_output[part.start : part.stop].to(values.dtype).contiguous()
             lines = grad.view(len(grad), grad.shape[1], *_pair(grad.shape[2:], 1))
             arrays = (values.numpy(), lines.detach().numpy())
-            given = (*drawn, (part.start, part.stop), *arrays, *place)
+            given = (*draws, (part.start, part.stop), *arrays, *place)
             if geometry.has_unit_steps:
                 finite = add_dense_taps(*given, sums.numpy())
             else:

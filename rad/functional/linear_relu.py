@@ -108,7 +108,7 @@ class _Stages(torch.autograd.Function):
 def _drawn(stage: Stage, d: int) -> Selectors | None:
     """The columns that a stage keeps of its input, where loops draw them."""
     drawn = stage.sketch.selectors(d)
-    return None if drawn is None or drawn.signs else drawn
+    return None if drawn is None or drawn.signs or drawn.distinct else drawn
 
 
 @cache

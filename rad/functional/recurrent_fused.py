@@ -31,7 +31,8 @@ def can_fuse(x: Tensor, hidden: int, nonlinearity: str, sketch: Sketch, dtype: t
 def _fits(features: int, hidden: int, sketch: Sketch, dtype: torch.dtype) -> bool:
     from rad.kernels import recurrent
 
-    known = isinstance(sketch, Identity) or sketch.selectors(hidden) is not None
+    selected = sketch.selectors(hidden)
+    known = isinstance(sketch, Identity) or (selected is not None and not selected.distinct)
     fits = features == 1 and hidden <= recurrent.MAX_HIDDEN
     return known and fits and dtype in (torch.float32, torch.bfloat16)
 

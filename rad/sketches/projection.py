@@ -46,7 +46,7 @@ class _Projection(ReducingSketch):
 
     def selectors(self, d: int) -> Selectors:
         kept, scale = self.kept(d), self.kept(d) ** -0.5
-        return Selectors(kept, True, isinstance(self, DifferentProject), scale, scale)
+        return Selectors(kept, True, isinstance(self, DifferentProject), False, scale, scale)
 
     def _gather(self, x: Tensor, key: Tensor, first: int = 0) -> Tensor:
         """x R for x (..., d), of the accumulation dtype; R are rows first..first+d-1 of signs."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rad import backends
 from rad.draws.casting import cast
-from rad.draws.dispatch import distinct_integers, integers, row_keys
+from rad.draws.dispatch import row_keys
 from rad.draws.reference import READ
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
@@ -44,15 +44,9 @@ class _Sampling(ReducingSketch):
         factor = self.relative_variance(d) / max(d - 1, 1)
         return (Columns(mixed=False, shared=isinstance(self, SameSample), factor=factor),)
 
-    def _draw(self, d: int, key: Tensor, rows: range) -> Tensor:
-        draw = integers if self.replacement else distinct_integers
-        return draw(key, rows, self.kept(d), d)
-
-    def selectors(self, d: int) -> Selectors | None:
-        if not self.replacement:
-            return None
-        kept = self.kept(d)
-        return Selectors(kept, False, isinstance(self, DifferentSample), 1.0, d / kept)
+    def selectors(self, d: int) -> Selectors:
+        kept, different = self.kept(d), isinstance(self, DifferentSample)
+        return Selectors(kept, False, different, not self.replacement, 1.0, d / kept)
 
     def in_kernels(self, values: Tensor, key: Tensor) -> bool:
         """Whether kernels draw the columns of those values and read, or write, them at once."""
@@ -78,7 +72,7 @@ class SameSample(_Sampling):
 
     def indices(self, shape: Shape, key: Tensor) -> Tensor:
         """The columns drawn: int64, (k,)."""
-        return self._draw(shape[-1], key, range(1))[0]
+        return self.selectors(shape[-1]).columns(shape[-1], key, range(1))[0]
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         k, distinct = self.kept(x.shape[-1]), not self.replacement
@@ -179,8 +173,9 @@ class DifferentSample(_Sampling):
 
     def indices(self, shape: Shape, key: Tensor, rows: range | None = None) -> Tensor:
         """The columns drawn, row by row: int64, (..., k), or (len(rows), k) with `rows`."""
-        drawn = self._draw(shape[-1], key, rows_of(shape) if rows is None else rows)
-        return drawn.view(*shape[:-1], self.kept(shape[-1])) if rows is None else drawn
+        d, wanted = shape[-1], rows_of(shape) if rows is None else rows
+        drawn = self.selectors(d).columns(d, key, wanted)
+        return drawn.view(*shape[:-1], self.kept(d)) if rows is None else drawn
 
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         k, distinct = self.kept(x.shape[-1]), not self.replacement

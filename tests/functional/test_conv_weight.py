@@ -45,7 +45,7 @@ def geometry(weight: Tensor, options: dict[str, Any]) -> Geometry:
 
 
 def example(case: str, name: str, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Arguments of `weight_grad_from_positions`, the input half zero as after a ReLU."""
+    """Arguments of `from_positions`, the input half zero as after a ReLU."""
     shape, weight_shape, options = CASES[case]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator).relu().to(dtype)
@@ -55,6 +55,13 @@ def example(case: str, name: str, dtype: torch.dtype) -> tuple[Any, ...]:
     key = make_key(3)
     kept = SKETCHES[name].compress(x.flatten(2).flatten(0, 1), key)
     return SKETCHES[name], grad, kept, weight, x.shape, of, key
+
+
+def from_positions(
+    sketch: Any, grad: Tensor, kept: Any, weight: Tensor, shape: Any, of: Geometry, key: Tensor
+) -> Tensor | None:
+    drawn = sketch.selectors(shape[2:].numel())
+    return weight_grad_from_positions(drawn, grad, kept[0], weight, shape, of, key)
 
 
 def dense(
@@ -73,7 +80,7 @@ def dense(
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_that_of_the_dense_reading(case: str, sketch: str, dtype: torch.dtype) -> None:
     arguments = example(case, sketch, dtype)
-    found = weight_grad_from_positions(*arguments)
+    found = from_positions(*arguments)
     assert found is not None
     expected = dense(*arguments)
     assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
@@ -90,7 +97,7 @@ def test_gradients_may_lie_in_any_way(layout: str) -> None:
         "reversed": grad.transpose(2, 3).contiguous().transpose(2, 3),
     }[layout]
     assert not grad.is_contiguous()
-    found = weight_grad_from_positions(sketch, grad, *rest)
+    found = from_positions(sketch, grad, *rest)
     torch.testing.assert_close(found, dense(sketch, grad, *rest))
 
 
@@ -98,7 +105,7 @@ def test_several_threads_divide_the_images(monkeypatch: pytest.MonkeyPatch) -> N
     arguments = example("groups", "different", torch.float64)
     monkeypatch.setattr(conv_weight, "IMAGES", 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    torch.testing.assert_close(weight_grad_from_positions(*arguments), dense(*arguments))
+    torch.testing.assert_close(from_positions(*arguments), dense(*arguments))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -113,7 +120,7 @@ def test_a_gradient_that_is_not_finite_is_left_to_the_dense_reading(
     for image in (0, 4):
         _, grad, *_ = arguments = example(case, "different", torch.float32)
         grad[image, 3, 1, 1] = bad
-        assert weight_grad_from_positions(*arguments) is None
+        assert from_positions(*arguments) is None
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -121,7 +128,7 @@ def test_a_gradient_that_is_not_finite_is_left_to_the_dense_reading(
 def test_a_kept_number_that_is_not_finite_shows(bad: float, case: str) -> None:
     _, _, (kept,), *_ = arguments = example(case, "different", torch.float32)
     kept[7, 2] = bad
-    found, expected = weight_grad_from_positions(*arguments), dense(*arguments)
+    found, expected = from_positions(*arguments), dense(*arguments)
     assert found is not None
     shows = ~expected.isfinite()
     assert shows.any()
@@ -147,9 +154,9 @@ def test_what_is_left_to_the_dense_reading(case: str, change: dict[str, Any]) ->
     grad = of.forward(x, weight, None)
     kept = sketch.compress(x.flatten(2).flatten(0, 1), key)
     arguments = (grad, kept, weight, x.shape, of, key)
-    assert weight_grad_from_positions(sketch, *arguments) is None
+    assert from_positions(sketch, *arguments) is None
 
 
 def test_without_loops_it_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conv_weight.backends, "in_loops", lambda _: False)
-    assert weight_grad_from_positions(*example("plain", "different", torch.float32)) is None
+    assert from_positions(*example("plain", "different", torch.float32)) is None
