@@ -9,7 +9,8 @@ from rad import backends
 from rad.packing.codes import pack_codes, unpack_codes
 from rad.pde import ReactionDiffusion
 from rad.pde.cpu.grid import Grid, lay_out
-from rad.pde.cpu.sketches import EVERY, all_points, keep, read
+from rad.pde.cpu.points import EVERY
+from rad.pde.cpu.sketches import all_points, keep, read
 from rad.sketches import (
     DitheredRounding,
     SampledRounding,

@@ -17,7 +17,8 @@ from torch import Tensor
 from rad.pde.adjoint import Checkpointing
 from rad.pde.cpu.chunks import chunks, new_buffer
 from rad.pde.cpu.grid import lay_out
-from rad.pde.cpu.sketches import EVERY, Estimate, all_points, final_adjoint
+from rad.pde.cpu.points import EVERY
+from rad.pde.cpu.sketches import Estimate, all_points, final_adjoint
 from rad.pde.cpu.steps import sweep, sweep_back
 from rad.pde.problem import ReactionDiffusion
 

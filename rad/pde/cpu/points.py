@@ -17,6 +17,9 @@ from rad.pde.cpu.grid import Grid
 # Sums may be reordered and products fused; NaN and infinity keep their meaning.
 FAST = {"reassoc", "contract", "nsz"}
 
+EVERY = np.empty((1, 0), np.int32)
+"""All interior points in order."""
+
 
 @njit(nogil=True)
 def gather(grid: Grid, states: np.ndarray, points: np.ndarray, out: np.ndarray) -> None:

@@ -1,13 +1,15 @@
 """States of a chunk rounded, and read back, in one compiled pass: a state at a time, in cache.
 
-What is kept and read is to the bit what `compress_steps` and `decompress_steps` of the sketch keep
-and read, of which `rad.sketches.rounding_passes` does the rounding. State first + s has the key
-`fold_in(key, first + s)`. Codes and grids lie at addresses (`rad.backends.addresses`).
+Either all interior points of each state are rounded, with grids of its own, or some of them, drawn
+without replacement, on one grid for all states of the chunk. What is kept and read is to the bit
+what the sketch's torch operators keep and read; `rad.sketches.rounding_passes` does the rounding.
+State first + s has the key `fold_in(key, first + s)`; where points are drawn, its sub-key 0 draws
+them, and 1 rounds them.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -16,213 +18,162 @@ from torch import Tensor
 from rad.draws import loops as compiled
 from rad.packing.codes import PLANES, masks
 from rad.pde.cpu.grid import Grid
-from rad.pde.cpu.points import gather
+from rad.pde.cpu.points import EVERY, gather
 from rad.sketches import rounding_passes
 from rad.sketches.blockwise import Rounding
 from rad.sketches.compiled_rounding import LIKE
 from rad.sketches.grid import near
 
 
-class Codes(NamedTuple):
-    """The codes of states as the loops take them; steps are the bytes from a state to the next."""
+class _Rules(NamedTuple):
+    """How each state is rounded: fields of `Rounding`, and what the passes derive from them."""
+
+    size: int  # numbers of a block
+    bits: int
+    steps: int
+    dithered: bool
+    zero_code: bool
+    near: float
+    masks: np.ndarray
+
+
+class _Places(NamedTuple):
+    """Addresses of what is kept of the first state; steps are the bytes from a state to the next.
+
+    Grids are `given`, not written, where all states share one.
+    """
 
     low: int
     high: int
+    scales: int
     low_step: int
     high_step: int
+    scales_step: int
+    given: bool
 
 
-def empty_planes(states: Tensor, bits: int, count: int) -> tuple[Tensor, ...]:
-    """Room for `count` codes of each state: tensors (m, groups)."""
-    shape = len(states), -(-count // 8)
-    return tuple(states.new_empty(shape, dtype=dtype) for dtype in PLANES[bits])
-
-
-def codes_at(planes: tuple[Tensor, ...]) -> Codes:
-    """The addresses of planes (m, groups)."""
-    low, high = planes[0], planes[-1]
-    steps = (plane.shape[1] * plane.itemsize for plane in (low, high))
-    return Codes(low.data_ptr(), high.data_ptr(), *steps)
-
-
-def round_all(
-    rounding: Rounding, grid: Grid, states: Tensor, first: int, key: Tensor
+def round_states(
+    rounding: Rounding, drawn: int | None, grid: Grid, states: Tensor, first: int, key: Tensor
 ) -> tuple[Tensor, ...]:
-    """Planes (m, groups) and grids (m, blocks, 2) of all interior points of states."""
-    count = len(grid.places)
-    size = rounding.block_size(count)
-    planes = empty_planes(states, rounding.bits, count)
-    scales = states.new_empty(len(states), -(-count // size), 2)
-    limit = near(states.dtype, dithered=rounding.dithered) or 0.0
-    _round_all(
-        grid, states.numpy(), compiled.key_word(key), first, size, rounding.bits, rounding.steps,
-        rounding.zero_code, limit, masks(rounding.bits), *codes_at(planes), scales.data_ptr(),
-        *LIKE[states.dtype],
-    )  # fmt: skip
-    return *planes, scales
+    """Planes (m, groups) of codes, and grids: (m, blocks, 2) of all points, (1, 2) of `drawn`.
 
-
-def read_all(
-    rounding: Rounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor
-) -> np.ndarray:
-    """What `round_all` kept is read as: (m, n^2)."""
-    *planes, scales = kept
-    x_hat = scales.new_empty(len(scales), len(grid.places)).numpy()
-    _read_all(
-        compiled.key_word(key), first, rounding.block_size(x_hat.shape[1]), rounding.bits,
-        rounding.dithered, rounding.zero_code, masks(rounding.bits), *codes_at(tuple(planes)),
-        scales.data_ptr(), x_hat,
-    )  # fmt: skip
-    return x_hat
-
-
-@njit(nogil=True)
-def _round_all(
-    grid: Grid,
-    states: np.ndarray,
-    key: np.uint64,
-    first: int,
-    size: int,
-    bits: int,
-    steps: int,
-    zero_code: bool,
-    near: float,
-    masks: np.ndarray,
-    low: int,
-    high: int,
-    low_step: int,
-    high_step: int,
-    scales: int,
-    zero: np.generic,
-    lowest: np.generic,
-) -> None:
-    count, every = len(grid.places), np.empty((1, 0), np.int32)
-    row, own = np.empty((1, count), states.dtype), np.empty(1, np.uint64)
-    grids = (count + size - 1) // size * 2 * row.itemsize
-    for s in range(len(states)):
-        own[0] = compiled.fold_in(key, first + s)
-        gather(grid, states[s : s + 1], every, row)
-        rounding_passes.compress(
-            row.ctypes.data, 1, count, size, own.ctypes.data, 1, 0, bits, steps, zero_code, near,
-            masks, low + s * low_step, high + s * high_step, scales + s * grids, False, zero,
-            lowest,
-        )  # fmt: skip
-
-
-@njit(nogil=True)
-def _read_all(
-    key: np.uint64,
-    first: int,
-    size: int,
-    bits: int,
-    dithered: bool,
-    zero_code: bool,
-    masks: np.ndarray,
-    low: int,
-    high: int,
-    low_step: int,
-    high_step: int,
-    scales: int,
-    out: np.ndarray,
-) -> None:
-    count, own = out.shape[1], np.empty(1, np.uint64)
-    grids, zero = (count + size - 1) // size * 2 * out.itemsize, out.dtype.type(0)
-    for s in range(len(out)):
-        own[0] = compiled.fold_in(key, first + s)
-        rounding_passes.decompress(
-            low + s * low_step, high + s * high_step, scales + s * grids, 0, 1, count, 0, count, 1,
-            0, size, own.ctypes.data, 1, 0, bits, dithered, zero_code, masks, out[s].ctypes.data,
-            zero,
-        )  # fmt: skip
-
-
-def round_some(
-    rounding: Rounding, count: int, grid: Grid, states: Tensor, first: int, key: Tensor
-) -> tuple[Tensor, ...]:
-    """Planes (m, groups) of `count` points drawn for each state, and the grid of all: (1, 2).
-
-    Of a state's key, sub-key 0 draws the points, without replacement, and 1 rounds them.
+    Shapes: states (m, points, points - 1), of which all n^2 interior points are rounded, or as
+    many as `drawn`.
     """
-    planes = empty_planes(states, rounding.bits, count)
-    shared = rounding.fit(states.view(1, -1))
-    limit = near(states.dtype, dithered=rounding.dithered) or 0.0
-    _round_some(
-        grid, states.numpy(), compiled.key_word(key), first, count, rounding.bits, rounding.steps,
-        limit, masks(rounding.bits), *codes_at(planes), shared.data_ptr(), *LIKE[states.dtype],
+    count = drawn or len(grid.places)
+    groups = -(-count // 8)
+    planes = [states.new_empty(len(states), groups, dtype=of) for of in PLANES[rounding.bits]]
+    if drawn is None:
+        blocks = -(-count // rounding.block_size(count))
+        scales = states.new_empty(len(states), blocks, 2)
+    else:
+        scales = rounding.fit(states.view(1, -1))
+    kept = (*planes, scales)
+    _round(
+        grid, states.numpy(), compiled.key_word(key), first, _points(drawn, 1),
+        *_given(rounding, drawn, count, kept), *LIKE[states.dtype],
     )  # fmt: skip
-    return *planes, shared
+    return kept
 
 
-def read_some(
-    rounding: Rounding, count: int, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor
+def read_states(
+    rounding: Rounding,
+    drawn: int | None,
+    grid: Grid,
+    kept: tuple[Tensor, ...],
+    first: int,
+    key: Tensor,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The points that `round_some` drew, int32, and what they are read as: (m, count) each."""
-    *planes, shared = kept
-    chosen = np.empty((len(planes[0]), count), np.int32)
-    values = shared.new_empty(chosen.shape).numpy()
-    _read_some(
-        compiled.key_word(key), first, len(grid.places), rounding.bits, rounding.dithered,
-        masks(rounding.bits), *codes_at(tuple(planes)), shared.data_ptr(), chosen, values,
+    """The points (m, k) int32 that `round_states` rounded, or EVERY, and what they are read as."""
+    m, scales = len(kept[0]), kept[-1]
+    count = drawn or len(grid.places)
+    points, values = _points(drawn, m), scales.new_empty(m, count).numpy()
+    _read(
+        len(grid.places), compiled.key_word(key), first, points,
+        *_given(rounding, drawn, count, kept), values,
     )  # fmt: skip
-    return chosen, values
+    return points, values
+
+
+def _points(drawn: int | None, states: int) -> np.ndarray:
+    """Room for the points of so many states, or EVERY."""
+    return EVERY if drawn is None else np.empty((states, drawn), np.int32)
+
+
+def _given(
+    rounding: Rounding, drawn: int | None, count: int, kept: tuple[Tensor, ...]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The fields of `_Rules` and `_Places`: numba takes plain tuples ten times faster."""
+    limit = near(kept[-1].dtype, dithered=rounding.dithered) or 0.0
+    rules = _Rules(
+        size=count if drawn else rounding.block_size(count),
+        bits=rounding.bits,
+        steps=rounding.steps,
+        dithered=rounding.dithered,
+        zero_code=rounding.zero_code,
+        near=limit,
+        masks=masks(rounding.bits),
+    )
+    tensors = (kept[0], kept[-2], kept[-1])  # planes of one or two tensors, and grids
+    low_step, high_step, scales_step = (part[0].numel() * part.itemsize for part in tensors)
+    low, high, scales = (part.data_ptr() for part in tensors)
+    own = 0 if drawn else scales_step
+    places = _Places(low, high, scales, low_step, high_step, own, given=bool(drawn))
+    return tuple(rules), tuple(places)
 
 
 @njit(nogil=True)
-def _round_some(
+def _round(
     grid: Grid,
     states: np.ndarray,
     key: np.uint64,
     first: int,
-    count: int,
-    bits: int,
-    steps: int,
-    near: float,
-    masks: np.ndarray,
-    low: int,
-    high: int,
-    low_step: int,
-    high_step: int,
-    shared: int,
+    points: np.ndarray,
+    rule_fields: tuple[Any, ...],
+    place_fields: tuple[Any, ...],
     zero: np.generic,
     lowest: np.generic,
 ) -> None:
-    every = len(grid.places)
+    rules, places = _Rules(*rule_fields), _Places(*place_fields)
+    every, drawn = len(grid.places), points.shape[1]
+    count = drawn if drawn else every
     row, own = np.empty((1, count), states.dtype), np.empty(1, np.uint64)
-    chosen, marks = np.empty((1, count), np.int32), np.zeros(every, np.bool_)
+    marks = np.zeros(every, np.bool_)
     for s in range(len(states)):
-        of_state = compiled.fold_in(key, first + s)
-        own[0] = compiled.fold_in(of_state, 1)
-        compiled.distinct_integers(compiled.fold_in(of_state, 0), 0, every, chosen[0], marks)
-        gather(grid, states[s : s + 1], chosen, row)
+        own[0] = compiled.fold_in(key, first + s)
+        if drawn:
+            compiled.distinct_integers(compiled.fold_in(own[0], 0), 0, every, points[0], marks)
+            own[0] = compiled.fold_in(own[0], 1)
+        gather(grid, states[s : s + 1], points, row)
         rounding_passes.compress(
-            row.ctypes.data, 1, count, count, own.ctypes.data, 1, 0, bits, steps, False, near,
-            masks, low + s * low_step, high + s * high_step, shared, True, zero, lowest,
+            row.ctypes.data, 1, count, rules.size, own.ctypes.data, 1, 0, rules.bits, rules.steps,
+            rules.zero_code, rules.near, rules.masks, places.low + s * places.low_step,
+            places.high + s * places.high_step, places.scales + s * places.scales_step,
+            places.given, zero, lowest,
         )  # fmt: skip
 
 
 @njit(nogil=True)
-def _read_some(
+def _read(
+    every: int,
     key: np.uint64,
     first: int,
-    every: int,
-    bits: int,
-    dithered: bool,
-    masks: np.ndarray,
-    low: int,
-    high: int,
-    low_step: int,
-    high_step: int,
-    shared: int,
-    chosen: np.ndarray,
+    points: np.ndarray,
+    rule_fields: tuple[Any, ...],
+    place_fields: tuple[Any, ...],
     out: np.ndarray,
 ) -> None:
-    count, own = out.shape[1], np.empty(1, np.uint64)
-    marks, zero = np.zeros(every, np.bool_), out.dtype.type(0)
+    rules, places = _Rules(*rule_fields), _Places(*place_fields)
+    drawn, count, zero = points.shape[1], out.shape[1], out.dtype.type(0)
+    own, marks = np.empty(1, np.uint64), np.zeros(every, np.bool_)
     for s in range(len(out)):
-        of_state = compiled.fold_in(key, first + s)
-        own[0] = compiled.fold_in(of_state, 1)
-        compiled.distinct_integers(compiled.fold_in(of_state, 0), 0, every, chosen[s], marks)
+        own[0] = compiled.fold_in(key, first + s)
+        if drawn:
+            compiled.distinct_integers(compiled.fold_in(own[0], 0), 0, every, points[s], marks)
+            own[0] = compiled.fold_in(own[0], 1)
         rounding_passes.decompress(
-            low + s * low_step, high + s * high_step, shared, 0, 1, count, 0, count, 1, 0, count,
-            own.ctypes.data, 1, 0, bits, dithered, False, masks, out[s].ctypes.data, zero,
+            places.low + s * places.low_step, places.high + s * places.high_step,
+            places.scales + s * places.scales_step, 0, 1, count, 0, count, 1, 0, rules.size,
+            own.ctypes.data, 1, 0, rules.bits, rules.dithered, rules.zero_code, rules.masks,
+            out[s].ctypes.data, zero,
         )  # fmt: skip

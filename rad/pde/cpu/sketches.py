@@ -18,8 +18,8 @@ from torch import Tensor
 from rad.draws import loops as compiled
 from rad.draws.dispatch import step_keys
 from rad.pde.cpu.grid import Grid
-from rad.pde.cpu.points import add_loss_gradient, add_residual_gradient, gather
-from rad.pde.cpu.rounded import read_all, read_some, round_all, round_some
+from rad.pde.cpu.points import EVERY, add_loss_gradient, add_residual_gradient, gather
+from rad.pde.cpu.rounded import read_states, round_states
 from rad.sketches import (
     DifferentSample,
     DitheredRounding,
@@ -41,10 +41,6 @@ class Estimate(NamedTuple):
     values: np.ndarray  # (m, k)
     weight: float
     residual: bool = False  # of the states minus the target
-
-
-EVERY = np.empty((1, 0), np.int32)
-"""All interior points in order."""
 
 
 @singledispatch
@@ -99,28 +95,28 @@ def _(
 ) -> tuple[Tensor, ...]:
     """Codes of each state's points; the states of a chunk share one grid, the last that is kept."""
     count = sketch.kept(len(grid.places))
-    return round_some(sketch.rounding, count, grid, states, first, key)
+    return round_states(sketch.rounding, count, grid, states, first, key)
 
 
 @read.register
 def _(
     sketch: SampledRounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor
 ) -> Estimate:
-    points = len(grid.places)
-    count = sketch.kept(points)
-    return Estimate(*read_some(sketch.rounding, count, grid, kept, first, key), points / count)
+    count = sketch.kept(len(grid.places))
+    points, values = read_states(sketch.rounding, count, grid, kept, first, key)
+    return Estimate(points, values, len(grid.places) / count)
 
 
 @keep.register(StochasticRounding)
 @keep.register(DitheredRounding)
 def _(sketch: Rounding, grid: Grid, states: Tensor, first: int, key: Tensor) -> tuple[Tensor, ...]:
-    return round_all(sketch, grid, states, first, key)
+    return round_states(sketch, None, grid, states, first, key)
 
 
 @read.register(StochasticRounding)
 @read.register(DitheredRounding)
 def _(sketch: Rounding, grid: Grid, kept: tuple[Tensor, ...], first: int, key: Tensor) -> Estimate:
-    return Estimate(EVERY, read_all(sketch, grid, kept, first, key), 1.0)
+    return Estimate(*read_states(sketch, None, grid, kept, first, key), 1.0)
 
 
 @singledispatch
