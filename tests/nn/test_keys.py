@@ -64,6 +64,16 @@ SKETCHES: dict[str, Sketch] = {
 }
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Sequential(nn.Linear(11, 7), nn.Linear(7, 3)), (6, 11)),
+    "run": (
+        lambda: nn.Sequential(
+            nn.Linear(11, 9),
+            nn.ReLU(),
+            nn.Linear(9, 7, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(7, 3),
+        ),
+        (6, 11),
+    ),
     "conv": (
         lambda: nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, (3, 2))),
         (3, 2, 5, 4),
@@ -186,6 +196,14 @@ def test_eager_and_with_two_forward_passes_before_the_backward_passes(
     outputs = [case.run(case.model, call) for call in range(3)]
     for call in (1, 0, 2):
         case.check(case.gradients(outputs[call]), call, draw=call)
+
+
+def test_layers_of_a_run_are_one_function() -> None:
+    """So that the nets here try those keys, too."""
+    output = Case("run", DifferentSample(0.4)).model(torch.ones(6, 11, dtype=torch.float64))
+    assert output.grad_fn.name() == "_StagesBackward"
+    before = {type(node).__name__ for node, _ in output.grad_fn.next_functions}
+    assert before == {"AccumulateGrad", "NoneType"}
 
 
 @every_sketch
