@@ -1,14 +1,16 @@
 """Time and memory of a forward and backward pass: `python scripts/benchmark.py`.
 
 For each network, ratios of medians against the first program (plain torch, or the exact adjoint of
-the PDE), programs taking turns; saved and peak bytes; examples a second. On a GPU every program of
+the PDE), programs taking turns; saved and peak bytes; on the CPU the high-water mark of a process
+that runs the program alone; examples a second. On a GPU every program of
 a network runs as a CUDA graph, too, against the first one's graph; where it cannot be captured,
 the reason is printed. Settings: configs/measure/benchmark.yaml.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from _spec import choose_device
 from omegaconf import DictConfig
 
 from rad.benchmarks.comparison import Compared, graphs_of, memory_of, speed_of
+from rad.benchmarks.high_water import high_water
 from rad.benchmarks.networks import NETWORKS
 from rad.benchmarks.pde_programs import adjoints_by_fraction, pde_programs
 from rad.benchmarks.programs import programs
@@ -48,10 +51,13 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def _measured(network: str, config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """The rows of a network."""
-    compared, rounds = _programs(network, config, device), config.rounds[network]
+    build = partial(_builder, network, config, device)
+    compared, rounds = build(config.programs)(), config.rounds[network]
+    in_processes = config.high_water and device.type == "cpu"
     seconds = alternate({name: p.step for name, p in compared.items()}, rounds)
     rows = [
         {"network": network, "program": name, **memory_of(program)}
+        | ({"high_water_bytes": high_water(build([name]), name)} if in_processes else {})
         | {"time_ratio": ratio, "rounds": rounds}
         | {"precision": "" if network == PDE else config.precision, "samples_per_second": rate}
         for (name, program), (ratio, rate) in zip(
@@ -65,19 +71,23 @@ def _measured(network: str, config: DictConfig, device: torch.device) -> list[di
     return rows
 
 
-def _programs(network: str, config: DictConfig, device: torch.device) -> Mapping[str, Compared]:
+def _builder(
+    network: str, config: DictConfig, device: torch.device, names: Sequence[str]
+) -> Callable[[], Mapping[str, Compared]]:
+    """What makes the programs of those names; of the PDE all there are."""
     if network == PDE:
         pde = config.pde
         problem = ReactionDiffusion(pde.points, pde.steps, pde.dt)
         adjoints = adjoints_by_fraction(problem, pde.fractions, device)
-        return pde_programs(problem, adjoints, pde.simulations, device)
+        return partial(pde_programs, problem, adjoints, pde.simulations, device)
     examples = NETWORKS[network].examples if config.batch_size is None else config.batch_size
-    return programs(
+    return partial(
+        programs,
         network,
         config.keep_fraction,
         examples,
         device,
-        names=config.programs,
+        names=list(names),
         precision=config.precision,
     )
 

@@ -24,7 +24,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_table_has_the_committed_columns_and_programs(call: Call, tmp_path: Path) -> None:
-    done = call("benchmark", "networks=[feedforward]", "rounds.feedforward=1", "device=cpu")
+    chosen = ("networks=[feedforward]", "rounds.feedforward=1", "device=cpu", "high_water=false")
+    done = call("benchmark", *chosen)
     assert done.status == 0, done.err
     found = pd.read_csv(tmp_path / "results/benchmarks/cpu.csv")
     committed = pd.read_csv(COMMITTED)
@@ -45,7 +46,7 @@ def test_programs_and_precision_can_be_chosen(call: Call, tmp_path: Path) -> Non
     bytes_of = {}
     for precision in ("float32", "bf16"):
         options = (f"precision={precision}", f"output={precision}", "batch_size=20")
-        rounds = ("rounds.convnet=1", "networks=[convnet]", "device=cpu")
+        rounds = ("rounds.convnet=1", "networks=[convnet]", "device=cpu", "high_water=false")
         assert call("benchmark", chosen, *options, *rounds).status == 0
         table = pd.read_csv(tmp_path / precision / "cpu.csv")
         assert list(table["program"]) == ["lean_exact", "different_sample", "accumulation"]
@@ -57,7 +58,7 @@ def test_programs_and_precision_can_be_chosen(call: Call, tmp_path: Path) -> Non
 
 
 def test_the_pde_beside_its_exact_adjoint(call: Call, tmp_path: Path) -> None:
-    done = call("benchmark", "networks=[pde]", "device=cpu", *TINY_PDE)
+    done = call("benchmark", "networks=[pde]", "device=cpu", "high_water=false", *TINY_PDE)
     assert done.status == 0, done.err
     table = pd.read_csv(tmp_path / "results/benchmarks/cpu.csv").set_index("program")
     kinds = ("different_sample", "checkpointing")
@@ -73,6 +74,15 @@ def test_the_pde_beside_its_exact_adjoint(call: Call, tmp_path: Path) -> None:
     done = call("benchmark", "networks=[pde]", "device=cpu", "pde.simulations=2")
     assert done.status == 2
     assert "on a CPU give 1" in done.err
+
+
+def test_processes_of_their_own_tell_high_water_marks(call: Call, tmp_path: Path) -> None:
+    chosen = ("networks=[feedforward]", "programs=[torch,same_sample]", "batch_size=4000")
+    done = call("benchmark", *chosen, "rounds.feedforward=1", "device=cpu")
+    assert done.status == 0, done.err
+    table = pd.read_csv(tmp_path / "results/benchmarks/cpu.csv")
+    assert (table["high_water_bytes"] > table["saved_bytes"]).all()
+    assert (table["high_water_bytes"] < 3 * table["peak_bytes"]).all()
 
 
 def test_an_unknown_network_is_refused(call: Call) -> None:
