@@ -16,7 +16,7 @@ from rad.conversion.example import check_loss, check_model, check_real_memory
 from rad.errors import UsageError
 from rad.memory.graph import Holding, gradients_enabled, holdings, storage
 from rad.memory.measure import parameter_bytes, peak_bytes
-from rad.nn import LAYERS, RAD_LAYERS, Sketching
+from rad.nn import LAYERS, RAD_LAYERS, RNN, Sketching
 from rad.nn.kinds import kind_of
 from rad.nn.registry import MODULE_OF_NODE
 from rad.sketches import Identity
@@ -108,7 +108,7 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
     names = {module: name for name, module in model.named_modules()}
     stack: list[nn.Module] = []
     predicted: dict[str, int] = defaultdict(int)
-    with _buffers_put_back(model), _watching(model, names, stack, predicted):
+    with _buffers_put_back(model), _watching(names, stack, predicted):
         held = holdings(loss, lambda: stack[-1] if stack else None)
     if not held or not predicted:
         raise UsageError(
@@ -178,7 +178,6 @@ def _further_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 @contextmanager
 def _watching(
-    model: nn.Module,
     names: dict[nn.Module, str],
     stack: list[nn.Module],
     predicted: dict[str, int],
@@ -221,12 +220,12 @@ def _kind(holding: Holding) -> str:
         return "output"
     if kind_of(module) not in RAD_LAYERS or not module.training:
         return "exact"
-    packed = holding.dtype == torch.uint8 and len(holding.shape) == 1
-    if packed or (not isinstance(module, Sketching) and holding.dtype == torch.int64):
-        return "mask"
-    if isinstance(module, Sketching) and not isinstance(module.sketch, Identity):
-        return "sketch"
-    return "exact"
+    if not isinstance(module, Sketching):
+        return "exact" if holding.dtype.is_floating_point else "mask"
+    if isinstance(module, RNN) and holding.dtype == torch.uint8 and len(holding.shape) != 2:
+        return "mask"  # codes have two axes: steps, and those of a step
+    is_exact = isinstance(module.sketch, Identity) or not module.sketches_now()
+    return "exact" if is_exact else "sketch"
 
 
 def _unexpected(

@@ -28,6 +28,7 @@ from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch, rows_of
 from rad.sketches.blockwise import Rounding
 from rad.sketches.identity import Identity
+from rad.sketches.noise import Numbers
 
 Function = Callable[[Tensor], Tensor]
 
@@ -98,17 +99,21 @@ def elementwise(x: Tensor, function: Function, *, sketch: Sketch, key: Tensor) -
 def elementwise_grad_variance(
     x: Tensor, grad_output: Tensor, function: Function, sketch: Sketch
 ) -> Tensor:
-    """E |grad_hat - grad|^2 over the keys, in closed form: shape ().
+    """E |grad_hat - grad|^2 over the keys, in closed form: float64, shape ().
 
-    The sum of grad_output^2 times the variance of each kept derivative, for sketches
-    that have an `element_variance`; TypeError for others. The result is float64.
+    The sum of grad_output^2 times the variance of each kept derivative. Raises TypeError for
+    sketches whose errors are not those of single numbers (`rad.sketches.noise.Numbers` without
+    a rotation).
     """
-    if not hasattr(sketch, "element_variance"):
-        raise TypeError(f"no closed-form gradient variance for {type(sketch).__name__}")
     derivative = derivative_rows(_derivative(function, x.detach()))
-    noise: Tensor = sketch.element_variance(derivative)
     grad, scale = normalised(grad_output.to(accumulation_dtype(x.dtype)))
-    return (grad.square() * noise.view(x.shape)).sum().double() * scale**2
+    energy = derivative_rows(grad.expand(x.shape)).square()
+    total = energy.new_zeros((), dtype=torch.float64)
+    for part in sketch.noise(derivative.shape[-1]):
+        if not isinstance(part, Numbers) or part.rotation is not None:
+            raise TypeError(f"no closed-form gradient variance for {type(sketch).__name__}")
+        total += part.factor * (energy * part.source.element_variance(derivative)).sum()
+    return total * scale**2
 
 
 def _value_and_kept(function: Function, x: Tensor, sketch: Sketch, key: Tensor) -> list[Tensor]:

@@ -39,7 +39,7 @@ class _Elementwise(Sketching):
         return f"{self.sketch} of its derivative" if rounded else "what torch keeps"
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (self.sketches_now() and isinstance(self.sketch, Rounding)):
+        if not self.sketches_now():
             exact: Tensor = super().forward(input)
             return exact
         self.place_draws(input.device)
@@ -47,10 +47,14 @@ class _Elementwise(Sketching):
         output = functional.elementwise(input, self.activation, sketch=self.sketch, key=key)
         return overwrite(input, output) if getattr(self, "inplace", False) else output
 
+    def sketches_now(self) -> bool:
+        """Whether a call would sketch: `Sketching.sketches_now`, and the sketch is a rounding."""
+        return super().sketches_now() and isinstance(self.sketch, Rounding)
+
     def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
         """Bytes that the call `output = self(x)` in training keeps for backward."""
         if not isinstance(self.sketch, Rounding):
-            return 0  # it is torch's layer then, and whatever that keeps is beyond RAD's account
+            return 0  # it is torch's layer then, and what that keeps is beyond RAD's account
         return KEY_BYTES + self.sketch.nbytes(tuple(derivative_rows(x).shape), output.dtype)
 
     def extra_repr(self) -> str:

@@ -75,7 +75,7 @@ class _MaxPool(nn.Module):
     @property
     def keeps(self) -> str:
         """What is kept for backward, in words."""
-        return f"{self.bits} bits per output"
+        return "what torch keeps" if self.return_indices else f"{self.bits} bits per output"
 
     def forward(self, input: Tensor) -> Tensor:
         if self.return_indices or not keeps_now(self):
@@ -86,6 +86,8 @@ class _MaxPool(nn.Module):
 
     def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
         """Bytes that the call `output = self(x)` in training keeps for backward."""
+        if self.return_indices:
+            return 0  # it is torch's layer then, and what that keeps is beyond RAD's account
         return packed_bytes(output.numel() * self.bits)
 
 

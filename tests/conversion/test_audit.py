@@ -133,6 +133,46 @@ def test_kinds() -> None:
     assert ("0", "exact") in {(entry.module, entry.kind) for entry in exact.entries}
 
 
+@pytest.mark.parametrize("bits", [1, 3])
+def test_codes_are_a_sketch_and_large_offsets_a_mask(bits: int) -> None:
+    layers = nn.Conv2d(1, 2, 3), nn.MaxPool2d(20), nn.GELU(), nn.Flatten(), nn.Linear(8, 10)
+    _, audit = loss_of(rad.convert(nn.Sequential(*layers), rad.StochasticRounding(bits)), 1, 42, 42)
+    kinds = {entry.module: entry.kind for entry in audit.entries}
+    assert kinds == {"0": "sketch", "1": "mask", "2": "sketch", "4": "sketch", "": "output"}
+    _, sampled = loss_of(rad.convert(nn.Sequential(*layers), rad.SameSample(0.5)), 1, 42, 42)
+    assert ("2", "exact") in {(entry.module, entry.kind) for entry in sampled.entries}
+
+
+def test_kinds_of_a_recurrent_layer() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(3, 10, nonlinearity="relu", batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(x)[1][0]
+
+    _, audit = loss_of(rad.convert(Last(), rad.DitheredRounding(1)), 5, 3)
+    assert {e.kind for e in audit.entries if e.module == "rnn"} == {"sketch", "mask"}
+    mask = sum(e.saved_bytes for e in audit.entries if e.kind == "mask")
+    assert mask == -(-BATCH * 5 * 10 // 8)
+
+
+def test_max_pooling_with_indices_is_torchs() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 20)
+            self.pool = nn.MaxPool1d(2, return_indices=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.layer(x))[0]
+
+    model, audit = loss_of(rad.convert(Pooled(), rad.SameSample(0.5)), 8)
+    assert ["`pool` (MaxPool1d) keeps" in words for words in audit.unexpected] == [True]
+    assert "what torch keeps" in str(rad.report(model))
+
+
 @pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
 @every_sketch
 def test_stacked_recurrent_layers(sketch: Sketch, nonlinearity: str) -> None:

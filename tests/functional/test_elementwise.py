@@ -17,6 +17,8 @@ from rad.sketches import (
     DifferentSample,
     DitheredRounding,
     Identity,
+    RotatedRounding,
+    SampledRounding,
     Sketch,
     StochasticRounding,
     fold_in,
@@ -163,6 +165,14 @@ def test_a_second_derivative_complex_numbers_and_unknown_variances_are_refused()
         elementwise(x.to(torch.complex64), torch.tanh, sketch=Identity(), key=make_key(0))
     with pytest.raises(TypeError, match="closed-form"):
         elementwise_grad_variance(x, x, torch.tanh, DifferentSample(0.3))
+
+
+@pytest.mark.parametrize("sketch", [SampledRounding(0.5, 2), RotatedRounding(2)], ids=str)
+def test_errors_of_more_than_single_numbers_have_no_closed_form(sketch: Sketch) -> None:
+    x = torch.rand(3, 4)
+    with pytest.raises(TypeError, match="closed-form"):
+        elementwise_grad_variance(x, x, torch.tanh, sketch)
+    assert elementwise_grad_variance(x, x, torch.tanh, Identity()) == 0
 
 
 def test_report_names_what_is_kept() -> None:
