@@ -90,8 +90,8 @@ class Project(_Projection):
     Keeps x R, R (d, k) with independent entries +-1/sqrt(k), k = int(d *
     keep_fraction + 0.999); x_hat = x R R^T. Unbiased: E[R R^T] = I.
     E|x_hat - x|^2 = (d - 1)/k |x|^2. A NaN or an infinity makes its whole row NaN or infinite.
-    Shapes: x (..., d) -> kept (..., k). The key is kept, not R, of which no more than
-    LARGEST entries ever stand in memory.
+    Shapes: x (..., d) -> kept (..., k). The key is kept, not R, of which LARGEST
+    entries at most stand in memory; in a recurrence, the matrices of a chunk of steps.
     """
 
     def matrix(self, d: int, dtype: torch.dtype, key: Tensor) -> Tensor:
@@ -109,10 +109,6 @@ class Project(_Projection):
         )
         return (joined(parts, len(flat)).view(*x.shape[:-1], k),)
 
-    def spread(self, kept: Tensor, d: int, key: Tensor) -> Tensor:
-        """kept R^T, (n, d), for kept (n, k) of the dtype in which sums run."""
-        return self._spread(kept, d, key)
-
     def decompress(
         self,
         saved: tuple[Tensor, ...],
@@ -123,14 +119,14 @@ class Project(_Projection):
     ) -> Tensor:
         (kept,) = saved
         kept = kept.reshape(-1, kept.shape[-1]) if rows is None else kept_rows(kept, rows)
-        x_hat = self.spread(kept.to(accumulation_dtype(dtype)), shape[-1], key)
+        x_hat = self._spread(kept.to(accumulation_dtype(dtype)), shape[-1], key)
         return cast(x_hat, dtype, key, READ, rows).view(shape if rows is None else x_hat.shape)
 
     def contract(
         self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
     ) -> Tensor:
         def product(left: Tensor) -> Tensor:
-            return self.spread(widened_product(left, saved[0]), shape[1], key)
+            return self._spread(widened_product(left, saved[0]), shape[1], key)
 
         return by_columns(product, left, shape[1])
 
@@ -174,7 +170,7 @@ class DifferentProject(_Projection):
     def _pieces(self, d: int, rows: range, dtype: torch.dtype) -> list[range]:
         """The rows in pieces whose matrices hold at most LARGEST entries, or of one row.
 
-        At most BLOCK where x, of that type, takes half the bytes of its matrices' numbers.
+        At most BLOCK where x is of a short type (`dtype`), since matrices are of float32 at least.
         """
         entries = LARGEST if dtype == accumulation_dtype(dtype) else BLOCK
         return pieces(rows, entries // (d * self.kept(d)))
