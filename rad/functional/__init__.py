@@ -8,10 +8,7 @@ from rad.functional.conv import conv, keep_for_conv
 from rad.functional.conv_noise import conv_weight_grad_variance
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
-from rad.functional.linear import (
-    keep_for_linear,
-    linear,
-)
+from rad.functional.linear import keep_for_linear, linear
 from rad.functional.linear_noise import linear_weight_grad_variance
 from rad.functional.linear_relu import linear_relu
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
