@@ -3,7 +3,7 @@
 import torch
 
 LOOP_DTYPES = (torch.float32, torch.float64)
-"""What the compiled loops know."""
+"""What compiled loops calculate in; those that only move bits take shorter types, too."""
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -12,5 +12,6 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def scale_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of `low` and `half` for values of that type: the same; float32 for float16."""
+    """The type of a rounding grid (`rad.sketches.grid`) for values of that type: float32 for
+    float16, or else the same."""
     return torch.float32 if dtype == torch.float16 else dtype

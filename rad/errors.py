@@ -1,4 +1,4 @@
-"""The one exception for input that cannot be used."""
+"""What is raised for input that cannot be used, and for a training run that diverged."""
 
 
 class UsageError(ValueError):

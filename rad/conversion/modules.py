@@ -39,23 +39,25 @@ def convert(
     `model` stays as it is: an optimizer made for `model` trains nothing of the copy, of which a
     warning is given.
 
-    Every linear, convolution and recurrent layer keeps `sketch` of its input, with draws that
-    depend on `seed` (any integer, modulo 2**64), the layer's place and the number of the call, and
-    on the rank among several processes of torch.distributed; every
-    `torch.nn.ReLU` keeps one bit per unit, or nothing where the layer after it keeps
-    its output exactly; pooling and dropout keep what their backward pass needs.
+    Every linear layer, convolution and `torch.nn.RNN` keeps `sketch` of its input (an RNN: of its
+    states, too, or with tanh the states themselves), with draws that depend on `seed` (any integer,
+    modulo 2**64), the layer's place and the number of the call, and on the rank among several
+    processes of torch.distributed; every `torch.nn.ReLU` keeps one bit per unit,
+    or nothing where the layer after it keeps its output exactly; other activation functions keep
+    their derivative where `sketch` is a `StochasticRounding` or `DitheredRounding`, and else what
+    torch keeps; pooling and dropout keep what their backward pass needs.
     A `torch.nn.Sequential` runs its linear layers and ReLUs together where nobody looks between
     them (`rad.nn.Sequential`).
     A mapping gives each layer a sketch by the module's dotted name, any of them if it has
-    several; layers that it does not
-    name keep their input exactly. Parameters start equal, and the names in `state_dict` are the
-    original's; hooks and parametrizations stay. What has no RAD layer stays as it is: see
-    `rad.report`. A converted model may be converted again, in place too.
+    several; layers that it does not name keep their input exactly. Parameters start equal, and
+    the names in `state_dict` are the original's; hooks and parametrizations stay. What has no RAD
+    layer stays as it is: see `rad.report`. A converted model may be converted again, in place too.
 
     Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for a name in the mapping
     that is no layer which sketches, for two sketches of one layer under two names, for a model
-    that cannot be copied, for a class in place of a model, and for lazy layers that have not seen
-    an input. Nothing is converted then.
+    that cannot be copied, for a class in place of a model, for lazy layers that have not seen
+    an input, and for a layer with an attribute whose name its RAD layer needs.
+    Nothing is converted then.
     """
     check_model(model)
     _sketches_by_layer(model, sketch)

@@ -64,9 +64,9 @@ def read_graph(model: nn.Module) -> Readers:
     """Who reads what, in training and in evaluation, as far as the model can be traced.
 
     Of a model that cannot be (control flow on values, attributes that cannot be copied), nothing
-    is known: packed masks and
-    whole sequences are right everywhere. A trace may miss a path, too: what is concluded
-    here decides what is kept, never a value. The model itself is neither run nor changed.
+    is known: packed masks and whole sequences are right everywhere. A trace may miss a path, too:
+    what is concluded here decides what is kept, never a value. The model itself is neither
+    run nor changed.
     """
     model = _unwrapped(model)
     layers: dict[nn.Module, list[set[nn.Module]]] = {}

@@ -61,8 +61,8 @@ def report(model: nn.Module) -> Report:
 
     A module with several names has a row for each. Functions that forward passes call by
     themselves (`F.relu`, `x.relu()`, `torch.matmul`) stand among what was left, by the module
-    that calls them, as far as the model can be traced; where it cannot, `note` says so, and which
-    sequences of layers run some of them together.
+    that calls them, as far as the model can be traced. `note` says where it cannot, and which
+    sequences run their linear layers and ReLUs together.
     """
     replaced, left, sequences = [], [], []
     first: dict[nn.Module, str] = {}

@@ -75,8 +75,6 @@ WORDS, INTEGERS, SIGNS = range(3)
 
 
 TILE = 1024
-
-
 """Numbers that a program draws at a time."""
 
 

@@ -37,10 +37,14 @@ ROW = signed(0xD1B54A32D192ED03)
 SLOT = signed(0xABC98388FB8FAC03)
 FOLD = signed(0x8CB92BA72F3D8DD7)
 WORD_BITS = 64
-PART_MASK = (1 << 24) - 1  # of a word, what decides about parts of the smallest part of a step
+PART_MASK = (1 << 24) - 1
+"""The bits of a word that decide below the resolution of a rounding grid
+(`rad.sketches.grid.part`)."""
 
 KEPT, READ = 0x6B657074, 0x72656164
-"""The sub-keys of what is kept, and of what is read from it."""
+"""The sub-keys of the casts to short types (`rad.draws.casting`): of what is kept, and of what is
+read from it."""
+
 _MULTIPLIERS = (signed(0xBF58476D1CE4E5B9), signed(0x94D049BB133111EB))
 _LOW_HALF = 0xFFFFFFFF
 
@@ -62,7 +66,11 @@ def make_key(seed: int, device: torch.device | str | None = None) -> Tensor:
 
 
 def fold_in(key: Tensor, i: int | Tensor) -> Tensor:
-    """The i-th sub-key of a key: int64, shape (). `i` may be a tensor on the key's device."""
+    """The i-th sub-key of a key: int64, shape ().
+
+    `key` may also hold several keys, and `i` be a tensor on their device: the result then has the
+    shape to which the two broadcast.
+    """
     return _mix_(key + (i + 1) * FOLD) if isinstance(i, Tensor) else _fold_in_integer(key, i)
 
 

@@ -16,7 +16,7 @@ Mask = tuple[bool, bool, bool]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a convolution is, apart from its tensors: per-axis integers of length 1, 2 or 3."""
+    """The options of a convolution of 1, 2 or 3 axes, one integer an axis each."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -43,6 +43,7 @@ class Geometry:
         return trivial and not any(self.padding) and not self.pre_padding
 
     def pad(self, x: Tensor) -> Tensor:
+        """x with what is added before the convolution."""
         return F.pad(x, self.pre_padding, self.padding_mode) if self.pre_padding else x
 
     def unpad(self, grad: Tensor, shape: torch.Size) -> Tensor:
@@ -56,6 +57,7 @@ class Geometry:
         return total.index_add_(2, read, grad.flatten(2)).view(shape)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """torch's convolution of x (B, C_in, *space)."""
         convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
         options = (self.stride, self.padding, self.dilation, self.groups)
         return convolve(self.pad(x), weight, bias, *options)

@@ -25,8 +25,8 @@ class _Overwrite(torch.autograd.Function):
 def overwrite(x: Tensor, value: Tensor) -> Tensor:
     """x itself, holding `value` from now on: gradients by x go to `value` alone.
 
-    Keeps nothing. Shapes: x and value alike. Raises RuntimeError as torch's in-place operators
-    do, for a leaf that requires a gradient among others.
+    Keeps nothing. Shapes: x and value alike. Raises RuntimeError where torch's in-place
+    operators do, such as for a leaf that requires a gradient.
     """
     check_overwritable(x)
     if torch.compiler.is_compiling():

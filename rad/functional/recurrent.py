@@ -37,7 +37,7 @@ from rad.sketches.identity import Identity
 Nonlinearity = Literal["relu", "tanh"]
 
 CHUNK_BYTES = 1 << 20
-"""Size of the buffer that holds the states of a chunk of steps; two or three stand at a time."""
+"""Size of the buffer that holds the states of a chunk of steps; two or three are held at a time."""
 
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input

@@ -20,8 +20,9 @@ from rad.sketches.identity import Identity
 def can_fuse(x: Tensor, hidden: int, nonlinearity: str, sketch: Sketch, dtype: torch.dtype) -> bool:
     """Whether there is a kernel for this layer, x (T, B, I) and the states being of `dtype`.
 
-    There is for ReLU, one input feature, at most 128 units, float32 and bfloat16, and for every
-    sketch of the paper drawn with replacement, where kernels run at all.
+    There is for ReLU, one input feature, at most 128 units, float32 and bfloat16, where kernels run
+    at all, with `Identity` and every sketch made of `Selectors`: those of the paper, drawn with
+    replacement.
     """
     if not (backends.use_kernels(x) and nonlinearity == "relu"):
         return False

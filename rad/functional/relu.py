@@ -44,7 +44,7 @@ class _PackedReLU(torch.autograd.Function):
 
 
 def _memory_order(x: Tensor) -> list[int] | None:
-    """The axes of x as they lie in memory (channels last), where not in order; none compiled."""
+    """The axes of x as they lie in memory (channels last); None for those in order, or compiled."""
     if x.is_contiguous() or torch.compiler.is_compiling():
         return None
     strides = x.stride()

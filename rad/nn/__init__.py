@@ -1,8 +1,12 @@
 """Modules over `rad.functional`, under torch.nn's names.
 
-Each is a subclass of torch's module with the same parameters and the same
-`state_dict`. In training mode with gradients enabled it sketches; under `eval()`
-or `torch.no_grad()` it is torch's module.
+Each is a subclass of torch's module of its name, with the same parameters and the same
+`state_dict`. In training mode with gradients enabled it sketches, or keeps less than torch;
+under `eval()` or `torch.no_grad()` it is torch's module (`Dropout` draws its own masks whenever it
+is in training mode). Beside them stand `Slices`, a sequence that cuts its batch, `ReLUAvgPool2d`,
+and `Sketching`, the mixin of layers that sketch.
+
+A new layer is a file here, and a row in `rad.nn.registry`.
 """
 
 from rad.nn.activation import ReLU

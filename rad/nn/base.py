@@ -51,7 +51,8 @@ Exact = Callable[[Tensor], int]
 
 
 class Sketching(nn.Module):
-    """Mixin of the layers that keep a sketch of their input, with a fresh key for every call.
+    """Mixin of the layers that keep a sketch of their input (activation functions: of their
+    derivative), with a fresh key for every call.
 
     The t-th call draws with `fold_in(key, t)`, `key` being derived from the seed and
     the layer's place. Key and counter are non-persistent buffers, advanced in place
@@ -184,8 +185,9 @@ class Sketching(nn.Module):
     def kept_bytes(self, x: Tensor, output: Any, exact: Exact) -> int:
         """Bytes that the call `output = self(x)` in training keeps for backward.
 
-        Parameters excluded; the counterpart of measuring them. Raises TypeError for a layer that
-        does not say.
+        Parameters excluded; `rad.audit` compares this prediction with what is measured. `exact`
+        gives the bytes of a tensor that is kept as it is. Raises TypeError for a layer that does
+        not say.
         """
         raise TypeError(f"no account of what {type(self).__name__} keeps")
 

@@ -14,7 +14,7 @@ from rad.sketches.blockwise import Rounding
 
 
 class _Elementwise(Sketching):
-    """A layer that keeps its rounded derivative where it is given a rounding sketch.
+    """A layer that keeps its rounded derivative, with `StochasticRounding` or `DitheredRounding`.
 
     With any other sketch it is torch's layer: sampled derivatives would multiply up
     along a path, with a variance that grows exponentially in depth (paper, section
@@ -109,6 +109,9 @@ class ELU(_Elementwise, nn.ELU):
 
 
 class LeakyReLU(_Elementwise, nn.LeakyReLU):
-    """`torch.nn.LeakyReLU` that keeps its derivative: two values, which 1 bit tells apart."""
+    """`torch.nn.LeakyReLU` that keeps its rounded derivative (`rad.functional.elementwise`).
+
+    Of its two values, `StochasticRounding(1)` keeps which it is, exactly.
+    """
 
     function, options = "leaky_relu", ("negative_slope",)

@@ -1,4 +1,5 @@
-"""The operators that have RAD layers: one row each, which conversion, reports and audits read."""
+"""The operators that have RAD layers: one row each, which conversion,
+planning, reports and audits read."""
 
 from __future__ import annotations
 
@@ -80,7 +81,7 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {row.torch: row.layer for row i
 """torch's layer type -> the RAD layer that takes its place."""
 
 RAD_LAYERS = frozenset(layer for row in OPERATORS for layer in (row.layer, *row.fused))
-"""All of them."""
+"""All RAD layers, fused ones included."""
 
 _ROWS = {kind: row for row in OPERATORS for kind in (row.torch, row.layer)}
 

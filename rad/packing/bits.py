@@ -121,7 +121,10 @@ def _unpack(packed: Tensor) -> Tensor:
 
 
 def packed_width(values: int) -> int:
-    """Bits an integer below `values` takes when packed: 1, 2, 4, 8 or 16."""
+    """Bits that an integer below `values` takes when packed: 1, 2, 4, 8 or 16.
+
+    Raises ValueError where it does not fit 16.
+    """
     needed = max(1, (values - 1).bit_length())
     widths = [width for width in (1, 2, 4, 8, 16) if width >= needed]
     if not widths:

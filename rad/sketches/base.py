@@ -36,7 +36,10 @@ class Sketch(ABC):
 
     @abstractmethod
     def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        """What is kept of x (..., d): tensors that own their storage, never views of x."""
+        """What is kept of x (..., d): tensors that are all of their storage, x itself among them.
+
+        Never a part of a larger tensor, which would keep all of that alive.
+        """
 
     @abstractmethod
     def decompress(

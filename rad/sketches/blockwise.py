@@ -275,8 +275,9 @@ class Rounding(Sketch):
     def active(self, saved: tuple[Tensor, ...], shape: Shape) -> Tensor:
         """Which numbers are not exactly zero, from the codes alone: bool, of that shape.
 
-        So a ReLU whose output is kept needs no mask: of a NaN, too, as in torch. Raises
-        UsageError without `zero_code`: another grid may round a positive number to 0.
+        For operators of one's own, which then need no mask beside the codes; `rad.nn.ReLU` keeps
+        its own. A NaN counts as active, as in torch. Raises UsageError without `zero_code`: another
+        grid may round a positive number to 0.
         """
         if not self.zero_code:
             raise UsageError("only codes with zero_code=True tell which numbers are zero")

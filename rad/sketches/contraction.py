@@ -37,7 +37,8 @@ def row_pieces(left: Tensor, d: int) -> list[range]:
 def by_columns(product: Callable[[Tensor], Tensor], left: Tensor, d: int) -> Tensor:
     """`product(left)`, sums (m, d) for left (rows, m), in the type of left.
 
-    For a short type, some columns of left at a time, whose sums take no more bytes than x.
+    For a short type, some columns of left at a time, whose sums take no more bytes than x does, or
+    than WIDENED_BYTES.
     """
     rows, columns = left.shape
     wide = accumulation_dtype(left.dtype)

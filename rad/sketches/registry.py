@@ -1,6 +1,7 @@
 """The sketches that configurations, planning, benchmarks and figures know by name.
 
-A sketch registers itself where it is defined; nothing else lists it.
+A sketch registers itself when the module that defines it is imported (those of this package are,
+by `rad.sketches`). `Identity`, which has nothing to choose and no noise, is not among them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sampled columns on the CPU, where compiled loops read and write them as they draw them.
 
-What is kept is that of torch's operators to the bit. Each function says whether the loops took its
-arguments, or gives None: numba may be absent, a tensor without memory of its own.
+What is kept is that of torch's operators to the bit. A function returns None (`read`: False) where
+the loops cannot take its arguments: numba may be absent, or a tensor without memory of its own.
 """
 
 from __future__ import annotations

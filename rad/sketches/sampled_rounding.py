@@ -63,10 +63,12 @@ class SampledRounding(ReducingSketch):
 
     @property
     def sample(self) -> DifferentSample:
+        """What draws the columns."""
         return DifferentSample(self.keep_fraction, replacement=False)
 
     @property
     def rounding(self) -> Rounding:
+        """What rounds the numbers drawn."""
         return DitheredRounding(self.bits) if self.dithered else StochasticRounding(self.bits)
 
     def relative_variance(self, d: int) -> float:
@@ -74,8 +76,10 @@ class SampledRounding(ReducingSketch):
         return self.sample.relative_variance(d)
 
     def element_variance(self, x: Tensor) -> Tensor:
-        """E (rounding error of x_hat / x)^2, of each number of x (..., d), in expectation
-        over the columns: d/k s_j, uncorrelated with the sampling and with each other."""
+        """The part of E (x_hat - x)^2 that rounding adds, number by number: d/k s_j, (..., d).
+
+        Uncorrelated with what sampling adds, and from number to number.
+        """
         d = x.shape[-1]
         return self.rounding.element_variance(x) * (d / self.kept(d))
 
