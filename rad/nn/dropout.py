@@ -28,4 +28,4 @@ class Dropout(nn.Dropout):
 
     def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
         """Bytes that the call `output = self(x)` in training keeps for backward."""
-        return KEY_BYTES
+        return KEY_BYTES if self.p else 0

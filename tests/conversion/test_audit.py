@@ -158,6 +158,12 @@ def test_kinds_of_a_recurrent_layer() -> None:
     assert mask == -(-BATCH * 5 * 10 // 8)
 
 
+def test_dropout_of_nothing_keeps_nothing() -> None:
+    model = nn.Sequential(nn.Linear(8, 10), nn.Dropout(0.0))
+    _, audit = loss_of(rad.convert(model, rad.SameSample(0.5)), 8)
+    assert audit.predicted_bytes == audit.saved_bytes
+
+
 def test_max_pooling_with_indices_is_torchs() -> None:
     class Pooled(nn.Module):
         def __init__(self) -> None:
