@@ -13,6 +13,7 @@ from rad.backends.operators import uncompiled
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.noise_response import NoiseResponse
 from rad.functional.recurrent import Nonlinearity, rnn
+from rad.functional.recurrent_fused import can_fuse
 from rad.nn.base import KEY_BYTES, Exact, Sketching
 from rad.packing.bits import packed_bytes
 from rad.sketches import Identity, Sketch, fold_in
@@ -99,14 +100,19 @@ class RNN(Sketching, nn.RNN):
                 inputs = steps * batch * features * dtype.itemsize
             else:
                 inputs = steps * self.sketch.nbytes((batch, features), dtype)
-            total += directions * (KEY_BYTES + inputs + self._states_bytes(steps, batch, dtype))
+            like = x.new_empty(0, 0, features)
+            fused = can_fuse(like, self.hidden_size, self.nonlinearity, self.sketch, dtype)
+            states = self._states_bytes(steps, batch, dtype, fused)
+            total += directions * (KEY_BYTES + inputs + states)
         return total
 
-    def _states_bytes(self, steps: int, batch: int, dtype: torch.dtype) -> int:
+    def _states_bytes(self, steps: int, batch: int, dtype: torch.dtype, fused: bool) -> int:
         units = batch * self.hidden_size
         if isinstance(self.sketch, Identity) or self.nonlinearity == "tanh":
             return (steps + 1) * units * dtype.itemsize
         sketches = steps * self.sketch.nbytes((batch, self.hidden_size), dtype)
+        if fused:  # bits are packed over the batch
+            return sketches + steps * packed_bytes(batch) * self.hidden_size
         return sketches + packed_bytes(steps * units)
 
     def noise_response(self, x: Tensor, grad_output: Tensor) -> NoiseResponse:

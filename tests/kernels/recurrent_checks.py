@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from cases import LOSSY
-from kernels.interpreting import DEVICE, integers_that_count  # noqa: F401
+from kernels.interpreting import DEVICE, integers_that_count, kernels_on  # noqa: F401
 from torch import Tensor, nn
 
+import rad
 from rad.functional.recurrent import _SketchedRNN
 from rad.functional.recurrent_fused import FusedRNN, _fits
 from rad.memory import saved_bytes
@@ -90,6 +91,16 @@ def test_the_last_state_alone_and_frozen_leaves(sketch: Sketch) -> None:
         cotangent = [torch.randn_like(expected[1])]
         got = gradients(actual[1], cotangent, given)
         close(got, gradients(expected[1], cotangent, given))
+
+
+@pytest.mark.parametrize("sketch", [DifferentSample(0.3), Identity()], ids=str)
+def test_kept_bytes_are_those_of_the_kernel(sketch: Sketch) -> None:
+    """For a batch that fills no whole bytes."""
+    layer = rad.nn.RNN(1, 5, nonlinearity="relu", sketch=sketch, device=DEVICE)
+    x = torch.randn(3, 9, 1, device=DEVICE)
+    with kernels_on(True):
+        kept = saved_bytes(lambda: layer(x)[0])
+        assert layer.kept_bytes(x, layer(x), lambda t: t.nbytes) == kept
 
 
 def test_a_gradient_of_the_sequence_alone() -> None:
