@@ -15,7 +15,7 @@ import gpu
 import numpy as np
 import pandas as pd
 import pytest
-from calling import SCRIPTS, home_of, interruptible
+from calling import SCRIPTS, Call, home_of, interruptible
 from hydra import compose, initialize_config_dir
 
 RUNS = (
@@ -57,7 +57,8 @@ def tiny_benchmark(rounds: int) -> str:
     return (
         "measurements={benchmarks: [{name: tiny, script: benchmark, seconds: 1, arguments:"
         " ['networks=[feedforward]', 'programs=[torch,lean_exact,different_sample]', batch_size=8,"
-        f" 'rounds={{feedforward:{rounds}}}', output=results/gpu/tiny, figure=plots/tiny.png]}}]}}"
+        f" high_water=false, 'rounds={{feedforward:{rounds}}}', output=results/gpu/tiny,"
+        " figure=plots/tiny.png]}]}"
     )
 
 
@@ -88,15 +89,11 @@ def wait_for(folder: Path, pattern: str, count: int, process: subprocess.Popen[s
         time.sleep(0.05)
 
 
-def test_interrupted_twice_it_ends_with_the_rows_of_an_unbroken_run(tmp_path: Path) -> None:
-    whole = start(tmp_path / "whole", "time_limit=300", "--archive", "new.tar.gz")
-    out, err = whole.communicate()
-    assert whole.returncode == 0, err
-    assert "4 of 4 jobs are finished" in out
-    with tarfile.open(tmp_path / "whole" / "new.tar.gz") as tar:
-        names = tar.getnames()
-    assert sum(name.endswith("summary.json") for name in names) == 4
-    assert not any("checkpoint" in name or ".lock" in name for name in names)
+def test_interrupted_twice_it_ends_with_the_rows_of_unbroken_runs(
+    tmp_path: Path, call: Call
+) -> None:
+    variants = ("variant=baseline,same_sample", "budget=0.1", "seed=0,1")
+    assert call("train", "-m", "+experiment=quickstart", *variants).status == 0
 
     broken = tmp_path / "broken"
     for pattern, count, signum in (
@@ -109,11 +106,18 @@ def test_interrupted_twice_it_ends_with_the_rows_of_an_unbroken_run(tmp_path: Pa
         process.communicate()
         assert process.returncode == 130
         assert (broken / "part.tar.gz").exists()
-    assert 0 < len(list(broken.rglob("summary.json"))) < 4
-    last = start(broken, "time_limit=300")
+    done = len(list(broken.rglob("summary.json")))
+    assert 0 < done < 4
+    last = start(broken, "time_limit=300", "--archive", "new.tar.gz")
     out, err = last.communicate()
     assert last.returncode == 0, err
-    found, expected = rows(broken), rows(tmp_path / "whole")
+    assert "4 of 4 jobs are finished" in out
+    with tarfile.open(broken / "new.tar.gz") as tar:
+        names = tar.getnames()
+    assert sum(name.endswith("summary.json") for name in names) == 4 - done
+    assert not any("checkpoint" in name or ".lock" in name for name in names)
+    found, expected = rows(broken / "results"), rows(tmp_path / "results")
+    assert len(found) == 4
     assert found.keys() == expected.keys()
     for name, table in found.items():
         pd.testing.assert_frame_equal(table, expected[name])
