@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rad.draws.selectors import Selectors
 from rad.sketches import (
     DifferentProject,
     DifferentSample,
@@ -15,6 +21,35 @@ from rad.sketches import (
     Sketch,
     StochasticRounding,
 )
+from rad.sketches.base import Shape
+
+
+@dataclass(frozen=True)
+class HalvedSample(DifferentSample):
+    """Keeps half of what its parent keeps: the same sketch with other factors in its selectors."""
+
+    def compress(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        return (super().compress(x, key)[0] / 2,)
+
+    def decompress(
+        self,
+        saved: tuple[Tensor, ...],
+        shape: Shape,
+        dtype: torch.dtype,
+        key: Tensor,
+        rows: range | None = None,
+    ) -> Tensor:
+        return super().decompress((saved[0] * 2,), shape, dtype, key, rows)
+
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        return super().contract(left, (saved[0] * 2,), shape, key)
+
+    def selectors(self, d: int) -> Selectors:
+        selectors = super().selectors(d)
+        return selectors._replace(encode=0.5, decode=2 * selectors.decode)
+
 
 LOSSY: dict[str, Sketch] = {
     "same_sample": SameSample(0.3),

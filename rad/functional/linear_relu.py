@@ -106,9 +106,11 @@ class _Stages(torch.autograd.Function):
 
 
 def _drawn(stage: Stage, d: int) -> Selectors | None:
-    """The columns that a stage keeps of its input, where loops draw them."""
+    """The columns that a stage keeps of its input, where they are what loops draw and read."""
     drawn = stage.sketch.selectors(d)
-    return None if drawn is None or drawn.signs or drawn.distinct else drawn
+    if drawn is None or drawn.signs or drawn.distinct:
+        return None
+    return drawn if (drawn.encode, drawn.decode) == (1.0, d / drawn.kept) else None
 
 
 @cache

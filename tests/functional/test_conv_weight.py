@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import HalvedSample
 from torch import Tensor
 
 from rad.functional import conv_weight
@@ -18,6 +19,7 @@ SKETCHES = {
     "same_distinct": SameSample(0.1, replacement=False),
     "different": DifferentSample(0.1),
     "different_distinct": DifferentSample(0.1, replacement=False),
+    "halved": HalvedSample(0.1),
 }
 Case = tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]
 CASES: dict[str, Case] = {

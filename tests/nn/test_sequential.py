@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import SKETCHES
+from cases import SKETCHES, HalvedSample
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
@@ -74,6 +74,12 @@ def test_equal_to_the_bit(name: str, dtype: torch.dtype) -> None:
     assert type(model) is rad.nn.Sequential
     assert TOGETHER in nodes(model(images(dtype)))
     check_equal(model, images(dtype))
+
+
+def test_selectors_with_factors_of_their_own() -> None:
+    model = rad.convert(network(), HalvedSample(0.2), seed=3)
+    assert TOGETHER in nodes(model(images()))
+    check_equal(model, images())
 
 
 @pytest.mark.parametrize("sketch", [SameSample(0.2), DifferentSample(0.2), Identity()], ids=str)
