@@ -23,10 +23,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Job:
-    """One command of the interpreter. `output`: where what it prints is kept, and that it is done.
+    """One command of the Python interpreter: a training run, or a test or measurement run alone.
 
-    A training run has its folder, how many iterations it takes, and how long one takes; what is
-    measured alone has a guess of how long it takes, and the packages that it `needs`.
+    A training run has the `folder` of its results, its number of `iterations`, and how many
+    `milliseconds` each takes, as `guessed` or as measured. Any other job has the file `output` for
+    what it prints, which is there once it is done, a guess of the `seconds` that it takes, and the
+    packages that it `needs`.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Job:
         return next((name for name in self.needs if importlib.util.find_spec(name) is None), None)
 
     def iterations_done(self) -> int:
-        """Of a training run, as its metrics say."""
+        """Those of a training run, as its metrics.csv says."""
         try:
             with (self.folder or Path()).joinpath("metrics.csv").open(newline="") as file:
                 return max((int(row["iteration"]) for row in csv.DictReader(file)), default=0)
@@ -58,7 +60,7 @@ class Job:
             return 0
 
     def seconds_left(self) -> float:
-        """Of a training run by its own; of what is measured alone, all."""
+        """For a training run, those of the iterations left; for any other job, all of them."""
         if self.folder is None:
             return self.seconds
         return (self.iterations - self.iterations_done()) * self.milliseconds / 1000
@@ -81,7 +83,7 @@ def jobs(config: DictConfig, device: str) -> list[Job]:
 
 
 def _tests(config: DictConfig) -> Job:
-    """The test files that have such tests: others may need what a GPU's machine lacks."""
+    """The tests marked `cuda`. Only their files: others may import what the machine lacks."""
     files = sorted((REPOSITORY / "tests").rglob("test_*.py"))
     marked = [str(file.relative_to(REPOSITORY)) for file in files if _is_marked(file)]
     return Job(
@@ -142,12 +144,10 @@ def _run(
 
 
 def _measured(root: Path, experiment: str, device: str) -> dict[str, float]:
-    """Seconds for an iteration of finished runs on such a device, by variant."""
+    """Mean seconds per iteration of finished runs on a device of that model, by variant."""
     try:
         table = summaries(root, experiment)
     except UsageError:
-        return {}
-    if table.empty:
         return {}
     same = table[table["device"] == name_of(choose_device(device))]
     return dict(same.groupby("variant")["seconds_per_iteration"].mean())

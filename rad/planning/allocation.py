@@ -1,16 +1,17 @@
 """One kind of sketch with a keep fraction for each layer (`allocation=optimal`).
 
-The sketches of different layers are drawn independently and each is met once by the gradient, so
-that the variance of the whole gradient is the sum of the layers' closed forms. A layer whose
-rows keep k of d numbers has the variance a r(k), r being the sketch's relative variance, and takes
-n k numbers. The sum is convex in the k: greedy steps by the best fall of variance for a byte
-reach its minimum, up to one step a layer.
+The sketches of different layers are drawn independently, and the gradient of a layer's weight
+depends on its own sketch only, so that the variance of the whole gradient is the sum of the layers'
+closed forms. A layer that keeps k of the d numbers of each of its n rows has the variance a r(k),
+r being the sketch's relative variance, and keeps n k numbers. The sum is convex in the k: greedy
+steps, each with the largest fall of variance per byte, reach its minimum to within one step per
+layer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rad.errors import UsageError
@@ -34,13 +35,13 @@ class LayerCost:
     coefficient: float
 
     def variance(self, make: MakeSketch, k: int) -> float:
-        """The variance of the weight gradient at k numbers a row; 0 where all are kept."""
+        """The variance of the weight gradient with k numbers kept per row; 0 where all are."""
         if k >= self.width:
             return 0.0
         return self.coefficient * make(keep_fraction(k, self.width)).relative_variance(self.width)
 
     def curve(self, make: MakeSketch) -> list[Option]:
-        """What the layer may keep: 1 to `width` numbers a row, the last exactly."""
+        """What the layer may keep: 1 to `width` numbers per row, all of them exactly."""
         return [
             Option(
                 Identity() if k == self.width else make(keep_fraction(k, self.width)),
@@ -52,7 +53,7 @@ class LayerCost:
 
 
 def keep_fraction(k: int, d: int) -> float:
-    """The smallest keep fraction at which k of d numbers are kept: k = int(d f + 0.999)."""
+    """The smallest keep fraction f that keeps k of d numbers, as k = int(d f + 0.999)."""
     return math.nextafter((k - 0.999) / d, 1.0)
 
 
@@ -63,7 +64,7 @@ def allocate(
 
     `make` gives the variant's sketch at a keep fraction; statistics are those of the trial's
     example. A layer that gets all of its numbers keeps its input exactly. `uniform` is a keep
-    fraction with which all layers fit, returned where nothing better does. Returns the
+    fraction with which all layers fit, returned where no division that is found does. Returns the
     sketches and the keep fractions, by layer.
     Raises UsageError where a layer's variance has no closed form, and where the gradient is zero
     or not finite.
@@ -86,7 +87,7 @@ def allocate(
 def alike(
     curves: Curves, layers: list[LayerCost], make: MakeSketch, limit: int
 ) -> dict[str, int] | None:
-    """Places on the layers' curves by one keep fraction, the largest that fits; None if none do."""
+    """Places on the curves at one keep fraction, the largest that fits; None if none does."""
     fractions = {keep_fraction(k, c.width) for c in layers for k in range(1, c.width + 1)}
     for fraction in sorted(fractions, reverse=True):
         places = {layer.name: make(fraction).kept(layer.width) - 1 for layer in layers}
@@ -123,8 +124,3 @@ def layer_costs(trial: Trial, make: MakeSketch, variant: str) -> list[LayerCost]
     for name in {name for name, widths in widths_of.items() if widths} - set(calls_of):
         raise UsageError(f"allocation=optimal cannot predict layer {name!r}: use uniform")
     return costs
-
-
-def total(layers: list[LayerCost], make: MakeSketch, kept: Mapping[str, int]) -> float:
-    """The predicted variance of the whole gradient with those numbers a row, by layer."""
-    return sum(layer.variance(make, kept[layer.name]) for layer in layers)

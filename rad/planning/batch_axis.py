@@ -39,7 +39,10 @@ class Sizes:
     outputs: tuple[int, ...]
 
     def follow(self, cut: Sizes, batch: int, size: int) -> bool:
-        """Whether, in a pass on a batch cut to `size`, what was the batch's size is that."""
+        """Whether every size that was `batch` is `size` in `cut`, a pass on so many examples.
+
+        The layers' sizes decide; the outputs' only where no layer has that size.
+        """
         for whole, part in ((self.layers, cut.layers), (self.outputs, cut.outputs)):
             if batch in whole:
                 pairs = zip(whole, part, strict=False)
@@ -48,7 +51,7 @@ class Sizes:
 
 
 Attempt = Callable[[Batch, int], tuple[Sizes, int] | None]
-"""The sizes of a pass on some of the examples and the bytes that it saves; None where it fails."""
+"""Runs `size` examples: the sizes of that pass and the bytes it saves; None where it fails."""
 
 
 @contextmanager
@@ -76,7 +79,10 @@ def leading_sizes(output: Any) -> tuple[int, ...]:
 
 
 def likely_batch(example: Example, seen: Sizes) -> int:
-    """The number of examples that a pass on all of them speaks for."""
+    """The most likely number of examples, after a pass on all of them.
+
+    Raises UsageError where that is 0.
+    """
     size = next(n for sizes in _groups(example, seen) for n in sizes)
     if size == 0:
         raise empty_batch()
@@ -86,13 +92,13 @@ def likely_batch(example: Example, seen: Sizes) -> int:
 def find_batch(example: Example, seen: Sizes, attempt: Attempt) -> Batch:
     """The batch that a smaller one is cut from; `seen` are the sizes of a pass on all of it.
 
-    Where nothing runs on fewer examples, it is the likely one.
+    Where nothing runs on fewer examples, it is the one that `likely_batch` gives the size of.
     Raises UsageError where several ways to cut the inputs run, and save different bytes.
     """
     leaves = example.leaves
     for sizes in _groups(example, seen):
         ways = [way for size in sizes for way in _ways(leaves, size)]
-        if len(ways) == 1 and _leads(leaves, ways[0]):
+        if len(ways) == 1 and _leads(ways[0]):
             return ways[0]
         running = _running(ways, seen, attempt)
         if len({nbytes for _, nbytes in running}) > 1:
@@ -105,7 +111,8 @@ def find_batch(example: Example, seen: Sizes, attempt: Attempt) -> Batch:
 def given_batch(example: Example, axis: Any) -> Batch:
     """The batch whose axes the user gives, as the `in_dims` of `torch.func.vmap`.
 
-    Raises UsageError for axes that do not match the arguments, and for axes of different sizes.
+    Raises UsageError for axes that do not match the arguments, axes of different sizes, and an
+    empty batch.
     """
     nest = example.keywords if example.keywords else example.positional
     if not example.keywords and len(nest) == 1 and isinstance(axis, Mapping):
@@ -159,7 +166,7 @@ def _axis_of(leaf: Any, axis: int | None) -> int | None:
 
 
 def _groups(example: Example, seen: Sizes) -> list[list[int]]:
-    """The sizes that the batch may have, those most to be trusted first."""
+    """The sizes that the batch may have: groups of them, the most reliable first."""
     shapes = [tensor.shape for tensor in example.tensors if tensor.dim()]
     leading = Counter(shape[0] for shape in shapes)
     everywhere = {size for shape in shapes for size in shape}
@@ -187,7 +194,8 @@ def _ways(leaves: list[Any], size: int) -> list[Batch]:
     return [Batch(size, axes) for axes in every if any(axis is not None for axis in axes)]
 
 
-def _leads(leaves: list[Any], batch: Batch) -> bool:
+def _leads(batch: Batch) -> bool:
+    """Whether every axis that is cut is the first."""
     return all(axis in (0, None) for axis in batch.axes)
 
 

@@ -10,7 +10,7 @@ from unbiased import check_mean_square
 import rad
 from rad import models
 from rad.memory import parameter_bytes, saved_bytes
-from rad.planning.allocation import LayerCost, alike, layer_costs, total
+from rad.planning.allocation import LayerCost, MakeSketch, alike, layer_costs
 from rad.planning.greedy import Option, along, at, divide, total_bytes, total_variance
 from rad.planning.probe import Trial
 
@@ -27,6 +27,10 @@ def network() -> nn.Sequential:
 
 def loss(out: Tensor) -> Tensor:
     return F.cross_entropy(out, Y[: len(out)].clone())
+
+
+def total(layers: list[LayerCost], make: MakeSketch, kept: dict[str, int]) -> float:
+    return sum(layer.variance(make, kept[layer.name]) for layer in layers)
 
 
 def gradient(model: nn.Module) -> Tensor:
