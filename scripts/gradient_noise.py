@@ -44,7 +44,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
     """Train and measure at each point; write all points so far."""
     spec, noise, origin = read(config, overrides), config.noise, provenance()
-    dataset = data.load(spec.config.dataset.name, spec.config.data_root, spec.device)
+    name, root = spec.config.dataset.name, spec.config.data_root
+    dataset = data.load(name, root, spec.device, **spec.dataset_options)
     weight_layers(_model(spec, dataset))
     make_folder(file.parent, "noise.output")
     points: list[dict[str, Any]] = []
@@ -117,6 +118,7 @@ def _trained(spec: RunSpec, dataset: Dataset, iteration: int, checkpoints: Path)
         time_limit=None,
     )
     used = {"dataset": dataset.name, "seed": spec.seed, "settings": asdict(settings)}
+    used |= {"dataset_options": spec.dataset_options} if spec.dataset_options else {}
     model_options = OmegaConf.to_container(spec.config.model)
     text = OmegaConf.to_yaml(OmegaConf.create({**used, "model": model_options}))
     folder = RunFolder(checkpoints / spec.experiment / f"iteration={iteration}")

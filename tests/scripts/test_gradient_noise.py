@@ -9,6 +9,7 @@ import pytest
 from calling import Call
 
 from rad import models
+from rad.errors import UsageError
 
 TINY = (
     "dataset=digits",
@@ -88,6 +89,15 @@ def test_bad_input_ends_in_one_line(
     assert re.search(pattern, done.err)
     assert not done.out
     assert not list(tmp_path.iterdir())
+
+
+def test_options_of_the_data_set_count(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, root: str | None, device: object, **options: object) -> None:
+        raise UsageError(f"{name} with {options}")
+
+    monkeypatch.setattr(gradient_noise.data, "load", load)
+    done = call("dataset=sequential_mnist", "dataset.downsample=4", "device=cpu", "scale=smoke")
+    assert "sequential_mnist with {'downsample': 4, 'permuted': False}" in done.err
 
 
 def test_recurrent_layers_are_refused(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
