@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rad import data, models, slice_batches
 from rad.data import Dataset
 from rad.errors import Diverged
-from rad.memory.paper import paper_bytes
+from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
 from rad.planning.variants import Built, Plan, build
 from rad.results import RunFolder, difference, machine, provenance
 from rad.training import (
@@ -159,10 +159,18 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult, count: int = 1) -> d
 
 
 def _paper_bytes(spec: RunSpec, plan: Plan) -> int | None:
-    """The printed reading of Table 1, where the network is the paper's on its data set."""
+    """The printed reading of Table 1; None where it has no cell.
+
+    It has cells for the paper's networks on their data sets, with one keep fraction in all layers
+    and nothing rounded.
+    """
     setting = (spec.config.model.name, spec.config.dataset.name)
     smaller = spec.dataset_options.get("downsample", 1) != 1
-    if setting not in PAPER_SETTINGS or smaller or plan.layers is not None:
+    if setting not in PAPER_SETTINGS or smaller:
+        return None
+    if plan.memory.parameter_bytes != FLOAT * NETWORKS[setting[0]].parameters:
+        return None
+    if plan.layers is not None or plan.bits is not None:
         return None
     return paper_bytes(setting[0], plan.keep_fraction, plan.batch_size)
 

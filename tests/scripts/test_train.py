@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from rad import data
 from rad.conversion.report import Report
+from rad.memory.paper import NETWORKS
 from rad.planning.plan import Memory, Plan
 from rad.sketches import DifferentSample
 
@@ -314,10 +315,12 @@ def test_paper_bytes_stand_where_the_network_is_the_papers() -> None:
         report=Report((), ()),
     )
 
-    def megabytes(*overrides: str, planned: Plan = planned) -> str | None:
+    def megabytes(*overrides: str, planned: Plan = planned, usual: bool = True) -> str | None:
         with initialize_config_dir(str(SCRIPTS.parent / "configs/train"), version_base="1.3"):
             config = compose("train", overrides=list(overrides))
-        count = train._paper_bytes(train.read(config, []), planned)
+        parameters = 4 * NETWORKS[config.model.name].parameters if usual else 4
+        sized = replace(planned, memory=Memory(parameters, 0, 0))
+        count = train._paper_bytes(train.read(config, []), sized)
         return None if count is None else f"{count / 1e6:.2f}"
 
     assert megabytes("model=feedforward", "dataset=mnist") == "1.80"
@@ -326,3 +329,6 @@ def test_paper_bytes_stand_where_the_network_is_the_papers() -> None:
     assert megabytes("model=irnn", "dataset=digits") is None
     divided = replace(planned, keep_fraction=None, layers={"1": 0.1})
     assert megabytes("model=feedforward", "dataset=mnist", planned=divided) is None
+    rounded = replace(planned, keep_fraction=None, bits=2)
+    assert megabytes("model=feedforward", "dataset=mnist", planned=rounded) is None
+    assert megabytes("model=feedforward", "dataset=mnist", usual=False) is None
