@@ -50,7 +50,9 @@ def _engine(coefficients: Tensor) -> ModuleType:
     if coefficients.is_cpu:
         return host
     if not backends.use_kernels(coefficients):
-        raise UsageError("off the CPU, simulations need Triton and RAD_KERNELS not off: device=cpu")
+        raise UsageError(
+            "off the CPU, simulations need Triton, and RAD_KERNELS not to be off; or use device=cpu"
+        )
     from rad.pde.cuda import engine as gpu
 
     return gpu
@@ -71,7 +73,7 @@ def control_loss(
       phi; from the sketch's phi_hat_t come dL/dphi_t, which needs phi_t - target_t, and
       dL/dC_t = dt lambda_{t+1} phi_hat_t. lambda_{t+1} depends on later draws only: each
       product pairs independent unbiased estimates, so that the gradient is unbiased. With
-      `Identity()` it is exact. Samples stand for phi - target at the points sampled.
+      `Identity()` it is exact. A sample estimates phi_t - target_t, too, from its points alone.
     - `Residual(sketch)`: the same, sketching phi_t - target_t.
     - `Checkpointing(snapshots)`: some states, exact; the others are recomputed.
 

@@ -61,8 +61,8 @@ def modes(angle: Tensor, count: int) -> Tensor:
     return torch.where(number % 2 == 1, harmonics.sin(), harmonics.cos())
 
 
-def _pair(term: Iterable[int]) -> tuple[int, int]:
-    pair = tuple(term)
+def _pair(term: object) -> tuple[int, int]:
+    pair = tuple(term) if isinstance(term, Iterable) else ()
     if len(pair) != 2 or not all(type(mode) is int and mode >= 0 for mode in pair):
         raise UsageError(f"{term!r} is no term of the series; give two modes, such as [1, 2]")
     return pair[0], pair[1]

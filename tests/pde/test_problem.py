@@ -55,7 +55,7 @@ def test_bad_values_are_refused(options: dict[str, object], message: str) -> Non
         ReactionDiffusion(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("terms", [(), ((0, 0), (0, 0)), ((0,),), ((0, -1),), ((0, 1.0),)])
+@pytest.mark.parametrize("terms", [(), (0, 1), ((0, 0), (0, 0)), ((0,),), ((0, -1),), ((0, 1.0),)])
 def test_bad_series_are_refused(terms: tuple[tuple[int, int], ...]) -> None:
     with pytest.raises(UsageError, match=r"terms|term of"):
         Fourier(terms)
