@@ -1,7 +1,8 @@
 """What dividing a budget among the layers gains: `python scripts/allocation.py`.
 
 Plans both allocations on one batch and measures E |g_hat - g|^2 over all weights on another, at
-equal saved bytes. Writes allocation.csv, its provenance and a figure.
+equal saved bytes. Writes allocation.csv, its provenance and a figure. Settings:
+configs/measure/allocation.yaml.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Batch 150, `different_sample`, the lean exact layers at keep fraction 1. Writes table1.csv, its
 provenance and a figure. Every column but the peak includes the parameters; the peak is that of a
 forward and backward pass beyond what is allocated before it. MB are 1e6 bytes.
+Settings: configs/measure/memory_table.yaml.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Measures the relative variance of randomized gradients against depth: path sampling on graphs with
 independent and with interleaved paths, and random matrix injection into a deep ReLU network, into
 every Jacobian or into the weight's alone. Writes variance.csv, its provenance and both figures.
+Settings: configs/measure/path_sampling.yaml.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 E |dW_hat - dW|^2 / |dW|^2 for W_hh of the IRNN at its initial weights, on the first examples of
 Sequential-MNIST: measured over independent keys, and in closed form (`rnn_weight_grad_variance`).
-Writes recurrent_variance.csv, its provenance and a figure.
+Writes recurrent_variance.csv, its provenance and a figure. Settings:
+configs/measure/recurrent_variance.yaml.
 """
 
 from __future__ import annotations

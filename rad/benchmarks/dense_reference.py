@@ -13,7 +13,10 @@ from rad.sketches import Identity, Sketch
 
 
 def dense_reference(model: nn.Module, sketch: Sketch) -> nn.Module:
-    """The converted model, each layer that has a weight done so."""
+    """The converted model, whose `nn.Linear` and `nn.Conv2d` layers do so.
+
+    They have biases, and convolutions neither groups nor dilation nor another padding than zeros.
+    """
     dense = rad.convert(model, Identity())
     for layer in dense.modules():
         if isinstance(layer, rad.nn.Sketching):

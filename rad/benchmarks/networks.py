@@ -24,14 +24,14 @@ TIMES = 8
 class Network:
     """A model of `rad.models` with its options, and random images of a shape in `CLASSES` classes.
 
-    What other data needs, such as a text, has the same methods.
+    A network on other data, such as a text, is a class with the same methods and `examples`.
     """
 
     model: str
     shape: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     examples: int = 150
-    """Of a batch, unless another number is asked for."""
+    """The size of a batch, unless another is asked for."""
 
     def build(self) -> nn.Module:
         """On the CPU, with the weights of seed 0."""

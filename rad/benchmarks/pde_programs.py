@@ -18,8 +18,8 @@ from rad.sketches import Identity, fold_in, make_key
 EXACT = "exact"
 """The name of the program with the exact adjoint."""
 
-ON_GPU = ("different_sample",)
-"""Variants that have kernels."""
+ON_GPU = ("different_sample", "same_sample")
+"""Variants that run on a GPU, sampling with replacement."""
 
 
 @dataclass(frozen=True)

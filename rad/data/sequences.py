@@ -2,7 +2,7 @@
 
 A sequence is an image's rows one after another, one pixel a step. `downsample` n first averages
 blocks of n x n pixels, which divides the number of steps by n^2. `permuted` reads the pixels in
-one fixed order of no meaning, which makes the task harder.
+one fixed random order, which makes the task harder.
 """
 
 import torch

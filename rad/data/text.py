@@ -15,8 +15,8 @@ class Text:
     """Tokens of a text, (N,) and (M,) integers below `vocabulary`, both on one device.
 
     A block is `length` tokens and the one after each: block i has tokens i length, ..., and its
-    last next token is the first of block i + 1. So each token but the first is predicted once.
-    What is left at the end, and makes no block, is not used.
+    last next token is the first of block i + 1. So each token but the first is predicted once,
+    except those at the end that do not fill a block, which are not used.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Text:
         return {"vocabulary": self.vocabulary}
 
     def count(self, length: int, split: str = "train") -> int:
-        """How many blocks of that length `split` has."""
+        """How many whole blocks of that length `split` has."""
         return (len(self._tokens(split)) - 1) // length
 
     def blocks(self, indices: Tensor, length: int, split: str = "train") -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ class Text:
 def characters(
     name: str, text: str, test_fraction: float = 0.1, device: torch.device | str = "cpu"
 ) -> Text:
-    """`text` with a token a character, numbered in the order of their code points.
+    """`text` as one token per character, numbered in the order of their code points.
 
     The last characters, `test_fraction` of all, are the test set.
 

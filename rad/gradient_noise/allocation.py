@@ -38,7 +38,7 @@ def train(model: nn.Module, task: Task | Dataset, steps: range, rate: float) -> 
 def compare(
     model: nn.Module, task: Task | Dataset, variant: str, budget: float, draws: int
 ) -> list[dict[str, Any]]:
-    """One row an allocation, uniform first: E |g_hat - g|^2 / |g|^2 over all weights.
+    """One row per allocation, uniform first: E |g_hat - g|^2 / |g|^2 over all weights.
 
     Each is planned on one batch and measured on another, over so many draws, at equal saved bytes.
     """

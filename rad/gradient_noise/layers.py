@@ -35,7 +35,7 @@ class Trace:
         return self.x.shape[-1] if isinstance(self.layer, nn.Linear) else self.x[0, 0].numel()
 
     def is_all_of(self, gradient: Tensor | None) -> bool:
-        """Whether the weight's gradient comes from this call, to what float16 tells."""
+        """Whether the weight's gradient comes from this call, within the precision of float16."""
         if gradient is None:
             return False
         own = self._weight_gradient(self.x, self.grad_output)

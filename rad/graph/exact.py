@@ -64,7 +64,7 @@ def path_sum(graph: LinearizedGraph, most: int = 1_000_000) -> Tensor:
 
 
 def forward_accumulation(graph: LinearizedGraph) -> Tensor:
-    """The Jacobian, one sweep from the front for each input: one product an edge."""
+    """The Jacobian, one sweep from the front for each input: one product per edge."""
     columns = []
     for vertex in graph.inputs:
         tangents = {vertex: 1.0}
@@ -77,7 +77,7 @@ def forward_accumulation(graph: LinearizedGraph) -> Tensor:
 
 
 def reverse_accumulation(graph: LinearizedGraph) -> Tensor:
-    """The Jacobian, one sweep from the back for each output: one product an edge."""
+    """The Jacobian, one sweep from the back for each output: one product per edge."""
     rows = [adjoints(graph, output) for output in graph.outputs]
     return _jacobian(graph, [row.get(i, 0.0) for row in rows for i in graph.inputs])
 

@@ -85,7 +85,7 @@ def _with_operations(primal: PrimalGraph, graph: LinearizedGraph) -> LinearizedG
 
 
 def _show_paths(panels: list[Axes], graph: LinearizedGraph) -> None:
-    """One panel a path: the product of its derivatives below it."""
+    """One panel for each path, with the product of its derivatives below."""
     (output,) = graph.outputs
     paths = [path for vertex in graph.inputs for path in bauer_paths(graph, vertex, output)]
     for axes, path, colour in zip(panels, paths, PATH_COLOURS, strict=True):

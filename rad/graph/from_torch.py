@@ -29,8 +29,9 @@ def linearize_torch(
     derivative 0 is left out: no path through it counts.
 
     Raises:
-        UsageError: torch.fx cannot trace the function, an operation works in place or returns
-            several tensors, or a Jacobian has more than `MOST_ENTRIES` entries.
+        UsageError: torch.fx cannot trace the function, it takes another number of arguments or
+            returns no tensor that it computed, an operation works in place or returns several
+            tensors, or a Jacobian has more than `MOST_ENTRIES` entries.
     """
     program = _traced(function)
     taken = sum(node.op == "placeholder" for node in program.graph.nodes)

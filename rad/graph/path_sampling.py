@@ -21,7 +21,8 @@ def sample(graph: LinearizedGraph, sampler: Samplers, key: Tensor) -> Linearized
     Starts at the inputs and draws, at every vertex reached, outgoing edges and their weights.
     Draws at different vertices are independent (vertex v has the key fold_in(key, v)), so that the
     expected weight of a path is the product of its derivatives. What is remembered is
-    len(result.edges); time is linear in that, for samplers that look only at the edges they draw.
+    len(result.edges); for samplers that look only at the edges they draw, time is linear in that,
+    once the first call has grouped the graph's edges by vertex.
     """
 
     def choose(vertex: int, derivatives: Sequence[float]) -> Weights:

@@ -90,7 +90,7 @@ class _Keeping(Sampler):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UsageError(f"k must be at least 1, got {self.k}: keep an edge or more a vertex")
+            raise UsageError(f"k must be at least 1, got {self.k}: keep at least one edge")
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ __all__ = ["MODELS", "build", "convnet", "feedforward", "irnn"]
 def build(name: str, *data: Any, seed: int, **options: Any) -> nn.Module:
     """The model `name`, on the CPU, with initial weights that depend on the seed only.
 
-    `data` and `options` are its arguments: what it has to know of its data comes first, or by name
-    as a data set says it (`model_arguments`). Those for images, `input_shape` and `classes`, map
-    inputs (B, *input_shape) to scores (B, classes). The global generators stay untouched.
+    `data` and `options` are its arguments. What it has to know of its data comes first, or by name
+    from the `model_arguments` of a data set: `input_shape` and `classes` for images, where it maps
+    inputs (B, *input_shape) to scores (B, classes), or `vocabulary` for a text. The global
+    generators stay untouched.
 
     Raises:
         UsageError: unknown model, data that it is not for, or options that it cannot use.

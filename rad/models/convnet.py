@@ -16,9 +16,10 @@ def convnet(
     pool_every: int = 2,
     kernel: int = 5,
 ) -> nn.Sequential:
-    """Square convolutions with ReLU, average pooling after every second, then a linear layer.
+    """Convolutions with ReLU, average pooling after each `pool_every` of them, a linear layer.
 
-    The paper's are of 5 x 5. A deeper network has more convolutions between poolings: `pool_every`.
+    The defaults are the paper's; `channels` are those that each convolution gives, `kernel` is the
+    side of its square kernel.
     Shapes: (B, C, H, W) -> logits (B, classes).
 
     Raises:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from rad.errors import UsageError
 
 SEGMENT = 28
-"""Steps: the square root of those of an MNIST image."""
+"""Steps that `IRNN.segmented` runs at a time: the square root of those of an MNIST image."""
 
 
 class IRNN(nn.Module):
     """A ReLU RNN that reads one number a step; a linear layer on its last state.
 
-    The state's matrix starts as the identity, the biases at 0, all other weights from
-    N(0, 0.001^2). Shapes: (B, ...) -> logits (B, classes), the entries of an example
+    The recurrent matrix W_hh starts as the identity, the biases at 0, all other weights from
+    N(0, std^2). Shapes: (B, ...) -> logits (B, classes), the entries of an example
     read in order.
     """
 
@@ -50,7 +50,7 @@ class IRNN(nn.Module):
 
 
 def irnn(input_shape: tuple[int, ...], classes: int, hidden: int = 100, std: float = 0.001) -> IRNN:
-    """`IRNN` for inputs of any shape: one step an entry.
+    """`IRNN` for inputs of any shape: one step per entry. `input_shape` is not needed for it.
 
     Raises:
         UsageError: a hidden width that is not a whole number of at least 1.

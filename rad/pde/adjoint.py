@@ -25,7 +25,7 @@ class Residual:
 class Checkpointing:
     """The exact adjoint from at most `snapshots` stored states; the others are recomputed.
 
-    Stored snapshots stay until the backward pass ends, which takes as many again at most.
+    They stay until the backward pass ends, which stores at most as many again, or one.
     Raises UsageError unless `snapshots` is a whole number of at least 0.
     """
 

@@ -35,10 +35,10 @@ def plan(
 ) -> PlannedAdjoint:
     """How `variant` spends `budget`.
 
-    A fraction is the keep fraction of `different_sample`, and for others the bytes that this
-    needs: rounding takes the most bits that fit, sampled and rounded the largest keep fraction,
-    `checkpointing` the most states. Bytes are those of theta and of what is saved for
-    backward. `baseline` has no budget. `options` are fields of the sketch
+    A fraction is the keep fraction of the paper's sketches; all others get the bytes that
+    `different_sample` needs at it. Of bytes, rounding takes the most bits that fit, what samples or
+    projects the largest keep fraction, `checkpointing` the most states. Bytes are those of theta
+    and of what is saved for backward. `baseline` has no budget. `options` are fields of the sketch
     (`rad.sketches.registry`). Raises UsageError for an unknown variant or option, and for a budget
     that cannot be read or met.
     """

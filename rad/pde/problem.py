@@ -27,7 +27,8 @@ class ReactionDiffusion:
     phi_0 + amplitude sin(pi t) sin(2 pi x) sin(pi y), averaged over all points x points of
     the grid and summed over steps 1..steps times dt. Defaults: the paper's.
 
-    `dtype` is that of the states and of what is kept of them; sums run in float64.
+    `dtype` is that of the states and of what is kept of them; sums over a row of the grid run in
+    it, all others in float64.
     Raises UsageError for values that cannot be used, and for an unstable step: explicit
     Euler needs 4 D dt/dx^2 <= 1.
     """

@@ -18,11 +18,14 @@ from rad.training.session import Session
 
 COLUMNS = ("train_loss",)
 STEADY = 4.932
-"""About 2 pi^2 D, at which growth balances diffusion."""
+"""About 2 pi^2 D for D = 0.25, at which growth balances diffusion."""
 
 
 def initial_theta(series: Fourier, seed: int, constant: float = STEADY) -> Tensor:
-    """The paper's start: `constant` for the term 1, uniform in [-0.1, 0.1] for the others."""
+    """The paper's start: `constant` for term (0, 0), uniform in [-0.1, 0.1] for all others.
+
+    Shape: (P,), float64.
+    """
     high = 1 << 30
     drawn = integers(fold_in(make_key(seed), 0), range(1), len(series), high)[0]
     theta = (drawn.double() + 0.5) / high * 0.2 - 0.1
@@ -52,9 +55,10 @@ class Control(nn.Module):
 def train(control: Control, settings: Settings, folder: RunFolder, logger: Logger) -> TrainResult:
     """Train `control` in place, resuming from the folder's checkpoint if any.
 
-    The caller holds `folder.open(...)`, writes the summary and finishes the logger. Row n of
-    metrics.csv has the exact loss after n updates; `seconds` are those of the updates. There is no
-    batch here: of `settings`, batch sizes, `bootstrap`, `clip_norm` and `cuda_graph` are not used.
+    The caller holds `folder.open(...)`, writes the summary and finishes the logger. Iteration n of
+    metrics.csv has the exact loss after n updates; `seconds` are those of the updates. Of
+    `settings`, batch sizes, `bootstrap`, `train_loss_every`, `clip_norm` and `cuda_graph` are not
+    used: there are no examples here.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.

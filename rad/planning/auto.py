@@ -4,7 +4,7 @@ Layers draw independently, so that the variance of the whole gradient is the sum
 layers' closed forms (`weight_grad_variance`), here with the activations and gradients of an
 example batch. Each layer chooses among rounding (stochastic, dithered, with a code for
 zeros or without, on grids of a row or of a longer or shorter block; rotated, where all numbers of
-a row count alike), sampling and rounding, plain sampling, and keeping everything. The best
+a row have one variance), sampling and rounding, plain sampling, and keeping everything. The best
 combination on the lower convex hulls of bytes and variance is found greedily, and compared with
 one option in all layers; what is left of the bytes goes to single better options.
 """

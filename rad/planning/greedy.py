@@ -21,10 +21,10 @@ class Option:
 
 
 Curves = dict[str, list[Option]]
-"""For each layer what it may keep, of ever more bytes."""
+"""For each layer what it may keep, by growing bytes."""
 
 Places = dict[str, int]
-"""For each layer where on its curve it stands."""
+"""For each layer the index of an option on its curve."""
 
 
 def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str, Option] | None:
@@ -40,7 +40,7 @@ def cheapest_variance(options: dict[str, list[Option]], limit: int) -> dict[str,
 
 
 def rank(chosen: dict[str, Option]) -> tuple[float, int]:
-    """The less variance the better, and of equals the one that keeps more."""
+    """A sort key: less variance is better, and among equals keeping more."""
     return total_variance(chosen), -total_bytes(chosen)
 
 
@@ -61,7 +61,7 @@ def alike_everywhere(options: dict[str, list[Option]]) -> Iterator[dict[str, Opt
 
 
 def along(curves: Curves, limit: int, start: Mapping[str, int] | None = None) -> Places | None:
-    """Greedy steps along the layers' curves by the best fall of variance for a byte.
+    """Greedy steps along the layers' curves, each with the largest fall of variance per byte.
 
     From the places `start`, or from the first of each; None where those take more than `limit`.
     A layer whose next step does not fit is done. Of equals the first layer steps.
@@ -178,8 +178,8 @@ class _Table:
     def filled(self, chosen: dict[str, Option], limit: int) -> dict[str, Option]:
         """What is left of the bytes spent on single better options; of equals the first layer's.
 
-        At last on larger ones in layers about which nothing is known: of their options, all have
-        the variance 0, as before a branch that starts at zero.
+        Where none gains, on larger ones in layers whose options all have the variance 0, such as
+        those behind a branch that starts at zero: their variance is not known yet.
         """
         chosen = dict(chosen)
         left = limit - total_bytes(chosen)

@@ -43,8 +43,8 @@ def cheapest_within(
 ) -> dict[str, Option] | None:
     """What `find` chooses of the options in so many bytes that all of it, measured, fits `limit`.
 
-    The bytes taken beside what the options keep are at first those with the smallest options.
-    None where `find` comes to an end before.
+    The bytes taken beside those that the options keep are first measured with the smallest
+    options; while a choice is over the limit, `find` gets as much less. None where it finds none.
     """
     least = smallest(options)
     available = limit - (measured(trial, least) - total_bytes(least))

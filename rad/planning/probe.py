@@ -82,7 +82,7 @@ class Trial:
 
     @property
     def full_batch(self) -> int:
-        """The number of examples in all: as given, as found (`batch`), or until then as likely."""
+        """The number of examples: as given, as found by `batch`, or until then the likely one."""
         found: Batch | None = self._given or vars(self).get("batch")
         return self._likely_batch if found is None else found.size
 
@@ -230,7 +230,7 @@ class Trial:
 
 
 def _check_recomputation(loss: Tensor) -> None:
-    """Refuse what calls layers only in the backward pass, and for all parameters or none."""
+    """Refuse reentrant checkpointing: layers run in its backward pass, which takes no `inputs=`."""
     found, waiting = set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()

@@ -52,8 +52,8 @@ def largest_batch(trial: Trial, bytes_: int | None) -> int | TooSmall:
 class _Runs:
     """On which batches the lean exact model runs, and what it then takes.
 
-    Batch normalisation of vectors needs two examples, a model that pairs or groups them whole
-    groups.
+    It may not run on all: batch normalisation of vectors needs two examples, and a model that
+    groups its examples needs whole groups.
     """
 
     def __init__(self, trial: Trial, full: int) -> None:

@@ -19,6 +19,7 @@ PROGRAMS = {
     "same_sample_in_slices": (STYLES["same_sample"][0], "2"),
     "different_sample_in_slices": (STYLES["different_sample"][0], "2"),
 }
+"""Colour and marker of programs that are no variants."""
 
 
 def benchmark_figure(table: pd.DataFrame) -> Figure:

@@ -22,7 +22,7 @@ MEMORY_COLUMNS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def memory_figure(table: pd.DataFrame) -> Figure:
-    """Table 1: printed, by hand and measured, against the keep fraction; a panel a network.
+    """Table 1 against the keep fraction: printed, by hand, measured. One panel per network.
 
     `table` has the columns of results/table1/table1.csv.
     """

@@ -27,8 +27,7 @@ def pareto_figure(table: pd.DataFrame) -> Figure:
     """Losses and variance against saved bytes: a column for each network.
 
     `table` has the columns `network, method, saved_bytes` and those of `COLUMNS`; a line joins the
-    methods that no other beats in both. Values of 0 and panels without
-    values are left out.
+    methods that no other beats in both. Values of 0 and panels without values are left out.
     """
     networks = list(dict.fromkeys(table["network"]))
     with mpl.rc_context(RC):

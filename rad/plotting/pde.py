@@ -119,7 +119,7 @@ def variance_figure(table: pd.DataFrame) -> Figure:
     """Gradient error and time against saved bytes; checkpointing has no error but takes time.
 
     `table` has the columns `variant, replacement, saved_bytes, time_ratio, noise_start,
-    norm_start, noise_trained, norm_trained`.
+    norm_start, noise_trained`.
     """
     sampled = table[table["variant"] == "different_sample"]
     colour, marker = STYLES["different_sample"]

@@ -9,8 +9,9 @@ from rad.errors import UsageError
 def write_atomic(file: Path, data: bytes) -> None:
     """Replace `file` by `data`, whole or not at all.
 
-    The caller holds the folder's lock: the temporary file has a fixed name, so that a killed
-    process leaves at most one behind, which the next write overwrites.
+    The temporary file has a fixed name, so that a killed process leaves at most one behind, which
+    the next write overwrites. Two processes that may write `file` at once need a lock, such as
+    that of `RunFolder.open`.
 
     Raises:
         UsageError: the file cannot be written; what stood there before is untouched.

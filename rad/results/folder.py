@@ -1,4 +1,4 @@
-"""Where runs live on disk, and how they are read back.
+"""The folder of a run: its path, its lock and its files.
 
 A run's folder is a function of its configuration. Files in it are written whole or not at all,
 and a lock that the operating system drops with the process keeps a second one out.
@@ -31,7 +31,7 @@ def run_path(
     """`<root>/<experiment>/<variant>/budget=<b>[,<key>=<value>...]/seed=<n>`.
 
     `overrides` are the `key=value` settings that change the outcome and that the path does not
-    hold otherwise; their order and Hydra's leading `+` are of no account. `baseline` spends no
+    hold otherwise; their order and Hydra's leading `+` do not matter. `baseline` spends no
     budget, so its budget is always `full`. Spaces become `_`, slashes `%2F`.
     """
     spent = "full" if variant == "baseline" or budget is None else _number(budget)
@@ -46,6 +46,7 @@ def _number(budget: float | str) -> str:
 
 
 def component(name: str) -> str:
+    """A name as one part of a path. Raises UsageError for one that leaves nothing, or a dot."""
     safe = re.sub(r"\s", "_", name.strip()).replace("/", "%2F").replace("\0", "")
     if safe in ("", ".", ".."):
         raise UsageError(f"{name!r} cannot name a results folder; choose a name with letters")
@@ -146,7 +147,7 @@ class RunFolder:
 
 
 def difference(there: str, here: str) -> str:
-    """The top-level keys in which two YAML texts differ, `key (old, new)` for scalars."""
+    """The top-level keys in which two YAML texts differ, with both values where scalar."""
     old, new = _blocks(there), _blocks(here)
     words = []
     for key in sorted(old.keys() | new.keys()):

@@ -48,7 +48,7 @@ def make_folder(folder: Path, setting: str = "output") -> None:
 
 
 def summaries(root: str | Path, experiment: str) -> pd.DataFrame:
-    """One row a finished run of `experiment`, in the order of the paths.
+    """One row for each finished run of `experiment`, in the order of the paths.
 
     Nested fields have dotted names (`memory.saved_bytes`, `final.train_loss`); `path` is the
     run's folder.

@@ -50,9 +50,9 @@ def train(
     in a model that is itself in training mode stays so.
 
     The caller holds `folder.open(...)`, writes the summary, and finishes the logger. `seed` alone
-    decides the order of the data; the initial weights are the caller's. Row n of metrics.csv
-    describes the model after n updates: `batch_loss` and `learning_rate` are those of update n,
-    `train_loss` is over the whole original training set, `seconds` excludes evaluation.
+    decides the order of the data; the initial weights are the caller's. The row of iteration n in
+    metrics.csv describes the model after n updates: `batch_loss` and `learning_rate` are those of
+    update n, `train_loss` is over the whole original training set, `seconds` excludes evaluation.
     `on_backward(n)` is called when the backward pass of update n is about to start; a run that is
     so watched is never captured. `graphs` stands in for CUDA's.
 

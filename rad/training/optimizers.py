@@ -20,8 +20,8 @@ def make_optimizer(
 
     A `capturable` one has its learning rate and its counts of steps in tensors beside the
     parameters, in fused kernels: a step is the same work on the same memory every time, and never
-    waits. A CUDA graph needs that. With `settings.fused` the kernels are fused anyhow. Numbers of
-    fused kernels equal the others' to rounding.
+    waits. A CUDA graph needs that. With `settings.fused` they are fused in any case. Results
+    of fused kernels equal those of the others to rounding.
 
     Raises:
         UsageError: `settings.fused`, and a parameter that torch's fused kernels do not take.

@@ -118,7 +118,7 @@ class Session:
         self.progress.seconds += time.perf_counter() - start
 
     def done(self, updates: int) -> None:
-        """So many updates more are done."""
+        """Count that many more updates as done."""
         self.progress.iteration += updates
 
     def check_finite(self, what: str, value: float, iteration: int | None = None) -> None:

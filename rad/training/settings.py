@@ -18,8 +18,8 @@ class Settings:
     norm over all parameters. `bootstrap` trains on a sample of the training set, of its size and
     with replacement. `train_loss_every` is `evaluate_every` where None. `time_limit` is in
     seconds: the run then stops at a checkpoint, to be resumed. `cuda_graph` replays updates as a
-    CUDA graph (`rad.training.cuda_graphs`), to the same end. `fused` has the optimizer go over each
-    parameter once, in a kernel of its own, as it always does on CUDA devices: sooner, and equal to
+    CUDA graph (`rad.training.cuda_graphs`), with the same results. `fused` updates each parameter
+    in one kernel, as `rad.training.train` always does on CUDA devices: faster, and equal to
     rounding.
 
     Raises:

@@ -20,7 +20,7 @@ def side_by_side(
 ) -> Iterator[tuple[int, TrainResult | Diverged]]:
     """Advance all `runs` (of `rad.training.strides`) in turn; yield (index, outcome) at each end.
 
-    A run that diverges leaves the others to go on. The outcome is that of the run alone, provided
+    Where one diverges, the others go on. The outcome is that of the run alone, provided
     that no model draws from torch's global generators. Any other error ends them all.
     """
     contexts = [_stream(device) for _ in runs]

@@ -59,7 +59,7 @@ class Task(ABC):
         """What is averaged over the examples of a split, each (B,); the loss first, float64."""
 
     def summarise(self, means: Sequence[float]) -> tuple[float, ...]:
-        """The `metrics`, given the means of the scores: by default these are they."""
+        """The values of `metrics`, from the means of the scores: by default those means."""
         return tuple(means)
 
     def first(self, count: int) -> Batch:
@@ -153,13 +153,13 @@ class NextToken(Task):
 
 
 def task_of(task: Task | Dataset) -> Task:
-    """The task itself; for a data set of labelled images, to tell their classes."""
+    """The task itself; for a data set of labelled images, their `Classification`."""
     return Classification(task) if isinstance(task, Dataset) else task
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The task's metrics on a split, and the mean loss weighted as asked for."""
+    """The task's metrics on a split, and the weighted mean of the loss, if asked for."""
 
     metrics: dict[str, float]
     weighted_loss: float | None = None

@@ -24,7 +24,7 @@ def forward(
     keys: Tensor,
     keeps: bool,
 ) -> tuple[Tensor, list[Kept]]:
-    """The losses (B,), and what each simulation keeps: nothing unless `keeps`."""
+    """The losses (B,), and what is kept of each simulation: nothing unless `keeps`."""
 
     def simulate(i: int) -> tuple[float, Kept]:
         adjoint = adjoints[i]

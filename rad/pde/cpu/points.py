@@ -14,7 +14,7 @@ from numba import njit
 
 from rad.pde.cpu.grid import Grid
 
-# Sums may be reordered and products fused; NaN and infinity keep their meaning.
+# Sums may be reordered, products fused and signs of zeros lost; NaN and infinity stay as they are.
 FAST = {"reassoc", "contract", "nsz"}
 
 EVERY = np.empty((1, 0), np.int32)

@@ -25,7 +25,10 @@ def forward(
     adjoint: Sketch | Residual | None,
     key: Tensor,
 ) -> tuple[float, tuple[Tensor, ...]]:
-    """The loss, and what is kept of states 0..steps: tensors (steps + 1, ...); None: nothing."""
+    """The loss, and what is kept of states 0..steps; nothing where `adjoint` is None.
+
+    Shapes: tensors (steps + 1, ...); (chunks + 1, ...) for what the states of a chunk share.
+    """
     grid, buffer = lay_out(problem), new_buffer(problem)
     sketch = adjoint.sketch if isinstance(adjoint, Residual) else adjoint
     loss, kept = 0.0, _Kept(problem, sketch)

@@ -21,7 +21,7 @@ Kept = tuple[Tensor, ...]
 
 
 class _Group(NamedTuple):
-    """Simulations of one launch: all exact, or all sampled, with `counts` values a state."""
+    """Simulations of one launch: all exact, or all sampled; `counts` values kept per state."""
 
     members: list[int]
     exact: bool
@@ -35,7 +35,7 @@ def forward(
     keys: Tensor,
     keeps: bool,
 ) -> tuple[Tensor, list[Kept]]:
-    """The losses (B,), and what is kept: all of a launch with its first simulation."""
+    """The losses (B,), and what is kept; that of a whole launch is its first simulation's."""
     losses = coefficients.new_empty(len(adjoints))
     kept: list[Kept] = [() for _ in adjoints]
     for group in _groups(problem, adjoints):

@@ -127,7 +127,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     """The loss of each simulation; `kept` + offset takes what it keeps of states 0..steps.
 
     coefficients (B, S, Q) and numbers (rate, dt, loss scale) float64; keys and offsets (B,)
-    int64; counts (B,) int64, the samples a state; frames (B, 2, points, points) zeros;
+    int64; counts (B,) int64, samples per state; frames (B, 2, points, points) zeros;
     initial and swing (points, points); space (S, TILE) float64.
     """
     WIDTH: tl.constexpr = INNER + 2
@@ -179,7 +179,7 @@ def _add_loss_gradient(  # type: ignore[no-untyped-def]
 ):
     """Add the derivative of the loss of a state to its adjoint's frame.
 
-    What several slots add to a place is the same number: their order is of no account.
+    Slots that drew one point add the same number there, so that their order does not matter.
     """
     time = step.to(tl.float64) * dt
     if EXACT:
