@@ -33,7 +33,7 @@ Main = Callable[[DictConfig, list[str]], None]
 Together = Callable[[list[tuple[DictConfig, list[str]]]], None]
 
 
-class Task:
+class Script:
     """A script's main function, as Hydra calls it.
 
     `main(config, overrides)` does one job; `check(config, overrides)` raises UsageError where it
@@ -48,10 +48,10 @@ class Task:
         self.check = check
         self.together = together
 
-    def __reduce__(self) -> tuple[Callable[..., "Task"], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., "Script"], tuple[Any, ...]]:
         """As file and names: a parallel launcher's workers load the script again."""
         others = [None if part is None else part.__name__ for part in (self.check, self.together)]
-        return load_task, (inspect.getfile(self.main), self.main.__name__, others, sys.argv)
+        return load_script, (inspect.getfile(self.main), self.main.__name__, others, sys.argv)
 
     def __call__(self, config: DictConfig) -> None:
         hydra_config = HydraConfig.get()
@@ -79,8 +79,8 @@ def decode(word: str) -> list[list[str]]:
     return jobs
 
 
-def load_task(file: str, main: str, others: list[str | None], command: list[str]) -> Task:
-    """The task of a script's file, by the names of its functions; `command` becomes sys.argv."""
+def load_script(file: str, main: str, others: list[str | None], command: list[str]) -> Script:
+    """The script of a file, by the names of its functions; `command` becomes sys.argv."""
     sys.argv = list(command)
     name = Path(file).stem
     module = sys.modules.get(name)
@@ -91,14 +91,14 @@ def load_task(file: str, main: str, others: list[str | None], command: list[str]
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     check, together = (None if part is None else getattr(module, part) for part in others)
-    return Task(getattr(module, main), check, together)
+    return Script(getattr(module, main), check, together)
 
 
-def run(task: Task, config_name: str, folder: Path) -> None:
-    """Run `task` on what the command line makes of `<folder>/<config_name>.yaml`."""
+def run(script: Script, config_name: str, folder: Path) -> None:
+    """Run `script` on what the command line makes of `<folder>/<config_name>.yaml`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us as they are
     _share_modules_with_workers()
-    main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(task)
+    main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(script)
     try:
         check_overrides(get_args_parser().parse_args().overrides, folder)
         main()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _spec import choose_device
 from omegaconf import DictConfig
 
@@ -63,4 +63,4 @@ def check(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "allocation", CONFIGS / "measure")
+    run(Script(main, check), "allocation", CONFIGS / "measure")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _spec import choose_device
 from omegaconf import DictConfig
 
@@ -93,4 +93,4 @@ def _builder(
 
 
 if __name__ == "__main__":
-    run(Task(main), "benchmark", CONFIGS / "measure")
+    run(Script(main), "benchmark", CONFIGS / "measure")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
@@ -81,6 +81,8 @@ def check(config: DictConfig, overrides: list[str]) -> None:
             raise UsageError(f"noise.{name} is {values}; give a list of {what}")
     if config.slices is not None:
         raise UsageError("the noise is predicted for whole batches: leave slices at null")
+    if (config.kind, config.allocation) != ("saved", "uniform"):
+        raise UsageError("sketches are compared at keep fractions: leave kind and allocation out")
     _sampling(config)
     read(config, overrides)
 
@@ -152,4 +154,4 @@ def _summary(spec: RunSpec, config: DictConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "gradient_noise", CONFIGS / "train")
+    run(Script(main, check), "gradient_noise", CONFIGS / "train")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _spec import choose_device
 from omegaconf import DictConfig
 
@@ -62,4 +62,4 @@ def check(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(Task(main), "largest_batch", CONFIGS / "measure")
+    run(Script(main), "largest_batch", CONFIGS / "measure")

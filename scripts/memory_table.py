@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _spec import choose_device
 from omegaconf import DictConfig
 
@@ -66,4 +66,4 @@ def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(Task(main), "memory_table", CONFIGS / "measure")
+    run(Script(main), "memory_table", CONFIGS / "measure")

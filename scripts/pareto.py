@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _spec import choose_device
 from omegaconf import DictConfig
 
@@ -90,4 +90,4 @@ def _programs(network: str, config: DictConfig, device: torch.device) -> Mapping
 
 
 if __name__ == "__main__":
-    run(Task(main), "pareto", CONFIGS / "measure")
+    run(Script(main), "pareto", CONFIGS / "measure")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -62,4 +62,4 @@ def places(config: DictConfig) -> list[Place]:
 
 
 if __name__ == "__main__":
-    run(Task(main), "path_sampling", CONFIGS / "measure")
+    run(Script(main), "path_sampling", CONFIGS / "measure")

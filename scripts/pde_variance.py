@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _pde_spec import problem_of
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -92,4 +92,4 @@ def _memory(problem: ReactionDiffusion, theta: Tensor, adjoint: Adjoint) -> dict
 
 
 if __name__ == "__main__":
-    run(Task(main), "pde_variance", CONFIGS / "measure")
+    run(Script(main), "pde_variance", CONFIGS / "measure")

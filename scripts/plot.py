@@ -6,7 +6,7 @@ The settings are those of configs/plot/plot.yaml.
 from pathlib import Path
 
 import pandas as pd
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
@@ -59,4 +59,4 @@ def _figures(
 
 
 if __name__ == "__main__":
-    run(Task(main), "plot", CONFIGS / "plot")
+    run(Script(main), "plot", CONFIGS / "plot")

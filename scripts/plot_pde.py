@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _pde_spec import problem_of
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
@@ -126,4 +126,4 @@ def _final_losses(runs: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    run(Task(main), "pde_plot", CONFIGS / "plot")
+    run(Script(main), "pde_plot", CONFIGS / "plot")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _spec import choose_device
 from omegaconf import DictConfig
 
@@ -55,4 +55,4 @@ def check(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "recurrent_variance", CONFIGS / "measure")
+    run(Script(main, check), "recurrent_variance", CONFIGS / "measure")

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
@@ -204,4 +204,4 @@ def _logger(spec: RunSpec) -> WandbLogger:
 
 
 if __name__ == "__main__":
-    run(Task(main, check, together), "train", CONFIGS / "train")
+    run(Script(main, check, together), "train", CONFIGS / "train")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _pde_spec import PdeSpec, read
 from omegaconf import DictConfig, OmegaConf
 
@@ -98,4 +98,4 @@ def _train(spec: PdeSpec, folder: RunFolder) -> TrainResult:
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "pde", CONFIGS / "pde")
+    run(Script(main, check), "pde", CONFIGS / "pde")

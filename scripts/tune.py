@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from train import plan
@@ -138,4 +138,4 @@ def _notes(
 
 
 if __name__ == "__main__":
-    run(Task(main, check), "tune", CONFIGS / "train")
+    run(Script(main, check), "tune", CONFIGS / "train")

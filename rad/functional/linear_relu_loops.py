@@ -37,7 +37,7 @@ def rectify_and_sample(
         relu(numbers, numbers, packed, rows * d, lowest, infinity)
     x = numbers_at(numbers, rows * d, zero).reshape((rows, d))
     word = numbers_at(key, 1, _WORD)[0]
-    sample(x, word, shared, False, numbers_at(kept, rows * k, zero).reshape((rows, k)))
+    sample(x, word, 0, shared, False, numbers_at(kept, rows * k, zero).reshape((rows, k)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -40,12 +40,18 @@ def takes(values: Tensor, dtype: torch.dtype, key: Tensor) -> bool:
 
 
 def compress(
-    x: Tensor, lead: tuple[int, ...], blocks: Blocks, key: Tensor, first: int, limit: float | None
+    x: Tensor,
+    lead: tuple[int, ...],
+    blocks: Blocks,
+    key: Tensor,
+    first: int,
+    limit: float | None,
+    given: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """The planes (*lead, groups) and grids (*lead, blocks, 2) of x: sequences of equal length.
 
     `lead` is () for one sequence, (g,) for g of them. All of their blocks are numbered in order,
-    from `first` on; `key` may hold one key a block.
+    from `first` on; `key` may hold one key a block. Grids are fitted unless they are `given`.
     """
     from rad.sketches import rounding_passes
 
@@ -56,11 +62,13 @@ def compress(
         torch.empty(*lead, -(-count // 8), dtype=dtype) for dtype in PLANES[blocks.bits]
     )
     key = key.contiguous()
-    scales = torch.empty(*lead, -(-count // blocks.size), 2, dtype=x.dtype)
+    shape = (*lead, -(-count // blocks.size), 2)
+    scales = torch.empty(shape, dtype=x.dtype) if given is None else given.view(shape)
     rounding_passes.compress(
         x.data_ptr(), sequences, count, blocks.size, key.data_ptr(), key.numel(), first,
         blocks.bits, blocks.steps, blocks.zero_code, limit or 0.0, masks(blocks.bits),
-        low.data_ptr(), others[0].data_ptr() if others else 0, scales.data_ptr(), False,
+        low.data_ptr(), others[0].data_ptr() if others else 0, scales.data_ptr(),
+        given is not None,
         *LIKE[x.dtype],
     )  # fmt: skip
     return low, *others, scales

@@ -47,8 +47,13 @@ def loops_take(x: Tensor, key: Tensor) -> bool:
     return plain and key.is_cpu and backends.in_loops(x) and backends.is_readable(key)
 
 
-def sample(x: Tensor, key: Tensor, k: int, *, shared: bool, distinct: bool) -> Tensor | None:
-    """k drawn columns of x (..., d): (..., k). Drawn once for all rows if `shared`."""
+def sample(
+    x: Tensor, key: Tensor, k: int, *, shared: bool, distinct: bool, first: int = 0
+) -> Tensor | None:
+    """k drawn columns of x (..., d): (..., k). Drawn once for all rows if `shared`.
+
+    Its rows are numbered from `first` on.
+    """
     dtype, shape = x.dtype, x.shape
     if dtype not in _COPIED or not loops_take(x, key):
         return None
@@ -58,9 +63,9 @@ def sample(x: Tensor, key: Tensor, k: int, *, shared: bool, distinct: bool) -> T
     kept = torch.empty(*shape[:-1], k, dtype=dtype, device="cpu")
     x = x.detach() if x.requires_grad else x
     if len(shape) == 2 and dtype in LOOP_DTYPES:
-        sampling_loops.sample(x.numpy(), int(key), shared, distinct, kept.numpy())
+        sampling_loops.sample(x.numpy(), int(key), first, shared, distinct, kept.numpy())
     else:
-        sampling_loops.sample(_rows(x), int(key), shared, distinct, _rows(kept))
+        sampling_loops.sample(_rows(x), int(key), first, shared, distinct, _rows(kept))
     return kept
 
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from rad.draws.casting import cast
-from rad.draws.dispatch import row_keys
+from rad.draws.dispatch import row_keys, step_keys
 from rad.draws.reference import READ, fold_in
 from rad.dtypes import accumulation_dtype, scale_dtype
 from rad.packing.codes import code_bytes, pack_codes, unpack_codes
+from rad.sketches import compiled_rounding, sampled_columns
 from rad.sketches.base import FRACTIONS, ReducingSketch, Shape, Sketch, rows_of, squared_norm
 from rad.sketches.blockwise import PIECE, Rounding
+from rad.sketches.grid import near
 from rad.sketches.noise import Noise, Numbers
 from rad.sketches.registry import register
 from rad.sketches.rounding import DitheredRounding, StochasticRounding
@@ -103,6 +105,8 @@ class SampledRounding(ReducingSketch):
             for first in range(0, max(len(flat), 1), step)
             for last in [min(first + step, len(flat))]
         ]
+        if len(kept) == 1:
+            return tuple(part[0] for part in kept[0])
         return tuple(torch.cat(parts, 1)[0] for parts in zip(*kept, strict=True))
 
     def decompress(
@@ -115,14 +119,47 @@ class SampledRounding(ReducingSketch):
     ) -> Tensor:
         *planes, scales = saved
         d, wanted = shape[-1], rows_of(shape) if rows is None else rows
-        k = self.kept(d)
+        k, wide = self.kept(d), accumulation_dtype(dtype)
         first, last = wanted.start * k, wanted.stop * k
+        if compiled_rounding.takes(scales, wide, key):
+            sampling, rounding = self.keys(key)
+            count, numbers = len(rows_of(shape)) * k, range(first, last)
+            values = self._values(saved, count, numbers, k, wide, rounding)
+            x_hat = values.new_empty(len(wanted), d)
+            sampled_columns.read(x_hat, values, sampling, wanted.start, distinct=True)
+            read = cast(x_hat, dtype, key, READ, wanted)
+            return read.view(shape if rows is None else (len(rows), d))
         parts = [plane[None, first // 8 : -(-last // 8)] for plane in planes]
         scales = scales[None, wanted.start : wanted.stop]
-        kept, wide = (*parts, scales), accumulation_dtype(dtype)
+        kept = (*parts, scales)
         x_hat = self.decode(kept, first % 8, d, wide, self.keys(key), wanted)
         read = cast(x_hat, dtype, key, READ, wanted)
         return read.view(shape if rows is None else (len(rows), d))
+
+    def contract(
+        self, left: Tensor, saved: tuple[Tensor, ...], shape: Shape, key: Tensor
+    ) -> Tensor:
+        rows, d = shape
+        if compiled_rounding.contracts(left, saved, d, key):
+            (sampling, rounding), k = self.keys(key), self.kept(d)
+            values = self._values(saved, rows * k, range(rows * k), k, left.dtype, rounding)
+            found = sampled_columns.weight_grad(left, values, sampling, d, distinct=True)
+            if found is not None:
+                return found
+        return super().contract(left, saved, shape, key)
+
+    def _values(
+        self,
+        saved: tuple[Tensor, ...],
+        count: int,
+        wanted: range,
+        k: int,
+        dtype: torch.dtype,
+        key: Tensor,
+    ) -> Tensor:
+        """What those of `count` codes are read as, by compiled loops, k a row: (rows, k)."""
+        runs, how = compiled_rounding.Runs(wanted.start, len(wanted)), self.rounding.blocks(k)
+        return compiled_rounding.decompress(saved, 1, count, runs, how, dtype, key).view(-1, k)
 
     def compress_steps(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
         rows = x.shape[1]
@@ -145,7 +182,10 @@ class SampledRounding(ReducingSketch):
 
     def keys(self, key: Tensor) -> Keys:
         """The keys of sampling and of rounding. `key` may also hold several keys."""
-        return fold_in(key, 0), fold_in(key, 1)
+        if key.dim():
+            return fold_in(key, 0), fold_in(key, 1)
+        sampling, rounding = step_keys(key, 2).unbind()
+        return sampling, rounding
 
     def encode(self, x: Tensor, keys: Keys, rows: range) -> tuple[Tensor, ...]:
         """What is kept of x (g, n, d), each of g groups of n rows packed by itself.
@@ -154,8 +194,16 @@ class SampledRounding(ReducingSketch):
         order; each of `keys` may also hold one key a row.
         """
         flat = x.flatten(0, 1)
-        scales = self.rounding.fit(flat)
-        values = flat.gather(1, self._indices(flat.shape[1], keys, rows))
+        k, scales = self.kept(x.shape[2]), self.rounding.fit(flat)
+        values = sampled_columns.sample(
+            flat, keys[0], k, shared=False, distinct=True, first=rows.start
+        )
+        if values is None:
+            values = flat.gather(1, self._indices(flat.shape[1], keys, rows))
+        if compiled_rounding.takes(values, values.dtype, keys[1]):
+            how, limit = self.rounding.blocks(k), near(x.dtype, dithered=self.dithered)
+            lead, first = (len(x),), rows.start
+            return compiled_rounding.compress(values, lead, how, keys[1], first, limit, scales)
         codes = self.rounding.round(values, scales, keys[1], rows)
         planes = pack_codes(codes.view(len(x), -1), self.bits)
         return *planes, scales.view(*x.shape[:2], 2)

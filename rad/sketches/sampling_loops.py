@@ -34,13 +34,15 @@ def _draw(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def sample(x: np.ndarray, key: int, shared: bool, distinct: bool, kept: np.ndarray) -> None:
-    """The drawn columns of x (rows, d), into kept (rows, k): row 0's of every row if `shared`."""
+def sample(
+    x: np.ndarray, key: int, first: int, shared: bool, distinct: bool, kept: np.ndarray
+) -> None:
+    """The drawn columns of x (rows, d), into kept (rows, k): the first row's if `shared`."""
     rows, d = x.shape
     columns, marks = np.empty(kept.shape[1], np.int64), _marks(d, distinct)
     for row in range(rows):
         if row == 0 or not shared:
-            _draw(key, row, d, distinct, columns, marks)
+            _draw(key, first + row, d, distinct, columns, marks)
         for slot in range(len(columns)):
             kept[row, slot] = x[row, columns[slot]]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from _cli import Task, encode
+from _cli import Script, encode
 from _spec import check_runs_per_process
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,7 +34,7 @@ class CheckedSweeperConfig:
 
 
 class CheckedSweeper(Sweeper):
-    """Runs the product of all swept values, after `Task.check` of every job."""
+    """Runs the product of all swept values, after `Script.check` of every job."""
 
     hydra_context: HydraContext
     config: DictConfig
@@ -49,7 +49,7 @@ class CheckedSweeper(Sweeper):
         """Take what Hydra hands over."""
         self.hydra_context = hydra_context
         self.config = config
-        self.check = task_function.check if isinstance(task_function, Task) else None
+        self.check = task_function.check if isinstance(task_function, Script) else None
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )

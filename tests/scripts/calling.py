@@ -16,7 +16,7 @@ CONFIGS = SCRIPTS.parent / "configs"
 
 def home_of(script: str) -> tuple[Path, str]:
     """The folder and the name of the configuration that the script runs on, by its last line."""
-    entry = r'run\(Task\([\w, ]*\), "([\w/]+)", CONFIGS / "(\w+)"\)'
+    entry = r'run\(Script\([\w, ]*\), "([\w/]+)", CONFIGS / "(\w+)"\)'
     found = re.search(entry, (SCRIPTS / f"{script}.py").read_text())
     assert found is not None, script
     return CONFIGS / found[2], found[1]
@@ -42,7 +42,7 @@ def caller(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Call:
     """Runs `python scripts/<name>.py <arguments>` in this process, in that folder."""
-    from _cli import Task, run
+    from _cli import Script, run
 
     monkeypatch.chdir(folder)
 
@@ -56,7 +56,7 @@ def caller(
             script = importlib.import_module(name)
             parts = (getattr(script, part, None) for part in ("check", "together"))
             folder, config = home_of(name)
-            run(Task(script.main, *parts), config, folder)
+            run(Script(script.main, *parts), config, folder)
         except SystemExit as stop:
             status = int(stop.code or 0)
         captured = capsys.readouterr()

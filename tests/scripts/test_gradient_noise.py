@@ -64,6 +64,8 @@ def test_table_provenance_and_figure_that_do_not_change(
 
 BAD = {
     "variant": (("variant=project",), r"noise.variants=\[...\]"),
+    "kind": (("kind=peak",), "leave kind and allocation out"),
+    "allocation": (("allocation=optimal",), "leave kind and allocation out"),
     "compared": (("noise.variants=[baseline]",), "noise.variants is .*different_sample"),
     "no list": (("noise.iterations=3",), "noise.iterations is 3; give a list"),
     "negative": (("noise.iterations=[-1]",), "whole numbers of at least 0"),

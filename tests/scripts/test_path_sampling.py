@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import path_sampling
 import pytest
-from _cli import CONFIGS, Task, run
+from _cli import CONFIGS, Script, run
 from calling import SCRIPTS
 
 TINY = ("settings=[[4,2]]", "depths=[1,3]", "measured_depths=[1]", "draws=2")
@@ -14,7 +14,7 @@ TINY = ("settings=[[4,2]]", "depths=[1,3]", "measured_depths=[1]", "draws=2")
 def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "path_sampling.py"), *arguments])
-    run(Task(path_sampling.main), "path_sampling", CONFIGS / "measure")
+    run(Script(path_sampling.main), "path_sampling", CONFIGS / "measure")
 
 
 def test_both_figures_and_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """What is kept of the states of a simulation, and how an estimate of them is read back.
 
 The state after t steps is a row of n^2 interior values, sketched with the key
-`fold_in(key, t)`: a fresh draw each step. A sketch without a shortcut here is called state
-by state.
+`fold_in(key, t)`: a fresh draw each step. A sketch without a faster form here keeps the states of
+a chunk by its own `compress_steps`.
 """
 
 from __future__ import annotations
