@@ -21,6 +21,9 @@ PACKAGES = (
     *("hydra-core", "optuna"),
 )
 
+ENVIRONMENT = ("MALLOC_MMAP_THRESHOLD_",)
+"""Variables that are part of a command where they are set: they change the memory it takes."""
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -74,10 +77,14 @@ def _git_commit() -> str | None:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """`python scripts/<name>.py ...`; absolute paths outside of the checkout become PATH."""
+    """`python scripts/<name>.py ...`, after what is set of ENVIRONMENT.
+
+    Absolute paths outside of the checkout become PATH.
+    """
     program = Path(arguments[0]).resolve()
     inside = program.is_relative_to(REPOSITORY)
     shown = program.relative_to(REPOSITORY).as_posix() if inside else program.name
     local = (argument.replace(f"{REPOSITORY}/", "") for argument in arguments[1:])
     rest = (re.sub(r"(?<![^=,:\[{'\"\s])~?/[^\s,'\"\]}]*", "PATH", argument) for argument in local)
-    return shlex.join(["python", shown, *rest])
+    given = [f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
+    return shlex.join([*given, "python", shown, *rest])

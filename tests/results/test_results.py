@@ -242,6 +242,8 @@ def test_provenance_names_no_machine_path(monkeypatch: pytest.MonkeyPatch) -> No
     json.dumps(found, allow_nan=False)
     monkeypatch.setattr(sys, "argv", ["/opt/elsewhere/tool.py"])
     assert results.provenance()["command"] == "python tool.py"
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")
+    assert results.provenance()["command"] == "MALLOC_MMAP_THRESHOLD_=131072 python tool.py"
 
 
 def _git(folder: Path, *arguments: str) -> str:
