@@ -12,7 +12,6 @@ from rad.benchmarks import networks
 from rad.benchmarks.networks import Network
 
 COMMITTED = Path(__file__).resolve().parents[2] / "results/benchmarks/cpu.csv"
-NEW = ["precision", "samples_per_second", "graph_time_ratio", "graph_samples_per_second"]
 TINY_PDE = ("rounds.pde=1", "pde.points=9", "pde.steps=512", "pde.dt=0.001")
 
 
@@ -29,7 +28,7 @@ def test_the_table_has_the_committed_columns_and_programs(call: Call, tmp_path: 
     assert done.status == 0, done.err
     found = pd.read_csv(tmp_path / "results/benchmarks/cpu.csv")
     committed = pd.read_csv(COMMITTED)
-    assert list(found.columns) == [*committed.columns, *NEW]
+    assert list(found.columns) == [c for c in committed.columns if c != "high_water_bytes"]
     committed = committed[committed["network"] == "feedforward"]
     for column in ("network", "program", "batch_size", "saved_bytes"):
         assert list(found[column]) == list(committed[column])
