@@ -1,10 +1,10 @@
 """Time and memory of a forward and backward pass: `python scripts/benchmark.py`.
 
 For each network, ratios of medians against the first program (plain torch, or the exact adjoint of
-the PDE), programs taking turns; saved and peak bytes; on the CPU the high-water mark of a process
-that runs the program alone; examples a second. On a GPU every program of
-a network runs as a CUDA graph, too, against the first one's graph; where it cannot be captured,
-the reason is printed. Settings: configs/measure/benchmark.yaml.
+the PDE), programs taking turns, and their relative standard errors; saved and peak bytes; on the
+CPU the high-water mark of a process that runs the program alone; examples a second. On a GPU every
+program of a network runs as a CUDA graph, too, against the first one's graph; where it cannot be
+captured, the reason is printed. Settings: configs/measure/benchmark.yaml.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rad.benchmarks.high_water import high_water
 from rad.benchmarks.networks import NETWORKS
 from rad.benchmarks.pde_programs import adjoints_by_fraction, pde_programs
 from rad.benchmarks.programs import programs
-from rad.benchmarks.timing import alternate
+from rad.benchmarks.timing import alternate, error_of_ratio
 from rad.errors import UsageError
 from rad.pde import ReactionDiffusion
 from rad.plotting import benchmark_figure, save
@@ -55,10 +55,12 @@ def _measured(network: str, config: DictConfig, device: torch.device) -> list[di
     compared, rounds = build(config.programs)(), config.rounds[network]
     in_processes = config.high_water and device.type == "cpu"
     seconds = alternate({name: p.step for name, p in compared.items()}, rounds)
+    first = seconds[next(iter(compared))]
     rows = [
         {"network": network, "program": name, **memory_of(program)}
         | ({"high_water_bytes": high_water(build([name]), name)} if in_processes else {})
         | {"time_ratio": ratio, "rounds": rounds}
+        | {"time_ratio_error": round(error_of_ratio(seconds[name], first), 4)}
         | {"precision": "" if network == PDE else config.precision, "samples_per_second": rate}
         for (name, program), (ratio, rate) in zip(
             compared.items(), speed_of(compared, seconds), strict=True

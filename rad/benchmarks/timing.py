@@ -10,9 +10,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from rad.training.cuda_graphs import capturing
+
+RESAMPLES = 1000
 
 
 def alternate(
@@ -37,6 +40,17 @@ def alternate(
 def ratio_of_medians(seconds: Sequence[float], reference: Sequence[float]) -> float:
     """How many times as long as the reference."""
     return statistics.median(seconds) / statistics.median(reference)
+
+
+def error_of_ratio(seconds: Sequence[float], reference: Sequence[float]) -> float:
+    """Standard error of `ratio_of_medians`, as a fraction of it: a bootstrap over the rounds.
+
+    Rounds are drawn with replacement, the same for both, since both ran in them.
+    """
+    rounds = np.random.default_rng(0).integers(len(seconds), size=(RESAMPLES, len(seconds)))
+    own, other = (np.median(np.asarray(times)[rounds], 1) for times in (seconds, reference))
+    ratios = own / other
+    return float(ratios.std() / ratios.mean())
 
 
 def captured(step: Callable[[], object], warmup: int = 3) -> Callable[[], object]:
