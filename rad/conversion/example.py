@@ -115,6 +115,23 @@ def check_real_memory(model: nn.Module, tensors: Iterable[Tensor] = ()) -> None:
             )
 
 
+def own_loss(output: Any) -> Any:
+    """The loss that a model returns: its output, or what that holds as attribute or key `loss`.
+
+    Raises UsageError where there is none.
+    """
+    found = output
+    if not isinstance(output, Tensor):
+        keyed = output.get("loss") if isinstance(output, Mapping) else None
+        found = getattr(output, "loss", keyed)
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        raise UsageError(
+            f"the model's output ({type(output).__name__}) is no loss and has none: give loss=, a "
+            "function of the output, or inputs with the labels that make the model return one"
+        )
+    return found
+
+
 def check_loss(loss: Any) -> None:
     """Raise UsageError unless this is a scalar tensor with a gradient."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -26,9 +27,20 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = LAYERS | {kind: kind for kind in
 """What each layer, of torch or of RAD, becomes."""
 
 
+class Planned(Protocol):
+    """What names the sketches of a model, such as a `rad.Plan`."""
+
+    @property
+    def sketch(self) -> Sketch | Mapping[str, Sketch]: ...
+
+
 @torch.inference_mode(False)
 def convert(
-    model: nn.Module, sketch: Sketch | Mapping[str, Sketch], seed: int = 0, *, inplace: bool = False
+    model: nn.Module,
+    sketch: Sketch | Mapping[str, Sketch] | Planned,
+    seed: int = 0,
+    *,
+    inplace: bool = False,
 ) -> nn.Module:
     """The model, with weight gradients that are estimated from sketches of the activations.
 
@@ -49,7 +61,8 @@ def convert(
     A `torch.nn.Sequential` runs its linear layers and ReLUs together where nobody looks between
     them (`rad.nn.Sequential`).
     A mapping gives each layer a sketch by the module's dotted name, any of them if it has
-    several; layers that it does not name keep their input exactly. Parameters start equal, and
+    several; layers that it does not name keep their input exactly. A plan of `rad.fit` stands for
+    the sketches that it chose, for batches of its `batch_size`. Parameters start equal, and
     the names in `state_dict` are the original's; hooks and parametrizations stay. What has no RAD
     layer stays as it is: see `rad.report`. A converted model may be converted again, in place too.
 
@@ -60,10 +73,11 @@ def convert(
     Nothing is converted then.
     """
     check_model(model)
-    _sketches_by_layer(model, sketch)
+    sketches: Any = sketch if isinstance(sketch, Mapping) else getattr(sketch, "sketch", sketch)
+    _sketches_by_layer(model, sketches)
     seed = operator.index(seed)
     conversion = Conversion(model if inplace else copied(model))
-    conversion.assign(sketch, seed)
+    conversion.assign(sketches, seed)
     return conversion.model
 
 

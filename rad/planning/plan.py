@@ -22,7 +22,7 @@ class Memory:
 class Plan:
     """What a variant does with a budget, and the memory it then takes, measured.
 
-    `rad.convert(model, plan.sketch)`, trained with batches of `batch_size`, carries it out.
+    `rad.convert(model, plan)`, trained with batches of `batch_size`, carries it out.
     `keep_fraction` is that of all layers, None where there is none or layers differ; `bits`
     those of a rounding sketch. `layers` gives each layer's keep fraction or sketch where they
     differ, `reason` why they were chosen.

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from rad.conversion.example import own_loss
 from rad.conversion.modules import convert
 from rad.errors import UsageError
 from rad.memory.budget import Budget, parse_budget
@@ -62,7 +63,7 @@ class Built:
 def build(
     model: nn.Module,
     example: Any,
-    loss: Loss,
+    loss: Loss | None,
     variant: str,
     budget: str | float = "full",
     seed: int = 0,
@@ -94,7 +95,7 @@ def build(
 def fit(
     model: nn.Module,
     example: Any,
-    loss: Loss,
+    loss: Loss | None = None,
     budget: str | float = "full",
     variant: str = "different_sample",
     *,
@@ -107,7 +108,10 @@ def fit(
 
     `example` holds the model's inputs at the full batch size: a tensor, a tuple or list of
     positional arguments, or a mapping of keyword arguments, in which may be nests of tensors and
-    anything else. `loss` maps the output, as it is and of that or a smaller batch, to a scalar.
+    anything else. `loss` maps the output, as it is and of that or a smaller batch, to a scalar;
+    left out, the model returns it, as its output or as the output's attribute or key `loss`.
+    `variant` is the name of a kind of sketch (`rad.sketches.registry`), or its class's, or one of
+    the others in `variants()`.
     A smaller batch, which `reduced_batch` alone needs, is cut from each tensor along the axis that
     holds the examples. `batch_axis` gives it as `in_dims` of `torch.func.vmap` does: an axis for
     all, or in a tuple or by name an axis for each argument, None where it has no batch. Left out,
@@ -153,9 +157,10 @@ def fit(
     whole (call `model.train()` first), a budget that cannot be read, and one too small for the
     variant (naming the smallest that is not).
     """
+    variant = _by_class_name().get(variant, variant)
     _check(variant, allocation, options)
     wanted = parse_budget("full" if variant == "baseline" else budget)
-    trial = Trial(model, example, loss, kind, batch_axis)
+    trial = Trial(model, example, own_loss if loss is None else loss, kind, batch_axis)
     if not trial.layers and variant in sketching():
         raise UsageError(
             f"{variant} has nothing to sketch: the model has no linear, convolution or recurrent "
@@ -282,6 +287,11 @@ def _automatic(trial: Trial, bytes_: int | None) -> _Spent | TooSmall:
         return TooSmall("the least of auto", fewest_bytes(trial))
     layers = {name: repr(sketch) for name, sketch in choice.sketches.items()}
     return _Spent(choice.sketches, trial.full_batch, layers=layers, reason=choice.reason)
+
+
+def _by_class_name() -> dict[str, str]:
+    """The names of the kinds, by those of their classes: DifferentSample is different_sample."""
+    return {getattr(kind.sketch, "__name__", name): name for name, kind in kinds().items()}
 
 
 def _check(variant: str, allocation: str, options: dict[str, Any]) -> None:
