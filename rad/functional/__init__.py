@@ -9,6 +9,7 @@ from rad.functional.conv_noise import conv_weight_grad_variance
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
 from rad.functional.linear import keep_for_linear, linear
+from rad.functional.linear_cross_entropy import linear_cross_entropy
 from rad.functional.linear_noise import linear_weight_grad_variance
 from rad.functional.linear_relu import linear_relu
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
@@ -29,6 +30,7 @@ __all__ = [
     "keep_for_conv",
     "keep_for_linear",
     "linear",
+    "linear_cross_entropy",
     "linear_relu",
     "linear_weight_grad_variance",
     "max_pool",
