@@ -22,7 +22,7 @@ from rad.backends.operators import opaque
 from rad.dtypes import LOOP_DTYPES
 from rad.functional.arguments import Sizes, each
 from rad.functional.second_order import will_be_differentiated
-from rad.packing.bits import pack_integers, packed_width, unpack_integers
+from rad.packing.bits import index_width, pack_integers, unpack_integers
 
 PIECE = 1 << 14
 """Offsets that are calculated at a time: a handful of integers for each stay in a core's cache."""
@@ -163,17 +163,7 @@ class _Window(tuple[tuple[int, ...], ...]):
 
 def offset_bits(kernel: tuple[int, ...]) -> int:
     """Bits kept for an offset into a window of that shape: 1, 2, 4, 8, 16 or 32."""
-    size = math.prod(kernel)
-    return packed_width(size) if size <= 1 << 16 else 32
-
-
-def _packed(offsets: Tensor, bits: int) -> Tensor:
-    return offsets.to(torch.int32) if bits == 32 else pack_integers(offsets, bits)
-
-
-def _unpacked(packed: Tensor, bits: int, shape: torch.Size) -> Tensor:
-    """The inverse of `_packed`: int64, of that shape."""
-    return packed.to(torch.int64) if bits == 32 else unpack_integers(packed, bits, shape)
+    return index_width(math.prod(kernel))
 
 
 def max_pool(
@@ -203,7 +193,7 @@ def _max_pool_offsets(places: Tensor, space: list[int], flat_window: list[int]) 
     rows = places.reshape(-1, *places.shape[places.dim() - len(space) + 1 :])
     outputs = places.shape[-len(space)]
     packed = [
-        _packed(
+        pack_integers(
             _offsets(rows[piece.start : piece.stop], piece, outputs, size, window),
             bits,
         )
@@ -227,7 +217,7 @@ def _max_pool_backward(
         grad = rows[piece.start : piece.stop]
         each = rows.shape[1:].numel() * bits // packed.element_size()
         part = packed[piece.start * each // 8 : -(-piece.stop * each // 8)]
-        places = _places(_unpacked(part, bits, grad.shape), piece, outputs, space, window)
+        places = _places(unpack_integers(part, bits, grad.shape), piece, outputs, space, window)
         flat.scatter_add_(0, places.flatten(), grad.flatten())
     return grad_input
 

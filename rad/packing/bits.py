@@ -25,6 +25,9 @@ _CARRY = 0x7F7F7F7F7F7F7F7F
 PIECE = 1 << 20
 """Numbers packed or unpacked at a time, a multiple of 8: no tensor of bytes stands whole."""
 
+_WIDE = {16: torch.int16, 32: torch.int32, 64: torch.int64}
+"""What integers of whole bytes are packed into, by their bits."""
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Numbers that compiled loops take as integers of their size."""
 
@@ -132,15 +135,23 @@ def packed_width(values: int) -> int:
     return widths[0]
 
 
+def index_width(values: int) -> int:
+    """Bits that an index below `values` takes when packed: those of `packed_width`, 32 or 64."""
+    if values <= 1 << 16:
+        return packed_width(values)
+    return 32 if values <= 1 << 31 else 64
+
+
 def pack_integers(integers: Tensor, width: int) -> Tensor:
-    """Non-negative integers of any shape, each in 1, 2, 4, 8 or 16 bits.
+    """Non-negative integers of any shape, each in 1, 2, 4, 8, 16, 32 or 64 bits.
 
     Widths up to 8 give uint8 of shape (ceil(numel * width / 8),), element i in the
-    bits from (i % (8 / width)) * width of its byte; 16 gives int16 with the low 16 bits.
+    bits from (i % (8 / width)) * width of its byte; 16 gives int16 with the low 16 bits, 32 int32
+    and 64 int64. What is packed is no view of the integers.
     """
     flat = integers.reshape(-1)
-    if width == 16:
-        return flat.to(torch.int16)
+    if width in _WIDE:
+        return flat.to(_WIDE[width], copy=True)
     each = 8 // width
     missing = -flat.numel() % each
     if missing:
@@ -156,6 +167,8 @@ def unpack_integers(packed: Tensor, width: int, shape: torch.Size) -> Tensor:
     """The int64 tensor of that shape which `pack_integers` packed."""
     if width == 16:
         return (packed.to(torch.int64) & 0xFFFF).view(shape)
+    if width in _WIDE:
+        return packed.to(torch.int64).view(shape)
     shifts = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
     columns = (packed[:, None] >> shifts) & ((1 << width) - 1)
     return columns.view(-1)[: shape.numel()].to(torch.int64).view(shape)

@@ -93,6 +93,13 @@ def test_windows_beyond_16_bits(kind: type[nn.Module], kernel: int) -> None:
     assert rad.memory.saved_bytes(lambda: ours(x)) == 2 * 4
 
 
+def test_windows_beyond_16_bits_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional.pooling, "PIECE", 8)
+    theirs = nn.MaxPool2d(260, 1)
+    ours = rad.convert(theirs, rad.Identity())
+    check_equal(theirs, ours, (2, 7, 261, 263))
+
+
 def test_an_empty_batch() -> None:
     x = torch.randn(0, 3, 8, 8, requires_grad=True)
     functional.max_pool(x, 2, 2).sum().backward()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from rad import backends
 from rad.packing.bits import (
     PIECE,
+    index_width,
     pack,
     pack_integers,
     packed_bytes,
@@ -68,9 +69,9 @@ def test_bits_that_are_too_few_are_refused() -> None:
         unpack(torch.zeros(2, dtype=torch.uint8), torch.Size([17]))
 
 
-@given(st.sampled_from([1, 2, 4, 8, 16]), st.data())
+@given(st.sampled_from([1, 2, 4, 8, 16, 32, 64]), st.data())
 def test_integers_of_any_width(width: int, data: st.DataObject) -> None:
-    values = data.draw(st.lists(st.integers(0, (1 << width) - 1), max_size=40))
+    values = data.draw(st.lists(st.integers(0, (1 << min(width, 31)) - 1), max_size=40))
     integers = torch.tensor(values, dtype=torch.int64)
     packed = pack_integers(integers, width)
     assert packed.nbytes == -(-len(values) * width // 8)
@@ -82,3 +83,5 @@ def test_width_of_an_offset() -> None:
     assert widths == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16]
     with pytest.raises(ValueError, match="16 bits"):
         packed_width((1 << 16) + 1)
+    beyond = [1 << 16, (1 << 16) + 1, 1 << 31, (1 << 31) + 1]
+    assert [index_width(n) for n in beyond] == [16, 32, 32, 64]
