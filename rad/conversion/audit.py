@@ -26,10 +26,10 @@ from rad.sketches import Identity
 class Entry:
     """What one module keeps of one kind: `sketch`, `mask`, `exact` or `output`.
 
-    `mask` is what a ReLU, max pooling or dropout layer keeps, and the bits of a recurrent layer;
-    `exact` is a tensor kept as it is, by a RAD layer or by torch;
-    `output` is kept outside the model, by the loss. `module` is the dotted name, the first of
-    several, empty for what the model's own forward keeps. Keys count with what they drew.
+    `mask` is what a ReLU, max pooling, dropout or embedding layer keeps, and the bits of a
+    recurrent layer; `exact` is a tensor kept as it is, by a RAD layer or by torch; `output` is
+    kept outside the model, by the loss. `module` is the dotted name, the first of several, empty
+    for what the model's own forward keeps. Keys count with what they drew.
     """
 
     module: str

@@ -57,7 +57,8 @@ def convert(
     processes of torch.distributed; every `torch.nn.ReLU` keeps one bit per unit,
     or nothing where the layer after it keeps its output exactly; other activation functions keep
     their derivative where `sketch` is a `StochasticRounding` or `DitheredRounding`, and else what
-    torch keeps; pooling and dropout keep what their backward pass needs.
+    torch keeps; pooling, dropout and embeddings keep what their
+    backward pass needs.
     A `torch.nn.Sequential` runs its linear layers and ReLUs together where nobody looks between
     them (`rad.nn.Sequential`).
     A mapping gives each layer a sketch by the module's dotted name, any of them if it has

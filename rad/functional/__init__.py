@@ -8,6 +8,7 @@ from rad.functional.conv import conv, keep_for_conv
 from rad.functional.conv_noise import conv_weight_grad_variance
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
+from rad.functional.embedding import embedding
 from rad.functional.linear import keep_for_linear, linear
 from rad.functional.linear_cross_entropy import linear_cross_entropy
 from rad.functional.linear_noise import linear_weight_grad_variance
@@ -26,6 +27,7 @@ __all__ = [
     "dropout",
     "elementwise",
     "elementwise_grad_variance",
+    "embedding",
     "in_slices",
     "keep_for_conv",
     "keep_for_linear",

@@ -14,6 +14,7 @@ from rad.nn.base import Sketching
 from rad.nn.conv import Conv1d, Conv2d, Conv3d
 from rad.nn.dropout import Dropout
 from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
+from rad.nn.embedding import Embedding
 from rad.nn.linear import Linear
 from rad.nn.pooling import (
     AdaptiveAvgPool2d,
@@ -44,6 +45,7 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "Dropout",
+    "Embedding",
     "LeakyReLU",
     "Linear",
     "MaxPool1d",

@@ -12,6 +12,7 @@ from rad.nn.activation import ReLU
 from rad.nn.conv import Conv1d, Conv2d, Conv3d
 from rad.nn.dropout import Dropout
 from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
+from rad.nn.embedding import Embedding
 from rad.nn.kinds import kind_of
 from rad.nn.linear import Linear
 from rad.nn.pooling import (
@@ -66,6 +67,7 @@ OPERATORS = (
     Operator(nn.MaxPool2d, MaxPool2d, "max_pool2d", ("max_pool2d_with_indices",)),
     Operator(nn.MaxPool3d, MaxPool3d, "max_pool3d"),
     Operator(nn.Dropout, Dropout, "dropout", ("native_dropout",)),
+    Operator(nn.Embedding, Embedding, "embedding", ("embedding",)),
     Operator(nn.RNN, RNN, "rnn", asks="sequence_read", stepwise=True),
     Operator(nn.GELU, GELU, "gelu"),
     Operator(nn.SiLU, SiLU, "silu"),

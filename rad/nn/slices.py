@@ -21,7 +21,7 @@ APART = frozenset(
     {
         *(kind for kind in LAYERS if kind is not nn.RNN),
         *(kind for kind in RAD_LAYERS if kind is not RNN),
-        *(nn.Identity, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding),
+        *(nn.Identity, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
         *(nn.ReLU6, nn.Hardswish, nn.Hardtanh, nn.PReLU, nn.SELU, nn.CELU, nn.LogSigmoid),
         *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
     }

@@ -27,6 +27,7 @@ ARGUMENTS: dict[type[nn.Module], tuple[tuple[Any, ...], tuple[int, ...]]] = {
     nn.MaxPool1d: ((2,), (2, 3, 6)),
     nn.MaxPool2d: ((2,), (2, 3, 6, 6)),
     nn.MaxPool3d: ((2,), (2, 3, 4, 4, 4)),
+    nn.Embedding: ((9, 5), (2, 3)),
     nn.RNN: ((3, 5), (4, 2, 3)),
 }
 """Constructor's arguments and input's shape of the layers that are not elementwise."""
@@ -41,7 +42,8 @@ def converted(kind: type[nn.Module], **options: Any) -> tuple[nn.Module, nn.Modu
     torch.manual_seed(0)
     arguments, shape = ARGUMENTS.get(kind, ((), (2, 3, 7)))
     layer = kind(*arguments, **options)
-    return layer, rad.convert(layer, StochasticRounding(4)), torch.randn(shape)
+    x = torch.randint(9, shape) if kind is nn.Embedding else torch.randn(shape)
+    return layer, rad.convert(layer, StochasticRounding(4)), x
 
 
 @every_layer
@@ -59,11 +61,12 @@ def test_forward_takes_the_arguments_that_torch_names(kind: type[nn.Module]) -> 
 def test_evaluation_keeps_and_returns_what_torch_does(kind: type[nn.Module]) -> None:
     results = []
     for layer in converted(kind)[:2]:
-        x = converted(kind)[2].requires_grad_()
+        x = converted(kind)[2]
+        leaf = layer.weight if kind is nn.Embedding else x.requires_grad_()
         output = layer.eval()(x)
         output = output[0] if isinstance(output, tuple) else output
         node = type(output.grad_fn).__name__
-        (gradient,) = torch.autograd.grad(output.square().sum(), x)
+        (gradient,) = torch.autograd.grad(output.square().sum(), leaf)
         results.append((output, node, gradient))
     (want, node, gradient), (got, same_node, same_gradient) = results
     assert torch.equal(got, want)
