@@ -70,6 +70,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: one_a_sketch(lambda: nn.Conv1d(4, 2, 3, padding=1, padding_mode="reflect")),
         (3, 4, 9),
     ),
+    "conv_transpose": (
+        lambda: one_a_sketch(lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2)),
+        (3, 4, 4, 3),
+    ),
     "activations": (activations, IMAGES),
     "exact": (exact_layers, IMAGES),
 }

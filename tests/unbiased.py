@@ -21,8 +21,7 @@ BIAS = 0.05
 
 def draws(estimate: Callable[[Tensor], Tensor], n: int, seed: int = 0) -> Tensor:
     """n draws of `estimate(key)` with independent keys: (n, ...)."""
-    base = make_key(seed)
-    keys = torch.stack([fold_in(base, i) for i in range(n)])
+    keys = fold_in(make_key(seed), torch.arange(n))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
         return torch.vmap(estimate, chunk_size=20_000)(keys)

@@ -51,14 +51,13 @@ def convert(
     `model` stays as it is: an optimizer made for `model` trains nothing of the copy, of which a
     warning is given.
 
-    Every linear layer, convolution and `torch.nn.RNN` keeps `sketch` of its input (an RNN: of its
-    states, too, or with tanh the states themselves), with draws that depend on `seed` (any integer,
-    modulo 2**64), the layer's place and the number of the call, and on the rank among several
-    processes of torch.distributed; every `torch.nn.ReLU` keeps one bit per unit,
+    Every linear layer, convolution (a transposed one, too) and `torch.nn.RNN` keeps `sketch` of its
+    input (an RNN: of its states, too, or with tanh the states themselves), with draws that depend
+    on `seed` (any integer, modulo 2**64), the layer's place and the number of the call, and on the
+    rank among several processes of torch.distributed; every `torch.nn.ReLU` keeps one bit per unit,
     or nothing where the layer after it keeps its output exactly; other activation functions keep
     their derivative where `sketch` is a `StochasticRounding` or `DitheredRounding`, and else what
-    torch keeps; pooling, dropout and embeddings keep what their
-    backward pass needs.
+    torch keeps; pooling, dropout and embeddings keep what their backward pass needs.
     A `torch.nn.Sequential` runs its linear layers and ReLUs together where nobody looks between
     them (`rad.nn.Sequential`).
     A mapping gives each layer a sketch by the module's dotted name, any of them if it has

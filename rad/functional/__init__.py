@@ -4,7 +4,7 @@ A new operator begins here, as a function of tensors, a sketch and a key, with t
 its gradient's variance beside it; its module lies in `rad.nn`.
 """
 
-from rad.functional.conv import conv, keep_for_conv
+from rad.functional.conv import conv, conv_transpose, keep_for_conv
 from rad.functional.conv_noise import conv_weight_grad_variance
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
@@ -23,6 +23,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool",
     "conv",
+    "conv_transpose",
     "conv_weight_grad_variance",
     "dropout",
     "elementwise",

@@ -1,4 +1,4 @@
-"""Convolution whose backward pass remembers a sketch of the input.
+"""Convolution, transposed or not, whose backward pass remembers a sketch of the input.
 
 Kept between forward and backward: the sketch of the input, its key, and the weight.
 Not kept: the input. The input (B, C, *space) is sketched as B C rows of positions
@@ -24,7 +24,7 @@ from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import Sizes, check_real, product_dtype
 from rad.functional.compression import keep
 from rad.functional.conv_weight import weight_grad_from_positions
-from rad.functional.geometry import Geometry, Mask, geometry_of
+from rad.functional.geometry import Geometry, Mask, geometry_of, transposed_geometry_of
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated
 from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch
@@ -111,8 +111,41 @@ def conv(
     return output if batched.dim() == x.dim() else output.squeeze(0)
 
 
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+    *,
+    sketch: Sketch,
+    key: Tensor,
+    kept: tuple[Tensor, ...] | None = None,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose1d`, `2d` or `3d` that keeps a sketch of x instead of x.
+
+    Which one follows from the weight. Kept, and estimated from it, is what `conv` keeps: the rows
+    of the sketch are channels, its columns positions; the weight's gradient is linear in x, too.
+    Shapes: x (B, C_in, *space) or (C_in, *space), weight (C_in, C_out / groups, *kernel), bias
+    (C_out,); `kept` is as in `conv`. Second derivatives: `rad.functional.second_order`. Raises
+    ValueError if x has the wrong number of axes, TypeError for complex numbers.
+    """
+    check_real(x)
+    batched = _batched(x, weight)
+    geometry = transposed_geometry_of(weight, stride, padding, output_padding, groups, dilation)
+    kept = keep_for_conv(x, weight, sketch, key) if kept is None else kept
+    output: Tensor = _SketchedConvolution.apply(batched, weight, bias, geometry, sketch, key, *kept)
+    return output if batched.dim() == x.dim() else output.squeeze(0)
+
+
 def keep_for_conv(x: Tensor, weight: Tensor, sketch: Sketch, key: Tensor) -> tuple[Tensor, ...]:
-    """What `conv` keeps of x, to be given to it as `kept`; nothing if the weight is frozen."""
+    """What `conv` and `conv_transpose` keep of x, to be given to them as `kept`.
+
+    Nothing if the weight is frozen.
+    """
     check_real(x)
     if not (weight.requires_grad and torch.is_grad_enabled()):
         return ()

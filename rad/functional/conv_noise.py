@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rad.dtypes import accumulation_dtype
@@ -26,6 +27,7 @@ class ConvResponse(NoiseResponse):
     multiplied with; for errors of rotated rows these gradients are rotated, too. Random factors of
     rows, which are channels, add Cov(c_n, c_m) <A_n, A_m> over pairs of rows, A_n being the
     contribution of row n.
+    So it is for transposed convolutions, too: which output gradients a number meets differs.
     Shapes: x (B, C_in, *space), grad_output (B, C_out, *out), weight for its shape.
     """
 
@@ -40,7 +42,8 @@ class ConvResponse(NoiseResponse):
     def _noise_weights(self) -> Tensor:
         batch, channels = self._x.shape[:2]
         grad, geometry = self._grad, self._geometry
-        if geometry.padding_mode == "constant":  # each tap reads a number once at most
+        if geometry.padding_mode == "constant" and not geometry.is_transposed:
+            # Each tap reads a number once at most.
             single = replace(geometry, groups=1)
             energy = grad.square().unflatten(1, (geometry.groups, -1)).sum(2).flatten(0, 1)
             shape = energy.new_empty(()).expand(len(energy), 1, *self._x.shape[2:])
@@ -113,6 +116,8 @@ def _aligned(
     grad_output: Tensor, space: torch.Size, tap: tuple[int, ...], geometry: Geometry
 ) -> Tensor:
     """The output gradient (B, O, *out) laid where that tap reads the input: (B, O, *space)."""
+    if geometry.is_transposed:
+        return _aligned_transposed(grad_output, space, tap, geometry)
     with torch.enable_grad():
         x = grad_output.new_empty(*grad_output.shape[:2], *space).requires_grad_()
         padded = geometry.pad(x)
@@ -127,6 +132,18 @@ def _aligned(
     read[tuple(places)] = grad_output
     aligned = read[tuple(inside)]
     return torch.autograd.grad(padded, x, aligned)[0] if geometry.pre_padding else aligned
+
+
+def _aligned_transposed(
+    grad_output: Tensor, space: torch.Size, tap: tuple[int, ...], geometry: Geometry
+) -> Tensor:
+    """The output gradient where a transposed convolution's tap writes what it read."""
+    around = [width for width in geometry.padding[::-1] for _ in range(2)]
+    places = [slice(None), slice(None)]
+    for axis, (t, stride) in enumerate(zip(tap, geometry.stride, strict=True)):
+        first = t * geometry.dilation[axis]
+        places.append(slice(first, first + stride * (space[axis] - 1) + 1, stride))
+    return F.pad(grad_output, around)[tuple(places)]
 
 
 def _sampled(x: Tensor, aligned: Tensor) -> Tensor:

@@ -49,10 +49,11 @@ def weight_grad_from_positions(
     """The gradient of a weight (O, C / groups, *kernel), from what was kept (rows, k) of an input.
 
     Of the dtype in which sums run. None where a dense reading is faster or has to be: for other
-    selectors than one-hot ones, other devices and paddings, three axes, many kept numbers, and a
-    grad_output that is not finite somewhere, which the zeros of a dense reading turn into NaN.
+    selectors than one-hot ones, other devices and paddings, transposed convolutions, three axes,
+    many kept numbers, and a grad_output that is not finite somewhere, which the zeros of a dense
+    reading turn into NaN.
     """
-    if drawn.signs or not shape.numel():
+    if drawn.signs or geometry.is_transposed or not shape.numel():
         return None
     in_loops = all(map(backends.in_loops, (grad_output, kept, key)))
     if not in_loops or weight.dim() > 4 or geometry.padding_mode != "constant":

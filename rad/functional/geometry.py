@@ -25,6 +25,13 @@ class Geometry:
     pre_padding: tuple[int, ...] = ()
     """What is added before the convolution, as `torch.nn.functional.pad` takes it."""
     padding_mode: str = "constant"
+    output_padding: tuple[int, ...] | None = None
+    """Of a transposed convolution; None makes it a plain one."""
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether each position of the input writes to as many of the output as the kernel has."""
+        return self.output_padding is not None
 
     @property
     def has_unit_steps(self) -> bool:
@@ -38,7 +45,10 @@ class Geometry:
         return tuple(a + b for a, b in zip(lefts, self.padding, strict=True))
 
     def is_pointwise(self, weight: Tensor) -> bool:
-        """Whether each output position reads one input position, the same one."""
+        """Whether each output position reads one input position, the same one, as it is in a plain
+        convolution."""
+        if self.is_transposed:
+            return False
         trivial = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in self.stride)
         return trivial and not any(self.padding) and not self.pre_padding
 
@@ -58,6 +68,12 @@ class Geometry:
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """torch's convolution of x (B, C_in, *space)."""
+        if self.output_padding is not None:
+            transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[
+                len(self.stride) - 1
+            ]
+            reach = (self.stride, self.padding, self.output_padding)
+            return transpose(x, weight, bias, *reach, self.groups, self.dilation)
         convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
         options = (self.stride, self.padding, self.dilation, self.groups)
         return convolve(self.pad(x), weight, bias, *options)
@@ -73,12 +89,12 @@ class Geometry:
             grad_output,
             self.pad(x),
             weight,
-            [len(weight)],
+            [grad_output.shape[1]],
             self.stride,
             self.padding,
             self.dilation,
-            False,
-            (0,) * len(self.stride),
+            self.is_transposed,
+            self.output_padding or (0,) * len(self.stride),
             self.groups,
             mask,
         )
@@ -129,3 +145,18 @@ def geometry_of(
     if any(left != right for left, right in sides):
         return Geometry(strides, zeros, dilations, groups, around)
     return Geometry(strides, tuple(left for left, _ in sides), dilations, groups)
+
+
+def transposed_geometry_of(
+    weight: Tensor,
+    stride: Sizes,
+    padding: Sizes,
+    output_padding: Sizes,
+    groups: int,
+    dilation: Sizes,
+) -> Geometry:
+    """The geometry of torch's arguments of a transposed convolution."""
+    axes = weight.dim() - 2
+    strides, paddings, dilations = (each(size, axes) for size in (stride, padding, dilation))
+    after = each(output_padding, axes)
+    return Geometry(strides, paddings, dilations, groups, output_padding=after)

@@ -11,7 +11,7 @@ A new layer is a file here, and a row in `rad.nn.registry`.
 
 from rad.nn.activation import ReLU
 from rad.nn.base import Sketching
-from rad.nn.conv import Conv1d, Conv2d, Conv3d
+from rad.nn.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from rad.nn.dropout import Dropout
 from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
 from rad.nn.embedding import Embedding
@@ -44,6 +44,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "Dropout",
     "Embedding",
     "LeakyReLU",

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from rad.nn.activation import ReLU
-from rad.nn.conv import Conv1d, Conv2d, Conv3d
+from rad.nn.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from rad.nn.dropout import Dropout
 from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
 from rad.nn.embedding import Embedding
@@ -58,6 +58,9 @@ OPERATORS = (
     Operator(nn.Conv1d, Conv1d, "conv1d"),
     Operator(nn.Conv2d, Conv2d, "conv2d", ("convolution",)),
     Operator(nn.Conv3d, Conv3d, "conv3d"),
+    Operator(nn.ConvTranspose1d, ConvTranspose1d, "conv_transpose1d"),
+    Operator(nn.ConvTranspose2d, ConvTranspose2d, "conv_transpose2d"),
+    Operator(nn.ConvTranspose3d, ConvTranspose3d, "conv_transpose3d"),
     Operator(nn.ReLU, ReLU, "relu", ("relu",), asks="output_kept"),
     Operator(nn.AvgPool1d, AvgPool1d, "avg_pool1d"),
     Operator(nn.AvgPool2d, AvgPool2d, "avg_pool2d", ("avg_pool2d",), fused=(ReLUAvgPool2d,)),

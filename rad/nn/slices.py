@@ -28,7 +28,7 @@ APART = frozenset(
 )
 """Layers that treat each example by itself, along the first axis."""
 
-_SPATIAL = re.compile(r"(?:Conv|Pool)(\d)d$")
+_SPATIAL = re.compile(r"(?:Conv|ConvTranspose|Pool)(\d)d$")
 """Layers that take an input of channels and so many axes of space without a batch, too."""
 
 

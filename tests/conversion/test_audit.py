@@ -213,13 +213,13 @@ class Layers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.conv = nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 3, 1)
+        self.norm, self.act = nn.BatchNorm2d(3), nn.PReLU(3)
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.masked, self.head = Masked(8, 8), nn.Linear(8, 10)
         self.scale = nn.Parameter(torch.ones(8))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(self.norm(x)).flatten(1, 2)
+        x = self.act(self.norm(x)).flatten(1, 2)
         x = self.masked(self.attention(x, x, x)[0]) * self.scale
         out: Tensor = self.head(x.sum(1))
         return out
@@ -232,7 +232,7 @@ def test_layers_are_layers_and_only_calls_are_functional() -> None:
     assert functional[0].startswith("`mul2` is functional, in the model")
     for name, kind in (
         ("norm", "BatchNorm2d"),
-        ("conv", "ConvTranspose2d"),
+        ("act", "PReLU"),
         ("attention", "MultiheadAttention"),
         ("masked", "Masked"),
     ):

@@ -45,7 +45,24 @@ def conv_case(
     return [leaf(6, 4, 5, 3), leaf(6, 2, 3, 3), leaf(6)], sketched, plain
 
 
-CASES = {"linear": linear_case, "conv": conv_case, "conv_reflect": lambda: conv_case("reflect")}
+def transposed_case() -> tuple[list[Tensor], Callable[..., Tensor], Callable[..., Tensor]]:
+    options = {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}
+
+    def sketched(x: Tensor, w: Tensor, b: Tensor, sketch: Sketch) -> Tensor:
+        return functional.conv_transpose(x, w, b, **options, sketch=sketch, key=KEY)
+
+    def plain(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, w, b, **options)
+
+    return [leaf(3, 4, 3, 2), leaf(4, 3, 3, 3), leaf(6)], sketched, plain
+
+
+CASES = {
+    "linear": linear_case,
+    "conv": conv_case,
+    "conv_reflect": lambda: conv_case("reflect"),
+    "conv_transpose": transposed_case,
+}
 REDUCTIONS = {"sum": torch.sum, "mean": torch.mean, "squares": lambda y: y.square().sum()}
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 

@@ -73,6 +73,7 @@ def test_hooks_see_the_batch() -> None:
     ("model", "x"),
     [
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(3, 8, 8)),
+        (nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.ReLU()), torch.randn(3, 8, 8)),
         (nn.Sequential(nn.ReLU(), nn.MaxPool1d(2)), torch.randn(6, 8)),
         (nn.Sequential(nn.Linear(6, 4), nn.Tanh()), torch.randn(6)),
         (nn.Sequential(nn.Flatten(0), nn.Linear(6, 4)), torch.randn(3, 2)),
