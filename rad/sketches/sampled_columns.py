@@ -42,8 +42,8 @@ choose was on an EPYC with AVX2, too, the faster one or took at most 1.4 times a
 
 
 def loops_take(x: Tensor, key: Tensor) -> bool:
-    """Whether compiled loops take that tensor, of a type that they know, and key."""
-    plain = type(x) in _PLAIN and not x.is_neg()
+    """Whether compiled loops take that tensor, of a type that they know, and key: a single one."""
+    plain = type(x) in _PLAIN and not x.is_neg() and not key.dim()
     return plain and key.is_cpu and backends.in_loops(x) and backends.is_readable(key)
 
 
