@@ -4,6 +4,7 @@ A new operator begins here, as a function of tensors, a sketch and a key, with t
 its gradient's variance beside it; its module lies in `rad.nn`.
 """
 
+from rad.functional.batch_normalization import batch_norm
 from rad.functional.conv import conv, conv_transpose, keep_for_conv
 from rad.functional.conv_noise import conv_weight_grad_variance
 from rad.functional.dropout import dropout
@@ -13,6 +14,8 @@ from rad.functional.linear import keep_for_linear, linear
 from rad.functional.linear_cross_entropy import linear_cross_entropy
 from rad.functional.linear_noise import linear_weight_grad_variance
 from rad.functional.linear_relu import linear_relu
+from rad.functional.normalization import group_norm, layer_norm, rms_norm
+from rad.functional.normalization_noise import batch_norm_grad_variance, norm_grad_variance
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.functional.relu import relu
@@ -22,6 +25,8 @@ from rad.functional.slices import in_slices
 __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool",
+    "batch_norm",
+    "batch_norm_grad_variance",
     "conv",
     "conv_transpose",
     "conv_weight_grad_variance",
@@ -29,16 +34,20 @@ __all__ = [
     "elementwise",
     "elementwise_grad_variance",
     "embedding",
+    "group_norm",
     "in_slices",
     "keep_for_conv",
     "keep_for_linear",
+    "layer_norm",
     "linear",
     "linear_cross_entropy",
     "linear_relu",
     "linear_weight_grad_variance",
     "max_pool",
+    "norm_grad_variance",
     "relu",
     "relu_avg_pool2d",
+    "rms_norm",
     "rnn",
     "rnn_weight_grad_variance",
 ]

@@ -80,6 +80,12 @@ OF_ACTIVATION = (
     "step under model.eval(), where the layer is torch's"
 )
 
+OF_NORM = (
+    "this normalisation keeps its normalised input in a few bits, in which the derivative of its "
+    "gradient would be biased. Leave norms exact (rad.convert without norms=), or take this step "
+    "under model.eval(), where the layer is torch's"
+)
+
 OF_SLICES = (
     "a block that works through its batch in slices has no second derivative. Take this step on "
     "the whole batch: rad.slice_batches(model, None)"

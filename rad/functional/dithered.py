@@ -1,0 +1,76 @@
+"""What a backward pass that is quadratic in what was kept may keep: one dithered copy.
+
+Of `DitheredRounding`, whose grid clips nothing, the error of each number is uniform on a step D
+of its block's grid, whatever the number is, and errors of different numbers are uncorrelated (to
+2**-34 of a squared step: `rad.sketches.grid.uniform`). So E[q_i q_j] = x_i x_j for i != j, and
+E[q_i^2] = x_i^2 + D_i^2 / 12: a known number, which a backward pass subtracts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rad.errors import UsageError
+from rad.sketches.base import Sketch
+from rad.sketches.identity import Identity
+from rad.sketches.rounding import DitheredRounding
+
+PIECE = 1 << 16
+"""Numbers that are read at a time: what is made of them stays in a core's cache."""
+
+DEVICE_PIECE = 1 << 22
+"""The same on a GPU, where few large operators are faster."""
+
+
+def piece_of(x: Tensor) -> int:
+    """How many numbers of x are read at a time."""
+    return PIECE if x.is_cpu else DEVICE_PIECE
+
+
+def check_quadratic(sketch: Sketch) -> None:
+    """Raise UsageError for a sketch that would bias a backward pass which reads it twice."""
+    if not isinstance(sketch, Identity | DitheredRounding):
+        raise UsageError(
+            f"{sketch} would bias the gradient of a normalisation, whose backward pass multiplies "
+            "what is kept by itself: use DitheredRounding, or Identity for torch's own"
+        )
+
+
+def keep_rows(
+    sketch: DitheredRounding,
+    read: Callable[[range], Tensor],
+    shape: tuple[int, int],
+    like: Tensor,
+    key: Tensor,
+) -> tuple[Tensor, ...]:
+    """`sketch.compress` of rows (n, d), which `read(rows)` gives; not all at once on a CPU.
+
+    `like` has their type and device.
+    """
+    n, d = shape
+    if n * d == 0 or sketch.in_kernels(like, key):
+        return sketch.compress(read(range(n)), key)
+
+    def part(numbers: slice) -> Tensor:
+        return read(range(numbers.start // d, -(-numbers.stop // d))).reshape(-1)
+
+    return sketch.compress_parts(part, shape, key, piece_of(like), row=d)
+
+
+def error_variance(
+    sketch: DitheredRounding, kept: tuple[Tensor, ...], q: Tensor, rows: range
+) -> Tensor:
+    """D^2 / 12 of those rows q (n, d), read from what was kept: (n, 1) or (n, d)."""
+    variance = kept[-1][:, 1].to(q.dtype).square() / 3  # the grid holds half a step
+    if sketch.block is None:
+        variance = variance[rows.start : rows.stop, None]
+    else:
+        d, size = q.shape[1], sketch.block
+        first, last = rows.start * d, rows.stop * d
+        blocks = variance[first // size : -(-last // size)].repeat_interleave(size)
+        start = first - first // size * size
+        variance = blocks[start : start + last - first].view(q.shape)
+    return torch.where(q == 0, 0, variance) if sketch.zero_code else variance

@@ -1,0 +1,318 @@
+"""Layer, RMS and group normalisation that keep their normalised input, dithered.
+
+Of each row of d numbers that are normalised together, the gradient by the input is
+
+    grad_x = r (g - mean(g) - x_hat mean(g x_hat)),   g = weight * grad_output,
+
+r the reciprocal of the row's deviation, without mean(g) where no mean is taken (RMS). It is
+quadratic in x_hat. Kept for backward are a `DitheredRounding` q of x_hat, its key and r, and not x
+nor the mean, which torch keeps. Since E[q_i q_j] = x_hat_i x_hat_j, but for
+E[q_i^2] = x_hat_i^2 + D_i^2 / 12 (`rad.functional.dithered`),
+
+    r (g_i - mean(g) - q_i mean(g q) + g_i D_i^2 / (12 d))
+
+is unbiased. The gradient of the weight, grad_output * q, is linear in q; that of the bias is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rad.backends.operators import as_text, from_text, opaque
+from rad.draws.casting import cast
+from rad.draws.reference import READ
+from rad.dtypes import accumulation_dtype
+from rad.functional.arguments import check_real
+from rad.functional.dithered import check_quadratic, error_variance, keep_rows, piece_of
+from rad.functional.second_order import OF_NORM, refused
+from rad.packing.pieces import pieces
+from rad.sketches.base import Sketch
+from rad.sketches.identity import Identity
+from rad.sketches.rounding import DitheredRounding
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Which numbers are normalised together, and which weight each has.
+
+    `shape` holds the trailing axes of a layer or RMS norm, or the number of channels. A tensor is
+    taken as (batch, groups, channels of a group, space): `view`.
+    """
+
+    kind: Literal["layer", "rms", "group"]
+    shape: Shape
+    eps: float
+    groups: int = 1
+
+    def view(self, x: Tensor) -> Tensor:
+        """x as (B, G, K, L): rows (b, g) are normalised, weights belong to (g, k)."""
+        channels = math.prod(self.shape)
+        width = channels if self.kind != "group" else math.prod(x.shape[1:])
+        batch = x.numel() // width if width else 0
+        return x.reshape(batch, self.groups, channels // self.groups, width // max(1, channels))
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """torch's result, and of each row the mean (RMS: None) and r: (rows, 1)."""
+        wide = accumulation_dtype(x.dtype)
+        plain = x.dtype == wide and not torch.is_autocast_enabled(x.device.type)
+        mean = None
+        if self.kind == "rms":
+            output = F.rms_norm(x, self.shape, weight, self.eps)
+        elif self.kind == "layer" and plain:
+            output, mean, r = torch.native_layer_norm(x, self.shape, weight, bias, self.eps)
+        elif self.kind == "layer":
+            output = F.layer_norm(x, self.shape, weight, bias, self.eps)
+        elif plain and x.numel():
+            sizes = x.shape[0], x.shape[1], x[0, 0].numel()
+            output, mean, r = torch.native_group_norm(
+                x.contiguous(), weight, bias, *sizes, self.groups, self.eps
+            )
+        else:
+            output = F.group_norm(x, self.groups, weight, bias, self.eps)
+        if mean is not None:
+            return output, mean.reshape(-1, 1), r.reshape(-1, 1)
+        return output, *self._statistics(x, wide)
+
+    def _statistics(self, x: Tensor, wide: torch.dtype) -> tuple[Tensor | None, Tensor]:
+        rows = self.rows(x)
+        if not x.numel():
+            none = x.new_empty(len(rows), 1, dtype=wide)
+            return none, none
+        step = piece_of(x) // rows.shape[1]
+        cut = [rows[p.start : p.stop].to(wide) for p in pieces(range(len(rows)), step)]
+        if self.kind == "rms":
+            square = torch.cat([part.square().mean(1, keepdim=True) for part in cut])
+            return None, square.add_(self.eps).rsqrt_()
+        found = [torch.var_mean(part, 1, correction=0, keepdim=True) for part in cut]
+        variance, mean = (torch.cat(each) for each in zip(*found, strict=True))
+        return mean, variance.add_(self.eps).rsqrt_()
+
+    def rows(self, x: Tensor) -> Tensor:
+        """x as the rows that are normalised, which its sketch acts on: (B G, K L)."""
+        return self.view(x).flatten(2).flatten(0, 1)
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: Shape,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    sketch: Sketch,
+    key: Tensor,
+) -> Tensor:
+    """`torch.nn.functional.layer_norm` that keeps x_hat in a few bits, and r = 1 / deviation.
+
+    Forward is torch's. Gradients by x and the weight are unbiased, that by the bias exact
+    (formulas: `rad.functional.normalization`). Kept: `sketch` of x_hat as rows of
+    prod(normalized_shape), their r (float32 at least) and the key; `Identity` leaves torch's own.
+    Shapes: x (*, *normalized_shape), weight and bias normalized_shape -> as x. Differentiating
+    twice raises RuntimeError. Raises UsageError for sketches other than `DitheredRounding` and
+    `Identity`, TypeError for complex numbers, and RuntimeError where torch does.
+    """
+    check_real(x)
+    check_quadratic(sketch)
+    if isinstance(sketch, Identity):
+        return F.layer_norm(x, normalized_shape, weight, bias, eps)
+    norm = Norm("layer", tuple(normalized_shape), eps)
+    result: Tensor = _Normalise.apply(x, weight, bias, norm, sketch, key)
+    return result
+
+
+def rms_norm(
+    x: Tensor,
+    normalized_shape: Shape,
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    *,
+    sketch: Sketch,
+    key: Tensor,
+) -> Tensor:
+    """`torch.nn.functional.rms_norm` that keeps x_hat in a few bits, and r = 1 / root mean square.
+
+    As `layer_norm`, without a mean and a bias: grad_x is estimated by
+    r (g_i - q_i mean(g q) + g_i D_i^2 / (12 d)). `eps` is by default that of x's type (of float32
+    for shorter ones), as in torch, whose result in short types may differ in the last bit.
+    """
+    check_real(x)
+    check_quadratic(sketch)
+    if isinstance(sketch, Identity):
+        return F.rms_norm(x, normalized_shape, weight, eps)
+    eps = torch.finfo(accumulation_dtype(x.dtype)).eps if eps is None else eps
+    norm = Norm("rms", tuple(normalized_shape), eps)
+    result: Tensor = _Normalise.apply(x, weight, None, norm, sketch, key)
+    return result
+
+
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    sketch: Sketch,
+    key: Tensor,
+) -> Tensor:
+    """`torch.nn.functional.group_norm` that keeps x_hat in a few bits, and r = 1 / deviation.
+
+    As `layer_norm`, over the channels and positions of each group: rows of d = C / num_groups * L.
+    Shapes: x (N, C, *), weight and bias (C,) -> as x. The result is contiguous.
+    """
+    check_real(x)
+    check_quadratic(sketch)
+    if isinstance(sketch, Identity) or x.dim() < 2 or x.shape[1] % num_groups:
+        return F.group_norm(x, num_groups, weight, bias, eps)
+    norm = Norm("group", (x.shape[1],), eps, num_groups)
+    result: Tensor = _Normalise.apply(x, weight, bias, norm, sketch, key)
+    return result
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        norm: Norm,
+        sketch: DitheredRounding,
+        key: Tensor,
+    ) -> Tensor:
+        ctx.norm, ctx.sketch, ctx.dtype = norm, sketch, x.dtype
+        if not any(ctx.needs_input_grad[:2]):
+            ctx.save_for_backward(weight, key)
+            return norm.forward(x, weight, bias)[0]
+        if torch.compiler.is_compiling():
+            output, r, *kept = _norm(x, weight, bias, key, as_text(norm), as_text(sketch))
+        else:
+            output, r, *kept = _value_and_kept(x, weight, bias, key, norm, sketch)
+        # r serves the gradient by x alone
+        ctx.save_for_backward(weight, key, *([r] if ctx.needs_input_grad[0] else []), *kept)
+        return output
+
+    @staticmethod
+    @refused(OF_NORM)
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        weight, key, *kept = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:3])
+        arguments = grad_output, weight, kept, key, wanted, ctx.dtype
+        if torch.compiler.is_compiling():
+            found = _norm_backward(*arguments, as_text(ctx.norm), as_text(ctx.sketch))
+        else:
+            found = gradients(*arguments, ctx.norm, ctx.sketch)
+        grads = [grad if is_wanted else None for grad, is_wanted in zip(found, wanted, strict=True)]
+        return *grads, None, None, None
+
+
+@opaque()
+def _norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, key: Tensor, norm: str, sketch: str
+) -> list[Tensor]:
+    return _value_and_kept(x, weight, bias, key, from_text(norm), from_text(sketch))
+
+
+@opaque()
+def _norm_backward(
+    grad_output: Tensor,
+    weight: Tensor | None,
+    kept: list[Tensor],
+    key: Tensor,
+    wanted: list[bool],
+    dtype: torch.dtype,
+    norm: str,
+    sketch: str,
+) -> list[Tensor]:
+    norms, sketches = from_text(norm), from_text(sketch)
+    return gradients(grad_output, weight, kept, key, wanted, dtype, norms, sketches)
+
+
+def _value_and_kept(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    key: Tensor,
+    norm: Norm,
+    sketch: DitheredRounding,
+) -> list[Tensor]:
+    """The result, r (rows, 1), and what `sketch` keeps of x_hat."""
+    output, mean, r = norm.forward(x, weight, bias)
+    rows = norm.rows(x.detach())
+
+    def normalised(part: range) -> Tensor:
+        here = slice(part.start, part.stop)
+        numbers = rows[here].to(r.dtype)
+        return numbers * r[here] if mean is None else (numbers - mean[here]).mul_(r[here])
+
+    return [output, r, *keep_rows(sketch, normalised, (len(rows), rows.shape[1]), r, key)]
+
+
+def gradients(
+    grad_output: Tensor,
+    weight: Tensor | None,
+    kept: list[Tensor],
+    key: Tensor,
+    wanted: list[bool],
+    dtype: torch.dtype,
+    norm: Norm,
+    sketch: DitheredRounding,
+) -> list[Tensor]:
+    """The gradients by x (of that dtype), weight and bias; empty where one is not `wanted`.
+
+    `kept` holds r where the first is wanted, and the sketch of x_hat. Some rows are read at a time.
+    """
+    grad = norm.view(grad_output)
+    batch, groups, channels, space = grad.shape
+    wide, d = accumulation_dtype(dtype), channels * space
+    r, sketched = (kept[0] if wanted[0] else None), tuple(kept[1:] if wanted[0] else kept)
+    by_x = grad.new_empty(grad.shape if wanted[0] else 0, dtype=dtype)
+    by_weight, by_bias = (grad.new_zeros(groups, channels, dtype=wide) for _ in range(2))
+    for part in pieces(range(batch), piece_of(grad) // max(1, groups * d)):
+        rows = range(part.start * groups, part.stop * groups)
+        g = grad[part.start : part.stop].to(wide)
+        if wanted[2]:
+            by_bias += g.sum((0, 3))
+        if not sketched:
+            continue
+        q = sketch.decompress(sketched, (batch * groups, d), wide, key, rows)
+        if wanted[1]:
+            by_weight += (g * q.view(g.shape)).sum((0, 3))
+        if r is not None:
+            if weight is not None:
+                g = g * weight.to(wide).view(groups, channels, 1)
+            g = g.reshape(len(rows), d)
+            extra = error_variance(sketch, sketched, q, rows) / max(1, d)
+            found = _by_input(g, q, extra, norm).mul_(r[rows.start : rows.stop])
+            by_x[part.start : part.stop] = cast(found, dtype, key, READ, rows).view(
+                len(part), groups, channels, space
+            )
+    shape = norm.shape
+    parameters = [by_weight, by_bias] if weight is None else [
+        each.to(weight.dtype) for each in (by_weight, by_bias)
+    ]  # fmt: skip
+    return [
+        by_x.view(grad_output.shape) if wanted[0] else by_x,
+        *(p.view(shape) for p in parameters),
+    ]
+
+
+def _by_input(g: Tensor, q: Tensor, extra: Tensor, norm: Norm) -> Tensor:
+    """g - mean(g) - q mean(g q) + g extra, of rows (n, d); without mean(g) for RMS."""
+    if norm.kind == "rms":
+        return (g + g * extra).addcmul_(q, (g * q).mean(1, keepdim=True), value=-1)
+    zero, one = g.new_zeros(len(g), 1), g.new_ones(len(g), 1)
+    found, *_ = torch.ops.aten.native_layer_norm_backward(
+        g, q, [g.shape[1]], zero, one, None, None, [True, False, False]
+    )
+    return found.addcmul_(g, extra.expand_as(g))
