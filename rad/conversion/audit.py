@@ -16,7 +16,7 @@ from rad.conversion.example import check_loss, check_model, check_real_memory
 from rad.errors import UsageError
 from rad.memory.graph import Holding, gradients_enabled, holdings, storage
 from rad.memory.measure import parameter_bytes, peak_bytes
-from rad.nn import LAYERS, RAD_LAYERS, RNN, Sketching
+from rad.nn import LAYERS, NORMS, RAD_LAYERS, RNN, Sketching
 from rad.nn.kinds import kind_of
 from rad.nn.registry import MODULE_OF_NODE
 from rad.sketches import Identity
@@ -201,7 +201,7 @@ def _watching(
         if kind_of(module) in RAD_LAYERS and torch.is_grad_enabled():
             tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
             if module.training and any(tensor.requires_grad for tensor in tensors):
-                x = args[0] if args else keywords["input"]
+                x = args[0] if args else next(iter(keywords.values()))
                 predicted[names[module]] += module.kept_bytes(x, output, exact)  # type: ignore[operator]
 
     hooks = []
@@ -263,7 +263,12 @@ def _unexpected(
             yield f"`{call}` is functional, in {where}, and keeps {kept}: {advice}"
     for module, size in by_layers.items():
         kind = type(module).__name__
-        yield f"`{names[module]}` ({kind}) keeps {size:,} bytes: it has no RAD layer"
+        why = (
+            "rad.convert(..., norms=) rounds it"
+            if kind_of(module) in NORMS
+            else "it has no RAD layer"
+        )
+        yield f"`{names[module]}` ({kind}) keeps {size:,} bytes: {why}"
 
 
 def _is_one_layer(module: nn.Module) -> bool:

@@ -17,7 +17,8 @@ from rad.conversion.copies import copied
 from rad.conversion.example import check_model
 from rad.conversion.readers import read_graph
 from rad.errors import UsageError
-from rad.nn import LAYERS, Linear, Sequential, Sketching
+from rad.functional.dithered import check_quadratic
+from rad.nn import LAYERS, NORMS, Linear, Sequential, Sketching
 from rad.nn.kinds import become, kind_of
 from rad.nn.registry import OPERATORS, operator_of
 from rad.nn.shared import Shared
@@ -25,6 +26,9 @@ from rad.sketches import Identity, Sketch
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = LAYERS | {kind: kind for kind in LAYERS.values()}
 """What each layer, of torch or of RAD, becomes."""
+
+NORM_KINDS = NORMS | {kind: kind for kind in NORMS.values()}
+"""The same of norms."""
 
 
 class Planned(Protocol):
@@ -40,6 +44,7 @@ def convert(
     sketch: Sketch | Mapping[str, Sketch] | Planned,
     seed: int = 0,
     *,
+    norms: Sketch | None = None,
     inplace: bool = False,
 ) -> nn.Module:
     """The model, with weight gradients that are estimated from sketches of the activations.
@@ -60,24 +65,34 @@ def convert(
     torch keeps; pooling, dropout and embeddings keep what their backward pass needs.
     A `torch.nn.Sequential` runs its linear layers and ReLUs together where nobody looks between
     them (`rad.nn.Sequential`).
+    Normalisations stay as they are, unless `norms`, a `DitheredRounding`, is given: layer, RMS,
+    group and batch norms then keep that of their normalised input. The gradients by their inputs
+    become random by it, still unbiased, and so does all before them (`rad.nn.normalization`).
     A mapping gives each layer a sketch by the module's dotted name, any of them if it has
     several; layers that it does not name keep their input exactly. A plan of `rad.fit` stands for
     the sketches that it chose, for batches of its `batch_size`. Parameters start equal, and
     the names in `state_dict` are the original's; hooks and parametrizations stay. What has no RAD
     layer stays as it is: see `rad.report`. A converted model may be converted again, in place too.
 
-    Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for a name in the mapping
-    that is no layer which sketches, for two sketches of one layer under two names, for a model
-    that cannot be copied, for a class in place of a model, for lazy layers that have not seen
-    an input, and for a layer with an attribute whose name its RAD layer needs.
+    Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for norms with a sketch
+    that would bias, for a name in the mapping that is no layer which sketches, for two sketches of
+    one layer under two names, for a model that cannot be copied, for a class in place of a model,
+    for lazy layers that have not seen an input, and for a layer with an attribute whose name its
+    RAD layer needs.
     Nothing is converted then.
     """
     check_model(model)
     sketches: Any = sketch if isinstance(sketch, Mapping) else getattr(sketch, "sketch", sketch)
     _sketches_by_layer(model, sketches)
+    if norms is not None:
+        _check_sketch(norms)
+        check_quadratic(norms)
+        _check_names_are_free(_norms(model))
     seed = operator.index(seed)
     conversion = Conversion(model if inplace else copied(model))
     conversion.assign(sketches, seed)
+    if norms is not None:
+        conversion.replace_norms(norms, seed)
     return conversion.model
 
 
@@ -108,6 +123,22 @@ class Conversion:
             if row is not None and row.asks is not None:
                 setattr(module, row.asks, self._readers.answer(row.asks, module))
 
+    def replace_norms(self, sketch: Sketch, seed: int = 0) -> None:
+        """Norms keep that sketch of their normalised input from now on.
+
+        Their places are after those of all other layers, whose draws do not depend on the norms.
+        """
+        for place, module in enumerate(_norms(self.model).values(), len(self.sketching)):
+            become(module, NORM_KINDS[kind_of(module)])
+            assert isinstance(module, Sketching)
+            module.set_sketch(sketch, seed, place)
+
+
+def _norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The norms that have a RAD layer or are one, by their first names."""
+    modules = model.named_modules()
+    return {n: m for n, m in modules if kind_of(m) in NORM_KINDS and "forward" not in vars(m)}
+
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers that have a RAD layer or are one, by their first names.
@@ -129,7 +160,7 @@ def _check_names_are_free(layers: Mapping[str, nn.Module]) -> None:
     asked = {row.asks for row in OPERATORS if row.asks is not None}
     needed = ("key", "calls", "sketch", "seed", "place", "shared", "replica", "mask", *asked)
     for name, layer in layers.items():
-        if kind_of(layer) not in LAYERS:
+        if kind_of(layer) not in LAYERS | NORMS:
             continue
         for attribute in needed:
             if hasattr(layer, attribute):
@@ -139,13 +170,17 @@ def _check_names_are_free(layers: Mapping[str, nn.Module]) -> None:
                 )
 
 
+def _check_sketch(sketch: object) -> None:
+    if not isinstance(sketch, Sketch):
+        raise TypeError(f"sketch must be a rad.sketches.Sketch, got {type(sketch).__name__}")
+
+
 def _sketches_by_layer(
     model: nn.Module, sketch: Sketch | Mapping[str, Sketch]
 ) -> dict[str, Sketch]:
     """The sketch of each layer that is given one, by the layer's first name; as in `convert`."""
     for each in sketch.values() if isinstance(sketch, Mapping) else (sketch,):
-        if not isinstance(each, Sketch):
-            raise TypeError(f"sketch must be a rad.sketches.Sketch, got {type(each).__name__}")
+        _check_sketch(each)
     layers = _layers(model)
     names = {m: n for n, m in layers.items() if issubclass(KINDS[kind_of(m)], Sketching)}
     if not isinstance(sketch, Mapping):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from rad.conversion.readers import RESHAPES, functional_calls
-from rad.nn import LAYERS, RAD_LAYERS, Sequential
+from rad.nn import LAYERS, NORMS, RAD_LAYERS, Sequential
 from rad.nn.kinds import kind_of
 from rad.nn.registry import MODULE_OF_FUNCTION
 
@@ -93,11 +93,13 @@ def report(model: nn.Module) -> Report:
 
 def _why_left(module: nn.Module) -> str:
     kind = kind_of(module)
-    if kind in LAYERS and "forward" in vars(module):
+    if kind in LAYERS | NORMS and "forward" in vars(module):
         return "what torch keeps: a forward pass of its own may compute something else"
     if kind in LAYERS:
         return "what torch keeps: convert the model"
-    if issubclass(kind, tuple(LAYERS)):
+    if kind in NORMS:
+        return "what torch keeps: a norm, rounded where rad.convert is given norms="
+    if issubclass(kind, (*LAYERS, *NORMS)):
         return "what torch keeps: a subclass of a torch layer may compute something else"
     return "what torch keeps: no RAD layer for this type"
 

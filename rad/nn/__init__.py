@@ -3,8 +3,9 @@
 Each is a subclass of torch's module of its name, with the same parameters and the same
 `state_dict`. In training mode with gradients enabled it sketches, or keeps less than torch;
 under `eval()` or `torch.no_grad()` it is torch's module (`Dropout` draws its own masks whenever it
-is in training mode). Beside them stand `Slices`, a sequence that cuts its batch, `ReLUAvgPool2d`,
-and `Sketching`, the mixin of layers that sketch.
+is in training mode). Norms sketch only where they are asked to: `rad.convert(..., norms=)`. Beside
+them stand `Slices`, a sequence that cuts its batch, `ReLUAvgPool2d`, and `Sketching`, the mixin of
+layers that sketch.
 
 A new layer is a file here, and a row in `rad.nn.registry`.
 """
@@ -16,6 +17,14 @@ from rad.nn.dropout import Dropout
 from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
 from rad.nn.embedding import Embedding
 from rad.nn.linear import Linear
+from rad.nn.normalization import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    LayerNorm,
+    RMSNorm,
+)
 from rad.nn.pooling import (
     AdaptiveAvgPool2d,
     AvgPool1d,
@@ -27,7 +36,7 @@ from rad.nn.pooling import (
     ReLUAvgPool2d,
 )
 from rad.nn.recurrent import RNN
-from rad.nn.registry import LAYERS, RAD_LAYERS
+from rad.nn.registry import LAYERS, NORMS, RAD_LAYERS
 from rad.nn.sequential import Sequential
 from rad.nn.slices import Slices
 
@@ -35,12 +44,16 @@ __all__ = [
     "ELU",
     "GELU",
     "LAYERS",
+    "NORMS",
     "RAD_LAYERS",
     "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -49,12 +62,15 @@ __all__ = [
     "ConvTranspose3d",
     "Dropout",
     "Embedding",
+    "GroupNorm",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
     "Mish",
+    "RMSNorm",
     "ReLU",
     "ReLUAvgPool2d",
     "Sequential",

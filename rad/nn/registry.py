@@ -15,6 +15,14 @@ from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softpl
 from rad.nn.embedding import Embedding
 from rad.nn.kinds import kind_of
 from rad.nn.linear import Linear
+from rad.nn.normalization import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    LayerNorm,
+    RMSNorm,
+)
 from rad.nn.pooling import (
     AdaptiveAvgPool2d,
     AvgPool1d,
@@ -42,6 +50,7 @@ class Operator:
     them as they are. `asks` is what decides what the layer keeps: conversion sets the layer's
     attribute of that name. A `stepwise` layer forms its
     weights' gradients step by step inside one call, which hooks around the call do not see.
+    A `norm` makes the gradient by its input random, and is replaced only where that is asked for.
     """
 
     torch: type[nn.Module]
@@ -51,6 +60,7 @@ class Operator:
     fused: tuple[type[nn.Module], ...] = ()
     asks: Question | None = None
     stepwise: bool = False
+    norm: bool = False
 
 
 OPERATORS = (
@@ -80,17 +90,28 @@ OPERATORS = (
     Operator(nn.Softplus, Softplus, "softplus"),
     Operator(nn.ELU, ELU, "elu"),
     Operator(nn.LeakyReLU, LeakyReLU, "leaky_relu"),
+    Operator(nn.LayerNorm, LayerNorm, "layer_norm", norm=True),
+    Operator(nn.RMSNorm, RMSNorm, "rms_norm", norm=True),
+    Operator(nn.GroupNorm, GroupNorm, "group_norm", norm=True),
+    Operator(nn.BatchNorm1d, BatchNorm1d, "batch_norm", norm=True),
+    Operator(nn.BatchNorm2d, BatchNorm2d, "batch_norm", norm=True),
+    Operator(nn.BatchNorm3d, BatchNorm3d, "batch_norm", norm=True),
 )
 
-LAYERS: dict[type[nn.Module], type[nn.Module]] = {row.torch: row.layer for row in OPERATORS}
+Kinds = dict[type[nn.Module], type[nn.Module]]
+
+LAYERS: Kinds = {row.torch: row.layer for row in OPERATORS if not row.norm}
 """torch's layer type -> the RAD layer that takes its place."""
+
+NORMS: Kinds = {row.torch: row.layer for row in OPERATORS if row.norm}
+"""The same of normalisations, which are replaced where `rad.convert` is given `norms`."""
 
 RAD_LAYERS = frozenset(layer for row in OPERATORS for layer in (row.layer, *row.fused))
 """All RAD layers, fused ones included."""
 
 _ROWS = {kind: row for row in OPERATORS for kind in (row.torch, row.layer)}
 
-MODULE_OF_FUNCTION = {row.function: row.torch.__name__ for row in OPERATORS}
+MODULE_OF_FUNCTION = {row.function: row.torch.__name__ for row in OPERATORS if not row.norm}
 """Functions -> the module under torch.nn that does the same and that `convert` replaces."""
 
 MODULE_OF_NODE = {node: row.torch.__name__ for row in OPERATORS for node in row.nodes}

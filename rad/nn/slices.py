@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rad.errors import UsageError
 from rad.functional.slices import in_slices
 from rad.nn.kinds import kind_of
+from rad.nn.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from rad.nn.recurrent import RNN
 from rad.nn.registry import LAYERS, RAD_LAYERS
 from rad.nn.sequential import Sequential
@@ -20,7 +21,7 @@ from rad.nn.sequential import Sequential
 APART = frozenset(
     {
         *(kind for kind in LAYERS if kind is not nn.RNN),
-        *(kind for kind in RAD_LAYERS if kind is not RNN),
+        *RAD_LAYERS.difference((RNN, BatchNorm1d, BatchNorm2d, BatchNorm3d)),
         *(nn.Identity, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
         *(nn.ReLU6, nn.Hardswish, nn.Hardtanh, nn.PReLU, nn.SELU, nn.CELU, nn.LogSigmoid),
         *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),

@@ -1,0 +1,150 @@
+"""Normalisation layers that keep their normalised input in a few bits, without bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rad import functional
+from rad.dtypes import accumulation_dtype
+from rad.functional.batch_normalization import rows_shape
+from rad.functional.dithered import check_quadratic
+from rad.nn.base import KEY_BYTES, Exact, Sketching
+from rad.sketches import Identity, Sketch
+
+
+class _Norm(Sketching):
+    """A normalisation that keeps `DitheredRounding` of its normalised input, and its scales.
+
+    The gradients by the input and the weight are unbiased, that by the bias is exact. With
+    `Identity`, in evaluation mode and without gradients it is torch's layer. Raises UsageError for
+    other sketches, which would bias the gradient by the input.
+    """
+
+    def __init__(
+        self, *arguments: Any, sketch: Sketch | None = None, seed: int = 0, **options: Any
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self.set_sketch(sketch or Identity(), seed)
+
+    def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
+        """As of every layer that sketches; raises UsageError for a sketch that would bias."""
+        check_quadratic(sketch)
+        super().set_sketch(sketch, seed, place)
+
+    @property
+    def keeps(self) -> str:
+        """What is kept for backward, in words."""
+        if isinstance(self.sketch, Identity):
+            return "what torch keeps"
+        return f"{self.sketch} of its normalised input, and the scales"
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.sketches_now():
+            exact: Tensor = super().forward(input)
+            return exact
+        self.place_draws(input.device)
+        return self._sketched(input, {"sketch": self.sketch, "key": self.next_key()})
+
+    def _sketched(self, x: Tensor, how: dict[str, Any]) -> Tensor:
+        raise NotImplementedError
+
+    def _rows(self, x: Tensor) -> tuple[tuple[int, int], int]:
+        """The shape that the sketch acts on, and how many scales there are."""
+        raise NotImplementedError
+
+    def sketches_now(self) -> bool:
+        """Whether a call would sketch: `Sketching.sketches_now`, and the sketch is a rounding."""
+        return super().sketches_now() and not isinstance(self.sketch, Identity)
+
+    def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
+        """Bytes that the call `output = self(x)` in training keeps for backward."""
+        if isinstance(self.sketch, Identity):
+            return 0  # it is torch's layer then, and what that keeps is beyond RAD's account
+        weight: Tensor | None = self.weight  # type: ignore[assignment]
+        trained = weight is not None and weight.requires_grad
+        if not (x.requires_grad or trained):
+            return KEY_BYTES
+        wide = accumulation_dtype(x.dtype)
+        shape, scales = self._rows(x)
+        scale_bytes = scales * wide.itemsize if x.requires_grad else 0
+        return KEY_BYTES + scale_bytes + self.sketch.nbytes(shape, wide)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr().removeprefix(", ")
+
+
+class LayerNorm(_Norm, nn.LayerNorm):
+    """`torch.nn.LayerNorm` that keeps its rounded input (`rad.functional.normalization`)."""
+
+    def _sketched(self, x: Tensor, how: dict[str, Any]) -> Tensor:
+        parameters = self.weight, self.bias, self.eps
+        return functional.layer_norm(x, self.normalized_shape, *parameters, **how)
+
+    def _rows(self, x: Tensor) -> tuple[tuple[int, int], int]:
+        return _trailing(x, self.normalized_shape)
+
+
+class RMSNorm(_Norm, nn.RMSNorm):
+    """`torch.nn.RMSNorm` that keeps its rounded input (`rad.functional.normalization`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+    def _sketched(self, x: Tensor, how: dict[str, Any]) -> Tensor:
+        return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps, **how)
+
+    def _rows(self, x: Tensor) -> tuple[tuple[int, int], int]:
+        return _trailing(x, self.normalized_shape)
+
+
+class GroupNorm(_Norm, nn.GroupNorm):
+    """`torch.nn.GroupNorm` that keeps its rounded input (`rad.functional.normalization`)."""
+
+    def _sketched(self, x: Tensor, how: dict[str, Any]) -> Tensor:
+        parameters = self.weight, self.bias, self.eps
+        return functional.group_norm(x, self.num_groups, *parameters, **how)
+
+    def _rows(self, x: Tensor) -> tuple[tuple[int, int], int]:
+        rows = len(x) * self.num_groups
+        return (rows, x.numel() // max(1, rows)), rows
+
+
+class _BatchNorm(_Norm, nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation, with running statistics as torch's."""
+
+    def _sketched(self, x: Tensor, how: dict[str, Any]) -> Tensor:
+        self._check_input_dim(x)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:  # a cumulative average
+                momentum = 1.0 / float(self.num_batches_tracked)
+        tracks = self.track_running_stats
+        statistics = (self.running_mean, self.running_var) if tracks else (None, None)
+        parameters = self.weight, self.bias
+        return functional.batch_norm(x, *statistics, *parameters, True, momentum, self.eps, **how)
+
+    def _rows(self, x: Tensor) -> tuple[tuple[int, int], int]:
+        return rows_shape(x.shape), x.shape[1]
+
+
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` that keeps its rounded input (`rad.functional.batch_norm`)."""
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` that keeps its rounded input (`rad.functional.batch_norm`)."""
+
+
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d` that keeps its rounded input (`rad.functional.batch_norm`)."""
+
+
+def _trailing(x: Tensor, shape: tuple[int, ...]) -> tuple[tuple[int, int], int]:
+    """The rows of a normalisation over trailing axes of that shape."""
+    d = torch.Size(shape).numel()
+    rows = x.numel() // max(1, d)
+    return (rows, d), rows
