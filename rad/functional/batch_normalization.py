@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rad import backends
 from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.casting import cast
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import check_real
-from rad.functional.dithered import check_quadratic, error_variance, keep_rows, piece_of
+from rad.functional.dithered import check_quadratic, error_variances, keep_rows, of_rows, piece_of
 from rad.functional.second_order import OF_NORM, refused
 from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch
@@ -222,24 +223,64 @@ def gradients(
     for part in cut:
         if sketched:
             g, q, rows = read(part)
-            product += (g * q).sum((0, 2))
+            sums = _sums(g, q)
+            total += sums[0]
+            product += sums[1]
         else:
-            g = grad[part.start : part.stop].to(wide)
-        total += g.sum((0, 2))
+            total += grad[part.start : part.stop].to(wide).sum((0, 2))
     by_x = grad.new_empty(grad.shape if r is not None else 0, dtype=dtype)
     if r is not None:
         n = batch * space
-        scale = (r if weight is None else r * weight.to(wide))[:, None]
-        constant, slope = scale * total[:, None] / n, scale * product[:, None] / n
+        scale = r if weight is None else r * weight.detach().to(wide)
+        factors = scale, scale * product / n, scale * total / n
+        extras = error_variances(sketched, wide) / n
         for part in cut:
             g, q, rows = (g, q, rows) if len(cut) == 1 else read(part)
-            extra = error_variance(sketch, sketched, q.view(-1, shape[1]), rows) / n
-            extra = extra[..., None] if is_flat else extra.view(len(part), channels, -1)
-            found = torch.addcmul(g, g, extra).mul_(scale).sub_(constant)
-            found.addcmul_(q, slope, value=-1)
-            found = cast(found.view(-1, shape[1]), dtype, key, READ, rows)
-            by_x[part.start : part.stop] = found.view(g.shape)
+            extra = of_rows(sketch, extras, q.view(-1, shape[1]), rows)
+            target = by_x[part.start : part.stop]
+            out = target if dtype == wide else torch.empty_like(target, dtype=wide)
+            _combine(g, q, *factors, extra, is_flat, out)
+            if out is not target:
+                short = cast(out.view(-1, shape[1]), dtype, key, READ, rows)
+                target.copy_(short.view(g.shape))
     parameters = [product, total]
     if weight is not None:
         parameters = [parameter.to(weight.dtype) for parameter in parameters]
     return [by_x.view(grad_output.shape) if r is not None else by_x, *parameters]
+
+
+def _sums(g: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of g and of g q, (n, C, L), over all but channels: (C,)."""
+    n, channels, space = g.shape
+    if space == 1 or not (backends.in_loops(q) and q.numel()):
+        return g.sum((0, 2)), (g * q).sum((0, 2))
+    from rad.functional import norm_loops as loops
+
+    total, product = (g.new_empty(n, channels) for _ in range(2))
+    left, read = (each.view(-1, space).numpy() for each in (g, q))
+    loops.sums(left, read, total.view(-1).numpy(), product.view(-1).numpy())
+    return total.sum(0), product.sum(0)
+
+
+def _combine(
+    g: Tensor,
+    q: Tensor,
+    scale: Tensor,
+    slope: Tensor,
+    constant: Tensor,
+    extra: Tensor,
+    is_flat: bool,
+    out: Tensor,
+) -> None:
+    """scale g (1 + extra) - slope q - constant, (n, C, L), into `out`; factors (C,)."""
+    n, channels, space = g.shape
+    if space == 1 or not (backends.in_loops(q) and q.numel()):
+        extra = extra[..., None] if is_flat else extra.view(n, channels, -1)
+        found = torch.addcmul(g, g, extra).mul_(scale[:, None]).sub_(constant[:, None])
+        torch.addcmul(found, q, slope[:, None], value=-1, out=out)
+        return
+    from rad.functional import norm_loops as loops
+
+    left, read, target = (each.view(-1, space).numpy() for each in (g, q, out))
+    a, b, c = (each.repeat(n).numpy() for each in (scale, slope, constant))
+    loops.combine(left, read, a, b, c, extra.contiguous().numpy(), target)

@@ -18,7 +18,7 @@ from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 from rad.sketches.rounding import DitheredRounding
 
-PIECE = 1 << 16
+PIECE = 1 << 17
 """Numbers that are read at a time: what is made of them stays in a core's cache."""
 
 DEVICE_PIECE = 1 << 22
@@ -60,17 +60,19 @@ def keep_rows(
     return sketch.compress_parts(part, shape, key, piece_of(like), row=d)
 
 
-def error_variance(
-    sketch: DitheredRounding, kept: tuple[Tensor, ...], q: Tensor, rows: range
-) -> Tensor:
-    """D^2 / 12 of those rows q (n, d), read from what was kept: (n, 1) or (n, d)."""
-    variance = kept[-1][:, 1].to(q.dtype).square() / 3  # the grid holds half a step
+def error_variances(kept: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    """D^2 / 12 of each block of what was kept: (blocks,)."""
+    return kept[-1][:, 1].to(dtype).square() / 3  # the grid holds half a step
+
+
+def of_rows(sketch: DitheredRounding, variances: Tensor, q: Tensor, rows: range) -> Tensor:
+    """The `error_variances`, or multiples of them, of those rows q (n, d): (n, 1) or (n, d)."""
     if sketch.block is None:
-        variance = variance[rows.start : rows.stop, None]
+        variance = variances[rows.start : rows.stop, None]
     else:
         d, size = q.shape[1], sketch.block
         first, last = rows.start * d, rows.stop * d
-        blocks = variance[first // size : -(-last // size)].repeat_interleave(size)
+        blocks = variances[first // size : -(-last // size)].repeat_interleave(size)
         start = first - first // size * size
         variance = blocks[start : start + last - first].view(q.shape)
     return torch.where(q == 0, 0, variance) if sketch.zero_code else variance

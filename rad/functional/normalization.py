@@ -16,90 +16,22 @@ is unbiased. The gradient of the weight, grad_output * q, is linear in q; that o
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
-from rad.draws.casting import cast
-from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import check_real
-from rad.functional.dithered import check_quadratic, error_variance, keep_rows, piece_of
+from rad.functional.dithered import check_quadratic, keep_rows
+from rad.functional.norm_gradients import gradients
+from rad.functional.norm_rows import Norm, Shape
 from rad.functional.second_order import OF_NORM, refused
-from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 from rad.sketches.rounding import DitheredRounding
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Norm:
-    """Which numbers are normalised together, and which weight each has.
-
-    `shape` holds the trailing axes of a layer or RMS norm, or the number of channels. A tensor is
-    taken as (batch, groups, channels of a group, space): `view`.
-    """
-
-    kind: Literal["layer", "rms", "group"]
-    shape: Shape
-    eps: float
-    groups: int = 1
-
-    def view(self, x: Tensor) -> Tensor:
-        """x as (B, G, K, L): rows (b, g) are normalised, weights belong to (g, k)."""
-        channels = math.prod(self.shape)
-        width = channels if self.kind != "group" else math.prod(x.shape[1:])
-        batch = x.numel() // width if width else 0
-        return x.reshape(batch, self.groups, channels // self.groups, width // max(1, channels))
-
-    def forward(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """torch's result, and of each row the mean (RMS: None) and r: (rows, 1)."""
-        wide = accumulation_dtype(x.dtype)
-        plain = x.dtype == wide and not torch.is_autocast_enabled(x.device.type)
-        mean = None
-        if self.kind == "rms":
-            output = F.rms_norm(x, self.shape, weight, self.eps)
-        elif self.kind == "layer" and plain:
-            output, mean, r = torch.native_layer_norm(x, self.shape, weight, bias, self.eps)
-        elif self.kind == "layer":
-            output = F.layer_norm(x, self.shape, weight, bias, self.eps)
-        elif plain and x.numel():
-            sizes = x.shape[0], x.shape[1], x[0, 0].numel()
-            output, mean, r = torch.native_group_norm(
-                x.contiguous(), weight, bias, *sizes, self.groups, self.eps
-            )
-        else:
-            output = F.group_norm(x, self.groups, weight, bias, self.eps)
-        if mean is not None:
-            return output, mean.reshape(-1, 1), r.reshape(-1, 1)
-        return output, *self._statistics(x, wide)
-
-    def _statistics(self, x: Tensor, wide: torch.dtype) -> tuple[Tensor | None, Tensor]:
-        rows = self.rows(x)
-        if not x.numel():
-            none = x.new_empty(len(rows), 1, dtype=wide)
-            return none, none
-        step = piece_of(x) // rows.shape[1]
-        cut = [rows[p.start : p.stop].to(wide) for p in pieces(range(len(rows)), step)]
-        if self.kind == "rms":
-            square = torch.cat([part.square().mean(1, keepdim=True) for part in cut])
-            return None, square.add_(self.eps).rsqrt_()
-        found = [torch.var_mean(part, 1, correction=0, keepdim=True) for part in cut]
-        variance, mean = (torch.cat(each) for each in zip(*found, strict=True))
-        return mean, variance.add_(self.eps).rsqrt_()
-
-    def rows(self, x: Tensor) -> Tensor:
-        """x as the rows that are normalised, which its sketch acts on: (B G, K L)."""
-        return self.view(x).flatten(2).flatten(0, 1)
 
 
 def layer_norm(
@@ -256,63 +188,3 @@ def _value_and_kept(
         return numbers * r[here] if mean is None else (numbers - mean[here]).mul_(r[here])
 
     return [output, r, *keep_rows(sketch, normalised, (len(rows), rows.shape[1]), r, key)]
-
-
-def gradients(
-    grad_output: Tensor,
-    weight: Tensor | None,
-    kept: list[Tensor],
-    key: Tensor,
-    wanted: list[bool],
-    dtype: torch.dtype,
-    norm: Norm,
-    sketch: DitheredRounding,
-) -> list[Tensor]:
-    """The gradients by x (of that dtype), weight and bias; empty where one is not `wanted`.
-
-    `kept` holds r where the first is wanted, and the sketch of x_hat. Some rows are read at a time.
-    """
-    grad = norm.view(grad_output)
-    batch, groups, channels, space = grad.shape
-    wide, d = accumulation_dtype(dtype), channels * space
-    r, sketched = (kept[0] if wanted[0] else None), tuple(kept[1:] if wanted[0] else kept)
-    by_x = grad.new_empty(grad.shape if wanted[0] else 0, dtype=dtype)
-    by_weight, by_bias = (grad.new_zeros(groups, channels, dtype=wide) for _ in range(2))
-    for part in pieces(range(batch), piece_of(grad) // max(1, groups * d)):
-        rows = range(part.start * groups, part.stop * groups)
-        g = grad[part.start : part.stop].to(wide)
-        if wanted[2]:
-            by_bias += g.sum((0, 3))
-        if not sketched:
-            continue
-        q = sketch.decompress(sketched, (batch * groups, d), wide, key, rows)
-        if wanted[1]:
-            by_weight += (g * q.view(g.shape)).sum((0, 3))
-        if r is not None:
-            if weight is not None:
-                g = g * weight.to(wide).view(groups, channels, 1)
-            g = g.reshape(len(rows), d)
-            extra = error_variance(sketch, sketched, q, rows) / max(1, d)
-            found = _by_input(g, q, extra, norm).mul_(r[rows.start : rows.stop])
-            by_x[part.start : part.stop] = cast(found, dtype, key, READ, rows).view(
-                len(part), groups, channels, space
-            )
-    shape = norm.shape
-    parameters = [by_weight, by_bias] if weight is None else [
-        each.to(weight.dtype) for each in (by_weight, by_bias)
-    ]  # fmt: skip
-    return [
-        by_x.view(grad_output.shape) if wanted[0] else by_x,
-        *(p.view(shape) for p in parameters),
-    ]
-
-
-def _by_input(g: Tensor, q: Tensor, extra: Tensor, norm: Norm) -> Tensor:
-    """g - mean(g) - q mean(g q) + g extra, of rows (n, d); without mean(g) for RMS."""
-    if norm.kind == "rms":
-        return (g + g * extra).addcmul_(q, (g * q).mean(1, keepdim=True), value=-1)
-    zero, one = g.new_zeros(len(g), 1), g.new_ones(len(g), 1)
-    found, *_ = torch.ops.aten.native_layer_norm_backward(
-        g, q, [g.shape[1]], zero, one, None, None, [True, False, False]
-    )
-    return found.addcmul_(g, extra.expand_as(g))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rad.functional.batch_normalization import rows_shape
 from rad.functional.dithered import check_quadratic
-from rad.functional.normalization import Norm
+from rad.functional.norm_rows import Norm
 from rad.sketches.base import Sketch
 from rad.sketches.rounding import DitheredRounding
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from unbiased import check_biased_is_caught, check_mean_square, check_unbiased
 
+from rad import backends
 from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
 from rad.functional import (
@@ -18,7 +19,7 @@ from rad.functional import (
     norm_grad_variance,
     rms_norm,
 )
-from rad.functional.normalization import Norm
+from rad.functional.norm_rows import Norm
 from rad.memory import saved_bytes
 from rad.sketches import (
     DifferentSample,
@@ -172,15 +173,19 @@ def test_identity_is_torchs(case: Case, dtype: torch.dtype) -> None:
 @every_case
 @every_sketch
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("loops", [True, False], ids=["loops", "operators"])
 @pytest.mark.parametrize("piece", [dithered.PIECE, 24])
 def test_forward_is_torchs_and_gradients_read_the_sketch(
     case: Case,
     sketch: DitheredRounding,
     dtype: torch.dtype,
     piece: int,
+    loops: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dithered, "PIECE", piece)
+    if not loops:
+        monkeypatch.setattr(backends, "in_loops", lambda x: False)
     x, w, b = case.inputs(dtype)
     output = case.ours(x, w, b, sketch)
     if (case.kind, dtype) == ("rms", torch.bfloat16):
