@@ -328,3 +328,29 @@ def test_compiled_norms_are_those_of_eager(backend: str) -> None:
             results.append([output, *grads, *_statistics(layers)])
         for a, e in zip(*results, strict=True):
             assert torch.equal(a, e)
+
+
+def test_slices_cut_the_batch_around_batch_norms_only() -> None:
+    for norm, is_apart in ((nn.GroupNorm(2, 4), True), (nn.BatchNorm2d(4), False)):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), norm)
+        sliced = rad.slice_batches(rad.convert(model, Identity(), norms=DitheredRounding(8)), 2)
+        x = torch.randn(6, 3, 5, 5, requires_grad=True)
+        want, got = model(x), sliced(x)
+        torch.testing.assert_close(got, want)
+        assert int(sliced[1].calls) == (3 if is_apart else 1)
+        grad_output = torch.randn_like(want)
+        (e,), (a,) = (torch.autograd.grad(output, x, grad_output) for output in (want, got))
+        assert (a - e).norm() < 0.03 * e.norm()
+
+
+def test_a_model_with_rounded_norms_can_be_planned_for() -> None:
+    """Its norms keep what they keep, and are no layers to choose sketches for."""
+    model = nn.Sequential(nn.Linear(6, 40), nn.LayerNorm(40), nn.Linear(40, 3))
+    converted = rad.convert(model, Identity(), norms=ROUNDED)
+    x = torch.randn(64, 6)
+    plan = rad.fit(converted, x, lambda out: out.square().mean(), 0.5)
+    again = rad.convert(converted, plan.sketch, seed=1)
+    assert (again[0].sketch, again[1].sketch) == (plan.sketch, ROUNDED)
+    audit = rad.audit(again, lambda: again(x).square().mean())
+    assert audit.predicted["1"] == audit.saved["1"]
+    assert audit.saved_bytes == plan.memory.saved_bytes
