@@ -264,7 +264,7 @@ def _unexpected(
     for module, size in by_layers.items():
         kind = type(module).__name__
         why = (
-            "rad.convert(..., norms=) rounds it"
+            "rad.convert(..., path=) rounds it"
             if kind_of(module) in NORMS
             else "it has no RAD layer"
         )

@@ -15,12 +15,15 @@ from torch import nn
 
 from rad.conversion.copies import copied
 from rad.conversion.example import check_model
+from rad.conversion.functions import NAMES, served_modules
 from rad.conversion.readers import read_graph
 from rad.errors import UsageError
 from rad.functional.dithered import check_quadratic
 from rad.nn import LAYERS, NORMS, Linear, Sequential, Sketching
+from rad.nn.calls import Calls
 from rad.nn.kinds import become, kind_of
 from rad.nn.registry import OPERATORS, operator_of
+from rad.nn.serving import calls_of, is_served, serve, stop_serving
 from rad.nn.shared import Shared
 from rad.sketches import Identity, Sketch
 
@@ -44,7 +47,8 @@ def convert(
     sketch: Sketch | Mapping[str, Sketch] | Planned,
     seed: int = 0,
     *,
-    norms: Sketch | None = None,
+    path: Sketch | None = None,
+    functions: bool = True,
     inplace: bool = False,
 ) -> nn.Module:
     """The model, with weight gradients that are estimated from sketches of the activations.
@@ -65,43 +69,53 @@ def convert(
     torch keeps; pooling, dropout and embeddings keep what their backward pass needs.
     A `torch.nn.Sequential` runs its linear layers and ReLUs together where nobody looks between
     them (`rad.nn.Sequential`).
-    Normalisations stay as they are, unless `norms`, a `DitheredRounding`, is given: layer, RMS,
-    group and batch norms then keep that of their normalised input. The gradients by their inputs
-    become random by it, still unbiased, and so does all before them (`rad.nn.normalization`).
+    What lies on the gradient's path stays as it is, unless `path`, a `DitheredRounding`, is given:
+    normalisations, and the derivatives of activation functions whatever `sketch` is, then keep
+    that. The gradients by their inputs become random by it, still
+    unbiased, and so do all before them (`rad.nn.normalization`).
+    Functions of torch that forward passes call by themselves (`F.relu(x)`, `x @ y`) are served like
+    layers (`rad.nn.serving`), with draws by the module, its pass and the call: products by `path`
+    alone, but for a call with the weight and bias of a layer right below, which is that layer's.
+    Not with `functions=False`, and not in compiled programs. A part of a forward pass that
+    non-reentrant checkpointing runs again, and that is no module, needs `functions=False`.
     A mapping gives each layer a sketch by the module's dotted name, any of them if it has
-    several; layers that it does not name keep their input exactly. A plan of `rad.fit` stands for
-    the sketches that it chose, for batches of its `batch_size`. Parameters start equal, and
-    the names in `state_dict` are the original's; hooks and parametrizations stay. What has no RAD
-    layer stays as it is: see `rad.report`. A converted model may be converted again, in place too.
+    several; layers that it does not name, and functional calls, keep inputs exactly. A plan of
+    `rad.fit` stands for the sketches that it chose, for batches of its `batch_size`. Parameters
+    start equal, and the names in `state_dict` are the original's; hooks and parametrizations stay.
+    What has no RAD layer stays as it is: see `rad.report`. A converted model may be converted
+    again, in place too.
 
-    Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for norms with a sketch
+    Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for a path with a sketch
     that would bias, for a name in the mapping that is no layer which sketches, for two sketches of
     one layer under two names, for a model that cannot be copied, for a class in place of a model,
-    for lazy layers that have not seen an input, and for a layer with an attribute whose name its
-    RAD layer needs.
+    for lazy layers that have not seen an input, and for a layer or a module with an attribute
+    whose name its RAD layer needs, or its functional calls.
     Nothing is converted then.
     """
     check_model(model)
     sketches: Any = sketch if isinstance(sketch, Mapping) else getattr(sketch, "sketch", sketch)
     _sketches_by_layer(model, sketches)
-    if norms is not None:
-        _check_sketch(norms)
-        check_quadratic(norms)
+    if path is not None:
+        _check_sketch(path)
+        check_quadratic(path)
         _check_names_are_free(_norms(model))
     seed = operator.index(seed)
-    conversion = Conversion(model if inplace else copied(model))
-    conversion.assign(sketches, seed)
-    if norms is not None:
-        conversion.replace_norms(norms, seed)
+    conversion = Conversion(model if inplace else copied(model), functions=functions)
+    conversion.assign(sketches, seed, path)
     return conversion.model
 
 
 class Conversion:
     """A model whose layers were replaced in place, and to which sketches can be assigned again."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, functions: bool = True) -> None:
         self.model = model
         self._readers = read_graph(model)
+        self._served = served_modules(model) if functions else {}
+        for module in filter(is_served, model.modules()):
+            if not functions:
+                stop_serving(module)
+        _check_names_are_free_for_calls(self._served)
         layers = _layers(model)
         _check_names_are_free(layers)
         for module in layers.values():
@@ -111,23 +125,37 @@ class Conversion:
         self._layers = list(layers.values())
         self.sketching = {n: m for n, m in layers.items() if isinstance(m, Sketching)}
 
-    def assign(self, sketch: Sketch | Mapping[str, Sketch], seed: int = 0) -> None:
-        """Decide what every layer keeps, and start its draws; as in `convert`."""
+    def assign(
+        self, sketch: Sketch | Mapping[str, Sketch], seed: int = 0, path: Sketch | None = None
+    ) -> None:
+        """Decide what every layer and functional call keeps, and start its draws; as in `convert`.
+
+        Norms that keep a sketch already go on so where `path` is None. Places of norms and of
+        functional calls are after those of all other layers, whose draws do not depend on them.
+        """
         wanted = _sketches_by_layer(self.model, sketch)
         shared = Shared()
         for place, (name, layer) in enumerate(self.sketching.items()):
-            layer.set_sketch(wanted.get(name, Identity()), seed, place)
+            kept = wanted.get(name, Identity())
+            is_named = isinstance(sketch, Mapping) and name in wanted
+            if path is not None and layer.on_path and not is_named:
+                kept = path
+            layer.set_sketch(kept, seed, place)
             layer.shared = shared
         for module in self._layers:
             row = operator_of(module)
             if row is not None and row.asks is not None:
                 setattr(module, row.asks, self._readers.answer(row.asks, module))
+        if path is not None:
+            self._replace_norms(path, seed)
+        first = len(self.sketching) + len(_norms(self.model))
+        rest = sketch if isinstance(sketch, Sketch) else Identity()
+        for place, module in enumerate(self._served.values(), first):
+            before = calls_of(module).path if is_served(module) else None
+            serve(module, Calls(rest, before if path is None else path, seed, place))
 
-    def replace_norms(self, sketch: Sketch, seed: int = 0) -> None:
-        """Norms keep that sketch of their normalised input from now on.
-
-        Their places are after those of all other layers, whose draws do not depend on the norms.
-        """
+    def _replace_norms(self, sketch: Sketch, seed: int) -> None:
+        """Norms keep that sketch of their normalised input from now on."""
         for place, module in enumerate(_norms(self.model).values(), len(self.sketching)):
             become(module, NORM_KINDS[kind_of(module)])
             assert isinstance(module, Sketching)
@@ -168,6 +196,17 @@ def _check_names_are_free(layers: Mapping[str, nn.Module]) -> None:
                     f"layer {name!r} has an attribute {attribute!r}, a name that its RAD layer "
                     "needs: rename the attribute"
                 )
+
+
+def _check_names_are_free_for_calls(modules: Mapping[str, nn.Module]) -> None:
+    """Raise UsageError where a module has an attribute that its functional calls need."""
+    for name, module in modules.items():
+        taken = [each for each in NAMES if hasattr(module, each)]
+        if taken and not is_served(module):
+            raise UsageError(
+                f"module {name!r} has an attribute {taken[0]!r}, a name that its functional calls "
+                "need: rename the attribute"
+            )
 
 
 def _check_sketch(sketch: object) -> None:

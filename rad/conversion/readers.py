@@ -68,7 +68,7 @@ def read_graph(model: nn.Module) -> Readers:
     what is concluded here decides what is kept, never a value. The model itself is neither
     run nor changed.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     layers: dict[nn.Module, list[set[nn.Module]]] = {}
     sequence_read: dict[nn.Module, bool] = {}
     try:
@@ -124,7 +124,7 @@ def functional_calls(model: nn.Module) -> dict[tuple[str, str], int] | None:
     of a tensor by a number, which keep no tensor. None where the model cannot be traced.
     """
     try:
-        probe = _probe(_unwrapped(model))
+        probe = _probe(unwrapped(model))
         if _CallTracer().is_leaf_module(probe, ""):
             return {}
         with torch.random.fork_rng():
@@ -170,7 +170,8 @@ def _function_name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else node.target.__name__
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model that a distributed wrapper holds, or the model itself."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrize
 
-from rad.conversion.readers import RESHAPES, functional_calls
+from rad.conversion.readers import RESHAPES, functional_calls, unwrapped
 from rad.nn import LAYERS, NORMS, RAD_LAYERS, Sequential
+from rad.nn.functions import kept_by
 from rad.nn.kinds import kind_of
 from rad.nn.registry import MODULE_OF_FUNCTION
+from rad.nn.serving import calls_of, is_served
 
 _SHAPES_AND_SUMS = """
 add iadd sub isub neg getitem getattr size dim numel shape view reshape flatten unflatten
@@ -85,9 +87,14 @@ def report(model: nn.Module) -> Report:
     notes = [TOGETHER + ", ".join(sequences)] if sequences else []
     notes += [UNTRACED] if calls is None else []
     for (name, function), count in (calls or {}).items():
-        if function not in KEEP_NOTHING:
-            times = f" ({count} calls)" if count > 1 else ""
-            left.append(Replacement(name, f"{function}(){times}", _why_functional(function)))
+        if function in KEEP_NOTHING:
+            continue
+        times = f" ({count} calls)" if count > 1 else ""
+        module = unwrapped(model).get_submodule(name)
+        kept = kept_by(function, calls_of(module)) if is_served(module) else None
+        rows = left if kept is None else replaced
+        why = _why_functional(function) if kept is None else kept
+        rows.append(Replacement(name, f"{function}(){times}", why))
     return Report(tuple(replaced), tuple(left), "\n".join(notes))
 
 
@@ -98,7 +105,7 @@ def _why_left(module: nn.Module) -> str:
     if kind in LAYERS:
         return "what torch keeps: convert the model"
     if kind in NORMS:
-        return "what torch keeps: a norm, rounded where rad.convert is given norms="
+        return "what torch keeps: a norm, rounded where rad.convert is given path="
     if issubclass(kind, (*LAYERS, *NORMS)):
         return "what torch keeps: a subclass of a torch layer may compute something else"
     return "what torch keeps: no RAD layer for this type"

@@ -7,6 +7,7 @@ its gradient's variance beside it; its module lies in `rad.nn`.
 from rad.functional.batch_normalization import batch_norm
 from rad.functional.conv import conv, conv_transpose, keep_for_conv
 from rad.functional.conv_noise import conv_weight_grad_variance
+from rad.functional.cross_entropy import cross_entropy
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
 from rad.functional.embedding import embedding
@@ -14,6 +15,7 @@ from rad.functional.linear import keep_for_linear, linear
 from rad.functional.linear_cross_entropy import linear_cross_entropy
 from rad.functional.linear_noise import linear_weight_grad_variance
 from rad.functional.linear_relu import linear_relu
+from rad.functional.matmul import matmul
 from rad.functional.normalization import group_norm, layer_norm, rms_norm
 from rad.functional.normalization_noise import batch_norm_grad_variance, norm_grad_variance
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
@@ -30,6 +32,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "conv_weight_grad_variance",
+    "cross_entropy",
     "dropout",
     "elementwise",
     "elementwise_grad_variance",
@@ -43,6 +46,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_relu",
     "linear_weight_grad_variance",
+    "matmul",
     "max_pool",
     "norm_grad_variance",
     "relu",

@@ -82,8 +82,19 @@ OF_ACTIVATION = (
 
 OF_NORM = (
     "this normalisation keeps its normalised input in a few bits, in which the derivative of its "
-    "gradient would be biased. Leave norms exact (rad.convert without norms=), or take this step "
+    "gradient would be biased. Leave norms exact (rad.convert without path=), or take this step "
     "under model.eval(), where the layer is torch's"
+)
+
+OF_PRODUCT = (
+    "this product of activations keeps its factors in a few bits, which do not tell its second "
+    "derivative. Leave products exact (rad.convert without path=), or take this step under "
+    "model.eval(), where they are torch's"
+)
+
+OF_CROSS_ENTROPY = (
+    "this cross entropy keeps its probabilities in a few bits, in which its second derivative "
+    "would be biased. Call torch.nn.functional.cross_entropy, or convert without path="
 )
 
 OF_SLICES = (

@@ -3,7 +3,7 @@
 Each is a subclass of torch's module of its name, with the same parameters and the same
 `state_dict`. In training mode with gradients enabled it sketches, or keeps less than torch;
 under `eval()` or `torch.no_grad()` it is torch's module (`Dropout` draws its own masks whenever it
-is in training mode). Norms sketch only where they are asked to: `rad.convert(..., norms=)`. Beside
+is in training mode). Norms sketch only where they are asked to: `rad.convert(..., path=)`. Beside
 them stand `Slices`, a sequence that cuts its batch, `ReLUAvgPool2d`, and `Sketching`, the mixin of
 layers that sketch.
 
@@ -39,6 +39,7 @@ from rad.nn.recurrent import RNN
 from rad.nn.registry import LAYERS, NORMS, RAD_LAYERS
 from rad.nn.sequential import Sequential
 from rad.nn.slices import Slices
+from rad.nn.transposed_linear import TransposedLinear
 
 __all__ = [
     "ELU",
@@ -80,4 +81,5 @@ __all__ = [
     "Slices",
     "Softplus",
     "Tanh",
+    "TransposedLinear",
 ]

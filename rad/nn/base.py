@@ -44,6 +44,29 @@ def _rank() -> int | None:
     return distributed.get_rank() if distributed.get_world_size() > 1 else None
 
 
+def start_draws(seed: int, place: int, device: torch.device | None) -> tuple[Tensor, Tensor]:
+    """The key of (seed, place) and a count of calls that is zero: int64, ()."""
+    key = fold_in(make_key(seed, device), place)
+    return key, torch.zeros_like(key)
+
+
+def advance(key: Tensor, calls: Tensor, replica: int | None) -> Tensor:
+    """The key of this call; `calls`, the count of those before, is advanced in place.
+
+    `replica` tells the draws of processes apart: None stands for the process's rank.
+    """
+    replica = _rank() if replica is None else replica
+    if backends.in_loops(key):
+        from rad.draws import loops
+
+        places = key.data_ptr(), calls.data_ptr()
+        word = loops.next_key(*places, replica is not None, replica or 0)
+        return torch.full((), word, dtype=torch.int64, device="cpu")
+    drawn, after = _key_and_next_count(key, calls, replica)
+    calls.copy_(after)
+    return drawn
+
+
 KEY_BYTES = 8
 
 Exact = Callable[[Tensor], int]
@@ -67,6 +90,9 @@ class Sketching(nn.Module):
     calls: Tensor
     seed: int = 0
     place: int = 0
+
+    on_path: bool = False
+    """Whether what the layer keeps makes the gradient by its *input* random."""
 
     replica: int | None = None
     """Whose draws these are among several processes: None stands for the process's rank.
@@ -119,16 +145,7 @@ class Sketching(nn.Module):
         if key.is_meta:
             self.place_draws(next((p.device for p in self.parameters()), key.device))
             key, calls = self.key, self.calls
-        replica = _rank() if self.replica is None else self.replica
-        if backends.in_loops(key):
-            from rad.draws import loops
-
-            places = key.data_ptr(), calls.data_ptr()
-            word = loops.next_key(*places, replica is not None, replica or 0)
-            return torch.full((), word, dtype=torch.int64, device="cpu")
-        drawn, after = _key_and_next_count(key, calls, replica)
-        calls.copy_(after)
-        return drawn
+        return advance(key, calls, self.replica)
 
     def place_draws(self, device: torch.device) -> None:
         """Move key and counter there; where they have no numbers, start them."""
@@ -140,9 +157,9 @@ class Sketching(nn.Module):
             self.key, self.calls = self.key.to(device), self.calls.to(device)
 
     def _start_draws(self, device: torch.device | None) -> None:
-        key = fold_in(make_key(self.seed, device), self.place)
+        key, calls = start_draws(self.seed, self.place, device)
         self.register_buffer("key", key, persistent=False)
-        self.register_buffer("calls", torch.zeros_like(key), persistent=False)
+        self.register_buffer("calls", calls, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """As in torch, but that key and counter keep their numbers whatever `fn` makes of them."""

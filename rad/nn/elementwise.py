@@ -9,6 +9,7 @@ from rad.functional.activation import Activation
 from rad.functional.elementwise import derivative_rows
 from rad.functional.in_place import overwrite
 from rad.nn.base import KEY_BYTES, Exact, Sketching
+from rad.nn.serving import as_torch
 from rad.sketches import Identity, Sketch
 from rad.sketches.blockwise import Rounding
 
@@ -21,6 +22,7 @@ class _Elementwise(Sketching):
     3.3), where rounding adds little at each layer. Any shape.
     """
 
+    on_path = True
     function: str
     """Its name in `torch.nn.functional`."""
     options: tuple[str, ...] = ()
@@ -40,7 +42,7 @@ class _Elementwise(Sketching):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.sketches_now():
-            exact: Tensor = super().forward(input)
+            exact: Tensor = as_torch(super().forward, input)
             return exact
         self.place_draws(input.device)
         key = self.draw_key()

@@ -1,7 +1,8 @@
 """What a layer is, whatever class torch has made of it at run time.
 
 `torch.nn.utils.parametrize` and `fully_shard` give a module a class of its own that is derived
-from its former one and computes the same. A user's subclass may compute something else.
+from its former one and computes the same, and so does `rad.nn.serving`. A user's subclass may
+compute something else.
 """
 
 from __future__ import annotations
@@ -10,13 +11,21 @@ import sys
 
 from torch import nn
 
+from rad.nn.plain import PlainTransposedLinear
+
+_SAME = {"transformers.pytorch_utils.Conv1D": PlainTransposedLinear}
+"""Layers of other libraries, by name (they need not be installed) -> what computes the same."""
+
+SERVES = "_rad_serves"
+"""Attribute of the classes that `rad.nn.serving` makes: the class beneath."""
+
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
     """The class that says what a module computes."""
     kind = type(module)
-    while _made_by_torch(kind):
+    while _made_over(kind):
         kind = kind.__bases__[-1]
-    return kind
+    return _SAME.get(f"{kind.__module__}.{kind.__qualname__}", kind)
 
 
 def become(module: nn.Module, kind: type[nn.Module]) -> None:
@@ -35,6 +44,11 @@ def _over(wrapper: type, kind: type[nn.Module]) -> type[nn.Module]:
         wrapper.__name__, (*others, _over(beneath, kind)), contents
     )
     return made
+
+
+def _made_over(kind: type) -> bool:
+    """Whether this class was made at run time over another that computes the same."""
+    return SERVES in vars(kind) or _made_by_torch(kind)
 
 
 def _made_by_torch(kind: type) -> bool:

@@ -9,6 +9,7 @@ from rad import functional
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.noise_response import NoiseResponse
 from rad.nn.base import Exact, Sketching
+from rad.nn.serving import as_torch
 from rad.sketches import Identity, Sketch
 
 
@@ -34,7 +35,7 @@ class Linear(Sketching, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.sketches_now():
-            return super().forward(input)
+            return as_torch(super().forward, input)
         key, kept = self.key_and_kept(input, self.weight, functional.keep_for_linear)
         return functional.linear(
             input, self.weight, self.bias, sketch=self.sketch, key=key, kept=kept

@@ -12,6 +12,7 @@ from rad.dtypes import accumulation_dtype
 from rad.functional.batch_normalization import rows_shape
 from rad.functional.dithered import check_quadratic
 from rad.nn.base import KEY_BYTES, Exact, Sketching
+from rad.nn.serving import as_torch
 from rad.sketches import Identity, Sketch
 
 
@@ -22,6 +23,8 @@ class _Norm(Sketching):
     `Identity`, in evaluation mode and without gradients it is torch's layer. Raises UsageError for
     other sketches, which would bias the gradient by the input.
     """
+
+    on_path = True
 
     def __init__(
         self, *arguments: Any, sketch: Sketch | None = None, seed: int = 0, **options: Any
@@ -43,7 +46,7 @@ class _Norm(Sketching):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.sketches_now():
-            exact: Tensor = super().forward(input)
+            exact: Tensor = as_torch(super().forward, input)
             return exact
         self.place_draws(input.device)
         return self._sketched(input, {"sketch": self.sketch, "key": self.next_key()})

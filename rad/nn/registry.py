@@ -23,6 +23,7 @@ from rad.nn.normalization import (
     LayerNorm,
     RMSNorm,
 )
+from rad.nn.plain import PlainTransposedLinear
 from rad.nn.pooling import (
     AdaptiveAvgPool2d,
     AvgPool1d,
@@ -34,6 +35,7 @@ from rad.nn.pooling import (
     ReLUAvgPool2d,
 )
 from rad.nn.recurrent import RNN
+from rad.nn.transposed_linear import TransposedLinear
 
 Question = Literal["output_kept", "sequence_read"]
 """What a layer may want to know of those who read its output: whether one of them keeps it exactly
@@ -65,6 +67,7 @@ class Operator:
 
 OPERATORS = (
     Operator(nn.Linear, Linear, "linear", ("addmm", "mm", "linear")),
+    Operator(PlainTransposedLinear, TransposedLinear, "addmm"),
     Operator(nn.Conv1d, Conv1d, "conv1d"),
     Operator(nn.Conv2d, Conv2d, "conv2d", ("convolution",)),
     Operator(nn.Conv3d, Conv3d, "conv3d"),
@@ -104,14 +107,18 @@ LAYERS: Kinds = {row.torch: row.layer for row in OPERATORS if not row.norm}
 """torch's layer type -> the RAD layer that takes its place."""
 
 NORMS: Kinds = {row.torch: row.layer for row in OPERATORS if row.norm}
-"""The same of normalisations, which are replaced where `rad.convert` is given `norms`."""
+"""The same of normalisations, which are replaced where `rad.convert` is given `path`."""
 
 RAD_LAYERS = frozenset(layer for row in OPERATORS for layer in (row.layer, *row.fused))
 """All RAD layers, fused ones included."""
 
 _ROWS = {kind: row for row in OPERATORS for kind in (row.torch, row.layer)}
 
-MODULE_OF_FUNCTION = {row.function: row.torch.__name__ for row in OPERATORS if not row.norm}
+MODULE_OF_FUNCTION = {
+    row.function: row.torch.__name__
+    for row in OPERATORS
+    if not row.norm and hasattr(nn, row.torch.__name__)
+}
 """Functions -> the module under torch.nn that does the same and that `convert` replaces."""
 
 MODULE_OF_NODE = {node: row.torch.__name__ for row in OPERATORS for node in row.nodes}

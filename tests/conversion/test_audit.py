@@ -77,7 +77,7 @@ class Functional(nn.Module):
 
 
 def test_whatever_is_kept_unexpectedly_is_named() -> None:
-    model = rad.convert(Functional(), rad.SameSample(0.1))
+    model = rad.convert(Functional(), rad.SameSample(0.1), functions=False)
     _, audit = loss_of(model, 3, 16, 16)
     words = "\n".join(audit.unexpected)
     kept = BATCH * 8 * 14 * 14 * 4
@@ -238,7 +238,7 @@ def test_layers_are_layers_and_only_calls_are_functional() -> None:
     ):
         (words,) = (w for w in audit.unexpected if w.startswith(f"`{name}`"))
         kept = audit.saved[name]
-        why = "rad.convert(..., norms=) rounds it" if name == "norm" else "it has no RAD layer"
+        why = "rad.convert(..., path=) rounds it" if name == "norm" else "it has no RAD layer"
         assert words == f"`{name}` ({kind}) keeps {kept:,} bytes: {why}"
 
 

@@ -211,7 +211,7 @@ def test_report_names_what_was_replaced_and_what_was_not() -> None:
     assert "SameSample(keep_fraction=0.5" in lines[1]
     assert "1 bit per unit" in lines[2]
     assert "BatchNorm1d" in lines[3]
-    assert "given norms=" in lines[3]
+    assert "given path=" in lines[3]
     assert "subclass" in lines[4]
 
 

@@ -5,7 +5,7 @@ from torch.nn.utils import parametrizations
 
 import rad
 from rad.conversion.report import TOGETHER, UNTRACED
-from rad.sketches import SameSample
+from rad.sketches import DitheredRounding, SameSample
 
 
 class Calling(nn.Module):
@@ -22,13 +22,21 @@ class Calling(nn.Module):
 
 def test_functional_calls_are_left_with_what_to_do() -> None:
     model = nn.Sequential(Calling(), nn.ReLU())
-    report = rad.report(rad.convert(model, SameSample(0.5)))
+    report = rad.report(rad.convert(model, SameSample(0.5), functions=False))
     left = {(row.name, row.kind): row.keeps for row in report.left}
     assert left.keys() == {("0", "relu() (2 calls)"), ("0", "matmul()")}
     assert "torch.nn.ReLU module" in left["0", "relu() (2 calls)"]
     assert "no RAD layer" in left["0", "matmul()"]
     assert not report.note
     assert model[0].calls == 0
+
+
+def test_functional_calls_that_are_served_say_what_they_keep() -> None:
+    converted = rad.convert(nn.Sequential(Calling()), SameSample(0.5), path=DitheredRounding(4))
+    replaced = {(row.name, row.kind): row.keeps for row in rad.report(converted).replaced}
+    assert replaced["0", "relu() (2 calls)"] == "1 bit per unit"
+    assert replaced["0", "matmul()"] == f"{DitheredRounding(4)} of its factors"
+    assert not rad.report(converted).left
 
 
 class Scaling(nn.Module):
@@ -62,7 +70,7 @@ def test_a_model_that_cannot_be_traced_is_said_to_be() -> None:
 
 def test_every_name_of_a_module_has_a_row() -> None:
     report = rad.report(rad.convert(Calling(), SameSample(0.5)))
-    assert [row.name for row in report.replaced] == ["layer", "again"]
+    assert [row.name for row in report.replaced] == ["layer", "again", ""]
     assert "same module as 'layer'" in report.replaced[1].keeps
 
 

@@ -13,10 +13,12 @@ from torch.func import functional_call, grad, vmap
 
 import rad
 from rad.nn import LAYERS
+from rad.nn.plain import PlainTransposedLinear
 from rad.sketches import StochasticRounding
 
 ARGUMENTS: dict[type[nn.Module], tuple[tuple[Any, ...], tuple[int, ...]]] = {
     nn.Linear: ((6, 5), (2, 6)),
+    PlainTransposedLinear: ((6, 5), (2, 6)),
     nn.Conv1d: ((3, 5, 3), (2, 3, 6)),
     nn.Conv2d: ((3, 5, 3), (2, 3, 6, 6)),
     nn.Conv3d: ((3, 5, 3), (2, 3, 4, 4, 4)),

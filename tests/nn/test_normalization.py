@@ -52,7 +52,7 @@ def made(name: str, sketch: rad.Sketch = ROUNDED) -> tuple[nn.Module, nn.Module,
     layer = make()
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, 0.5, 1.5)
-    return layer, rad.convert(layer, Identity(), norms=sketch), torch.randn(shape)
+    return layer, rad.convert(layer, Identity(), path=sketch), torch.randn(shape)
 
 
 @every_layer
@@ -132,7 +132,7 @@ def test_bytes_beside_torchs() -> None:
         (nn.LayerNorm(300), (150, 300), 22_500, 150 * 8 + 150 * 4, 180_000 + 150 * 8),
         (nn.BatchNorm2d(16), (8, 16, 32, 32), 65_536, 128 * 8 + 16 * 4, 524_288 + 16 * 8),
     ):
-        x, ours = torch.randn(shape, requires_grad=True), rad.convert(layer, ROUNDED, norms=ROUNDED)
+        x, ours = torch.randn(shape, requires_grad=True), rad.convert(layer, ROUNDED, path=ROUNDED)
         weights = sum(p.nbytes for p in layer.parameters())
 
         def kept(norm: nn.Module, x: Tensor = x) -> int:
@@ -149,9 +149,9 @@ def test_by_default_norms_are_torchs() -> None:
         assert not any(isinstance(m, tuple(NORMS.values())) for m in converted.modules())
     left = {row.name: row.keeps for row in rad.report(converted).left}
     assert left["norm1"] == left["norm2"]
-    assert "norms=" in left["norm1"]
+    assert "path=" in left["norm1"]
     draws = [layer.place for layer in converted.modules() if isinstance(layer, Sketching)]
-    with_norms = rad.convert(model, sketch, norms=ROUNDED)
+    with_norms = rad.convert(model, sketch, path=ROUNDED)
     others = [
         layer.place
         for layer in with_norms.modules()
@@ -204,7 +204,7 @@ every_net = pytest.mark.parametrize("net", NETS)
 @every_net
 def test_a_block_is_converted_reported_and_audited(net: str) -> None:
     make, shape = NETS[net]
-    model = rad.convert(make(), DifferentSample(0.5), norms=ROUNDED)
+    model = rad.convert(make(), DifferentSample(0.5), path=ROUNDED)
     keeps = {row.name: row.keeps for row in rad.report(model).replaced}
     assert "normalised input" in keeps["norm1"]
     assert "DitheredRounding" in keeps["norm2"]
@@ -215,7 +215,7 @@ def test_a_block_is_converted_reported_and_audited(net: str) -> None:
     assert not any("norm" in words for words in audit.unexpected)
     again = rad.convert(model, Identity())
     assert again.norm1.sketch == ROUNDED  # is left as it is
-    assert rad.convert(model, Identity(), norms=Identity()).norm1.keeps == "what torch keeps"
+    assert rad.convert(model, Identity(), path=Identity()).norm1.keeps == "what torch keeps"
 
 
 @pytest.mark.parametrize("net", ["transformer", "residual"])
@@ -229,7 +229,7 @@ def test_gradients_through_a_block_are_unbiased(net: str) -> None:
         loss = (model(x) * target).sum()
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
 
-    converted = rad.convert(model, Identity(), seed=1, norms=DitheredRounding(3))
+    converted = rad.convert(model, Identity(), seed=1, path=DitheredRounding(3))
     samples = torch.stack([gradient(converted) for _ in range(400)])
     check_unbiased(samples, gradient(model))
     check_biased_is_caught(samples, gradient(model))
@@ -244,7 +244,7 @@ def test_the_key_that_decodes_is_the_key_that_encoded(net: str, use_reentrant: b
     """
     make, shape = NETS[net]
     torch.manual_seed(2)
-    model = rad.convert(make().double(), Identity(), seed=3, norms=DitheredRounding(2))
+    model = rad.convert(make().double(), Identity(), seed=3, path=DitheredRounding(2))
     xs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     plain = copy.deepcopy(model)
     expected = [torch.autograd.grad(plain(x).square().sum(), [x, *plain.parameters()]) for x in xs]
@@ -277,7 +277,7 @@ def test_the_key_that_decodes_is_the_key_that_encoded(net: str, use_reentrant: b
 
 
 def test_the_key_is_that_of_the_call() -> None:
-    layer = rad.convert(nn.LayerNorm(7).double(), ROUNDED, seed=5, norms=DitheredRounding(2))
+    layer = rad.convert(nn.LayerNorm(7).double(), ROUNDED, seed=5, path=DitheredRounding(2))
     x = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
     for call in range(2):
         key = fold_in(fold_in(make_key(5), layer.place), call)
@@ -291,32 +291,32 @@ def test_the_key_is_that_of_the_call() -> None:
 def test_sketches_that_would_bias_are_refused_before_anything_is_converted() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     with pytest.raises(UsageError, match="use DitheredRounding"):
-        rad.convert(model, ROUNDED, norms=StochasticRounding(4), inplace=True)
+        rad.convert(model, ROUNDED, path=StochasticRounding(4), inplace=True)
     with pytest.raises(TypeError, match=r"rad\.sketches\.Sketch"):
-        rad.convert(model, ROUNDED, norms=4, inplace=True)  # type: ignore[arg-type]
+        rad.convert(model, ROUNDED, path=4, inplace=True)  # type: ignore[arg-type]
     model[1].key = 3
     with pytest.raises(UsageError, match="'1' has an attribute 'key'"):
-        rad.convert(model, ROUNDED, norms=ROUNDED, inplace=True)
+        rad.convert(model, ROUNDED, path=ROUNDED, inplace=True)
     assert type(model[0]) is nn.Linear
     with pytest.raises(UsageError, match="use DitheredRounding"):
         rad.nn.RMSNorm(3, sketch=DifferentSample(0.5))
 
 
 def test_wrong_inputs_are_torchs_errors() -> None:
-    norm = rad.convert(nn.BatchNorm2d(3), ROUNDED, norms=ROUNDED)
+    norm = rad.convert(nn.BatchNorm2d(3), ROUNDED, path=ROUNDED)
     with pytest.raises(ValueError, match="expected 4D input"):
         norm(torch.randn(3, 4))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         norm(torch.randn(1, 3, 1, 1))
     with pytest.raises(RuntimeError, match="normalized_shape"):
-        rad.convert(nn.LayerNorm(4), ROUNDED, norms=ROUNDED)(torch.randn(2, 3))
+        rad.convert(nn.LayerNorm(4), ROUNDED, path=ROUNDED)(torch.randn(2, 3))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager"])
 def test_compiled_norms_are_those_of_eager(backend: str) -> None:
     torch.compiler.reset()
     norms = [nn.LayerNorm(8), nn.RMSNorm(8), nn.GroupNorm(3, 3), nn.BatchNorm1d(3)]
-    eager = rad.convert(nn.Sequential(*norms), ROUNDED, norms=ROUNDED)
+    eager = rad.convert(nn.Sequential(*norms), ROUNDED, path=ROUNDED)
     model = copy.deepcopy(eager)
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     for _ in range(2):
@@ -333,7 +333,7 @@ def test_compiled_norms_are_those_of_eager(backend: str) -> None:
 def test_slices_cut_the_batch_around_batch_norms_only() -> None:
     for norm, is_apart in ((nn.GroupNorm(2, 4), True), (nn.BatchNorm2d(4), False)):
         model = nn.Sequential(nn.Conv2d(3, 4, 1), norm)
-        sliced = rad.slice_batches(rad.convert(model, Identity(), norms=DitheredRounding(8)), 2)
+        sliced = rad.slice_batches(rad.convert(model, Identity(), path=DitheredRounding(8)), 2)
         x = torch.randn(6, 3, 5, 5, requires_grad=True)
         want, got = model(x), sliced(x)
         torch.testing.assert_close(got, want)
@@ -346,7 +346,7 @@ def test_slices_cut_the_batch_around_batch_norms_only() -> None:
 def test_a_model_with_rounded_norms_can_be_planned_for() -> None:
     """Its norms keep what they keep, and are no layers to choose sketches for."""
     model = nn.Sequential(nn.Linear(6, 40), nn.LayerNorm(40), nn.Linear(40, 3))
-    converted = rad.convert(model, Identity(), norms=ROUNDED)
+    converted = rad.convert(model, Identity(), path=ROUNDED)
     x = torch.randn(64, 6)
     plan = rad.fit(converted, x, lambda out: out.square().mean(), 0.5)
     again = rad.convert(converted, plan.sketch, seed=1)
