@@ -14,6 +14,7 @@ from rad.sketches import (
     DitheredRounding,
     Identity,
     ImportanceSampling,
+    PrincipalProject,
     Project,
     RotatedRounding,
     SameSample,
@@ -68,5 +69,6 @@ LOSSY: dict[str, Sketch] = {
     "rotated_stochastic_rounding": RotatedRounding(2, dithered=False),
     "sampled_rounding": SampledRounding(0.5, 3),
     "importance_sampling": ImportanceSampling(0.4),
+    "principal_project": PrincipalProject(0.7, 0.7),
 }
 SKETCHES: dict[str, Sketch] = {"identity": Identity(), **LOSSY}

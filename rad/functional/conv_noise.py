@@ -26,7 +26,8 @@ class ConvResponse(NoiseResponse):
     input adds its error's variance times the squared norm of all output gradients that it is
     multiplied with; for errors of rotated rows these gradients are rotated, too. Random factors of
     rows, which are channels, add Cov(c_n, c_m) <A_n, A_m> over pairs of rows, A_n being the
-    contribution of row n.
+    contribution of row n. What is left of rows beside some directions meets, of the gradients, what
+    is left of those.
     So it is for transposed convolutions, too: which output gradients a number meets differs.
     Shapes: x (B, C_in, *space), grad_output (B, C_out, *out), weight for its shape.
     """
@@ -88,6 +89,17 @@ class ConvResponse(NoiseResponse):
             parts = torch.einsum("bci,boi->bco", inputs, aligned)
             total += torch.einsum("bco,eco,bec->", parts, parts, per_group[number % groups])
         return total
+
+    def _complement(self, directions: Tensor) -> Tensor:
+        size = self.rows.shape[1] - directions.shape[1]
+        total = self._grad.new_zeros(())
+        if size == 1:  # a projection on all there is
+            return total
+        for inputs, aligned in self._taps():
+            x, grad = (each - each @ directions @ directions.t() for each in (inputs, aligned))
+            trace = torch.einsum("bci,boi->co", x, grad)
+            total += _squares(x, grad) - 2 / size * squared_norm(trace)
+        return total * (size / ((size - 1) * (size + 2)))
 
     def _taps(self) -> Iterator[tuple[Tensor, Tensor]]:
         """x (B, C, d) and the output gradient aligned with it (B, O, d), for each tap and group."""
@@ -160,7 +172,12 @@ def _sampled_apart(x: Tensor, aligned: Tensor) -> Tensor:
 
 def _projected(x: Tensor, aligned: Tensor) -> Tensor:
     """|M|^2 + tr M^2 - 2 sum_i M_ii^2 of rows (B, C, d) that share a matrix."""
+    diagonal = torch.einsum("bci,boi->ico", x, aligned)
+    return _squares(x, aligned) - 2 * squared_norm(diagonal)
+
+
+def _squares(x: Tensor, aligned: Tensor) -> Tensor:
+    """|M|^2 + tr M^2 of the products M of rows (B, C, d) with the gradients that they meet."""
     norm = torch.einsum("xci,yci,xoj,yoj->", x, x, aligned, aligned)
     crossed = torch.einsum("xci,yoi->coxy", x, aligned)
-    diagonal = torch.einsum("bci,boi->ico", x, aligned)
-    return norm + (crossed * crossed.mT).sum() - 2 * squared_norm(diagonal)
+    return norm + (crossed * crossed.mT).sum()

@@ -20,7 +20,8 @@ class LinearResponse(NoiseResponse):
     (d - 1) F where all rows share the draw (their noises add up as the gradient itself does) and
     (d - 1) S where each row has its own. Uncorrelated errors, rotated or not, add the sum over
     rows of |grad_output_n|^2 times their variances. Random factors c_n of the rows add
-    sum_nm Cov(c_n, c_m) <grad_output_n, grad_output_m> <x_n, x_m>.
+    sum_nm Cov(c_n, c_m) <grad_output_n, grad_output_m> <x_n, x_m>. A projection of what is left
+    beside some directions adds its relative variance times |dW|^2 of that rest.
     Shapes: x (..., d), grad_output (..., out_features).
     """
 
@@ -46,6 +47,10 @@ class LinearResponse(NoiseResponse):
     def _rows(self, covariance: Tensor) -> Tensor:
         products = (self._grad @ self._grad.t()) * (self.rows @ self.rows.t())
         return (covariance * products).sum().to(self.rows.dtype)
+
+    def _complement(self, directions: Tensor) -> Tensor:
+        weight = self._grad.t() @ self.rows
+        return squared_norm(weight - weight @ directions @ directions.t())
 
 
 def linear_weight_grad_variance(x: Tensor, grad_output: Tensor, sketch: Sketch) -> Tensor:

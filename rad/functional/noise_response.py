@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from rad.sketches.base import Sketch
-from rad.sketches.noise import Columns, Noise, Numbers, Rows
+from rad.sketches.noise import Columns, Complement, Noise, Numbers, Rows
 
 
 class NoiseResponse(ABC):
@@ -49,6 +49,9 @@ class NoiseResponse(ABC):
                 return self._rotated(part.source.element_variance(self.rows), rotation)
             case Rows():
                 return self._rows(part.source.weight_covariance(self.rows))
+            case Complement():
+                relative = part.source.rest_variance(*self.rows.shape)
+                return relative * self._complement(part.source.directions(self.rows))
 
     @property
     def noise_weights(self) -> Tensor:
@@ -77,3 +80,8 @@ class NoiseResponse(ABC):
     @abstractmethod
     def _rows(self, covariance: Tensor) -> Tensor:
         """The variance that random factors of the rows add, of covariance (n, n): shape ()."""
+
+    @abstractmethod
+    def _complement(self, directions: Tensor) -> Tensor:
+        """The variance that what is left beside those directions (d, r1) adds when it is projected,
+        with a relative variance of 1 (`rad.sketches.noise.Complement`): shape ()."""

@@ -25,6 +25,7 @@ STYLES = {
     "sampled_rounding": ("#332288", "<"),
     "residual_rounding": ("#117733", "p"),
     "importance_sampling": ("#999933", ">"),
+    "principal_project": ("#44AA99", "H"),
     "auto": ("#777777", "*"),
 }
 LABELS = {

@@ -8,6 +8,7 @@ from rad.draws.reference import fold_in, make_key
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling
+from rad.sketches.principal import PrincipalProject
 from rad.sketches.projection import DifferentProject, Project
 from rad.sketches.rotation import RotatedRounding
 from rad.sketches.rounding import DitheredRounding, StochasticRounding
@@ -20,6 +21,7 @@ __all__ = [
     "DitheredRounding",
     "Identity",
     "ImportanceSampling",
+    "PrincipalProject",
     "Project",
     "RotatedRounding",
     "SameSample",

@@ -1,6 +1,6 @@
 """The noise of an estimate, in the terms in which operators carry it to their weight gradients.
 
-The error x_hat - x of a sketch is a sum of parts of three kinds, uncorrelated with each other. An
+The error x_hat - x of a sketch is a sum of parts of four kinds, uncorrelated with each other. An
 operator that knows how its weight gradient answers each kind (`rad.functional.noise_response`)
 knows the variance with every sketch.
 
@@ -78,4 +78,29 @@ class Rows(_Scaled):
     factor: float = 1.0
 
 
-Noise = Columns | Numbers | Rows
+class Directions(Protocol):
+    """A source of rows' directions that are read exactly, and of noise in what is left of them."""
+
+    def directions(self, x: Tensor) -> Tensor:
+        """Orthonormal columns (d, r1) for the rows of x (..., d)."""
+
+    def rest_variance(self, rows: int, d: int) -> float:
+        """E |y P - y|^2 / |y|^2 for the rest y of a row, of so many rows of d numbers."""
+
+
+@dataclass(frozen=True)
+class Complement(_Scaled):
+    """What is left of the rows beside some directions, projected: x_hat = x - y + y P.
+
+    With Q = source.directions(x), y = x - x Q Q^T is what is left of x. All rows share one P, c
+    times the orthogonal projection on a subspace of the directions' complement: of its D = d - r1
+    dimensions it has r, drawn uniformly, and c = D/r makes E[y P] = y. A linear function of y with
+    the matrix M, tr(M^T P), M within the complement, then has the variance
+    source.rest_variance(rows, d) * D / ((D - 1)(D + 2)) * (|M|^2 + tr M^2 - 2 (tr M)^2 / D).
+    """
+
+    source: Directions
+    factor: float = 1.0
+
+
+Noise = Columns | Numbers | Rows | Complement

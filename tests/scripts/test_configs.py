@@ -95,7 +95,9 @@ def test_digits_is_tuned_for_no_variant() -> None:
     assert rates == {(1e-3, 0.0, None)}
 
 
-@pytest.mark.parametrize("variant", ["auto", "rotated_rounding", "importance_sampling"])
+@pytest.mark.parametrize(
+    "variant", ["auto", "rotated_rounding", "importance_sampling", "principal_project"]
+)
 def test_what_is_not_tuned_takes_the_values_of_full_memory(variant: str) -> None:
     for dataset in ("mnist", "cifar10"):
         found, full = (

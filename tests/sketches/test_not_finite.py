@@ -15,6 +15,7 @@ from rad.sketches import (
     DitheredRounding,
     Identity,
     ImportanceSampling,
+    PrincipalProject,
     Project,
     RotatedRounding,
     SameSample,
@@ -96,6 +97,7 @@ CASES: list[tuple[Sketch, Turned]] = [
     (Project(0.5), its_row),
     (DifferentProject(0.5), its_row),
     (ImportanceSampling(0.5), itself),
+    (PrincipalProject(0.7, 0.8), its_row),
 ]
 
 
