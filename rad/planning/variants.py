@@ -139,9 +139,9 @@ def fit(
 
     Sketched, and planned, are the calls of layers, with gradients on; `F.linear` with weight and
     bias of a layer right below the module that calls it is one. A weight that is used past its
-    layer otherwise, such as in `F.linear(x, layer.weight)`, in an embedding that is tied to it or in a
-    penalty, has torch's exact gradient there, which adds no noise; what torch keeps for that is
-    measured, like all else. A call under `no_grad` keeps nothing and adds nothing. Layers that
+    layer otherwise, such as in `F.linear(x, layer.weight)`, in an embedding that is tied to it or
+    in a penalty, has torch's exact gradient there, which adds no noise; what torch keeps for that
+    is measured, like all else. A call under `no_grad` keeps nothing and adds nothing. Layers that
     share one weight have a sketch and draws each, as has each call of a layer that is called
     several times: their variances add up. A layer that sketches in a call of its `forward`, which
     cannot be watched, is measured like any other, but refused by name where predicted variances
