@@ -6,6 +6,7 @@ import csv
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,17 @@ def _run(
     device: str,
     measured: dict[str, float],
 ) -> Job:
-    overrides = [f"+experiment={entry.experiment}", f"variant={variant}", f"seed={seed}"]
-    overrides += [] if budget == "full" else [f"budget={budget}"]
-    overrides += [] if config.scale == "paper" else [f"scale={config.scale}"]
+    kind = [f"+experiment={entry.experiment}", f"variant={variant}"]
+    kind += [] if config.scale == "paper" else [f"scale={config.scale}"]
     runtime = [f"results_root={config.results_root}", f"device={device}", "logger.mode=disabled"]
     runtime += ["training.cuda_graph=true"] if config.cuda_graph else []
-    with initialize_config_dir(str(CONFIGS / "train"), version_base="1.3"):
-        spec = read(compose("train", overrides=overrides + runtime), overrides + runtime)
+    composed = _composed(*kind, *runtime).copy()
+    composed.seed = seed
+    overrides = [*kind, f"seed={seed}"]
+    if budget != "full":
+        composed.budget = budget
+        overrides.append(f"budget={budget}")
+    spec = read(composed, overrides + runtime)
     return Job(
         f"{entry.experiment} {variant} {budget} seed {seed}",
         ("scripts/train.py", *overrides, *runtime),
@@ -141,6 +146,13 @@ def _run(
         milliseconds=1000 * measured[variant] if variant in measured else entry.guess,
         guessed=variant not in measured,
     )
+
+
+@cache
+def _composed(*overrides: str) -> DictConfig:
+    """The configuration of a training run, for many seeds and budgets: composing takes long."""
+    with initialize_config_dir(str(CONFIGS / "train"), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
 
 
 def _measured(root: Path, experiment: str, device: str) -> dict[str, float]:

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from calling import SCRIPTS, interruptible
 
 TINY = ("model.hidden=[6]", "training.evaluate_every=500", "logger.mode=disabled")
@@ -53,30 +52,33 @@ def test_an_interrupted_parallel_sweep_finishes_what_is_missing(tmp_path: Path) 
     assert {file: after[file] for file in before} == before
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_runs_name_the_command_and_bad_ones_end_in_one_line(launcher: str, tmp_path: Path) -> None:
-    few = (f"hydra/launcher={launcher}", "optimizer.iterations=20", "variant=same_sample")
-    done = start(tmp_path, *few, "budget=0.2")
+FEW = ("optimizer.iterations=20", "variant=same_sample")
+
+
+def test_parallel_runs_name_the_command_and_bad_ones_end_in_one_line(tmp_path: Path) -> None:
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "runs_per_process=2")
+    done = start(tmp_path, *FEW, *parallel, "seed=0,1,2", "budget=0.2")
+    refused = start(tmp_path, "hydra/launcher=joblib", *FEW, "budget=2000")
+    _, err = done.communicate()
+    assert done.returncode == 0, err
+    summaries = [json.loads(file.read_text()) for file in finished(tmp_path)]
+    counts = [summary.get("runs_per_process") for summary in summaries]
+    assert sorted(counts, key=str) == [2, 2, None]
+    for summary in summaries:
+        assert summary["command"].startswith("python scripts/train.py -m")
+        assert "budget=0.2" in summary["command"]
+    _, err = refused.communicate()
+    assert refused.returncode == 2
+    assert "Traceback" not in err
+    (line,) = (line for line in err.splitlines() if line.startswith("error:"))
+    assert "too small" in line
+
+
+def test_a_job_of_a_cluster_names_the_command(tmp_path: Path) -> None:
+    done = start(tmp_path, "hydra/launcher=submitit_local", *FEW, "budget=0.2")
     _, err = done.communicate()
     assert done.returncode == 0, err
     (summary,) = finished(tmp_path)
     command = json.loads(summary.read_text())["command"]
     assert command.startswith("python scripts/train.py -m")
     assert "budget=0.2" in command
-    if launcher == "joblib":
-        refused = start(tmp_path, *few, "budget=2000")
-        _, err = refused.communicate()
-        assert refused.returncode == 2
-        assert "Traceback" not in err
-        (line,) = (line for line in err.splitlines() if line.startswith("error:"))
-        assert "too small" in line
-
-
-def test_processes_of_several_runs(tmp_path: Path) -> None:
-    few = ("optimizer.iterations=20", "variant=same_sample", "seed=0,1,2", "budget=0.2")
-    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "runs_per_process=2")
-    done = start(tmp_path, *few, *parallel)
-    _, err = done.communicate()
-    assert done.returncode == 0, err
-    counts = [json.loads(file.read_text()).get("runs_per_process") for file in finished(tmp_path)]
-    assert sorted(counts, key=str) == [2, 2, None]
