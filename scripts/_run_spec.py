@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rad.data import check_options
 from rad.planning.probe import KINDS
-from rad.planning.variants import ALLOCATIONS
+from rad.planning.spend import ALLOCATIONS
 from rad.results import run_path
 from rad.training import Settings
 from rad.training.loggers import MODES

@@ -7,7 +7,7 @@ decided where that follows from its readers. Nothing else of the model changes.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -39,6 +39,9 @@ class Planned(Protocol):
 
     @property
     def sketch(self) -> Sketch | Mapping[str, Sketch]: ...
+
+    @property
+    def path(self) -> Sketch | None: ...
 
 
 @torch.inference_mode(False)
@@ -80,10 +83,10 @@ def convert(
     non-reentrant checkpointing runs again, and that is no module, needs `functions=False`.
     A mapping gives each layer a sketch by the module's dotted name, any of them if it has
     several; layers that it does not name, and functional calls, keep inputs exactly. A plan of
-    `rad.fit` stands for the sketches that it chose, for batches of its `batch_size`. Parameters
-    start equal, and the names in `state_dict` are the original's; hooks and parametrizations stay.
-    What has no RAD layer stays as it is: see `rad.report`. A converted model may be converted
-    again, in place too.
+    `rad.fit` stands for the sketches and the path that it chose, for batches of its `batch_size`.
+    Parameters start equal, and the names in `state_dict` are the original's; hooks and
+    parametrizations stay. What has no RAD layer stays as it is: see `rad.report`. A converted model
+    may be converted again, in place too.
 
     Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for a path with a sketch
     that would bias, for a name in the mapping that is no layer which sketches, for two sketches of
@@ -93,7 +96,10 @@ def convert(
     Nothing is converted then.
     """
     check_model(model)
-    sketches: Any = sketch if isinstance(sketch, Mapping) else getattr(sketch, "sketch", sketch)
+    sketches: Any = sketch
+    if not isinstance(sketch, Mapping | Sketch):
+        sketches = getattr(sketch, "sketch", sketch)
+        path = getattr(sketch, "path", None) if path is None else path
     _sketches_by_layer(model, sketches)
     if path is not None:
         _check_sketch(path)
@@ -123,6 +129,7 @@ class Conversion:
         for module in filter(_runs_layers, model.modules()):
             become(module, Sequential)
         self._layers = list(layers.values())
+        self._paths = dict(_paths(model))
         self.sketching = {n: m for n, m in layers.items() if isinstance(m, Sketching)}
 
     def assign(
@@ -130,13 +137,13 @@ class Conversion:
     ) -> None:
         """Decide what every layer and functional call keeps, and start its draws; as in `convert`.
 
-        Norms that keep a sketch already go on so where `path` is None. Places of norms and of
-        functional calls are after those of all other layers, whose draws do not depend on them.
+        Without a path, norms and functional calls keep what they kept before the conversion.
+        Their places are after those of all other layers, whose draws do not depend on them.
         """
         wanted = _sketches_by_layer(self.model, sketch)
         shared = Shared()
         for place, (name, layer) in enumerate(self.sketching.items()):
-            kept = wanted.get(name, Identity())
+            kept: Sketch = wanted.get(name, Identity())
             is_named = isinstance(sketch, Mapping) and name in wanted
             if path is not None and layer.on_path and not is_named:
                 kept = path
@@ -146,20 +153,33 @@ class Conversion:
             row = operator_of(module)
             if row is not None and row.asks is not None:
                 setattr(module, row.asks, self._readers.answer(row.asks, module))
-        if path is not None:
-            self._replace_norms(path, seed)
-        first = len(self.sketching) + len(_norms(self.model))
+        norms = _norms(self.model)
+        for place, module in enumerate(norms.values(), len(self.sketching)):
+            self._set_norm(module, path, seed, place)
         rest = sketch if isinstance(sketch, Sketch) else Identity()
-        for place, module in enumerate(self._served.values(), first):
-            before = calls_of(module).path if is_served(module) else None
-            serve(module, Calls(rest, before if path is None else path, seed, place))
+        for place, module in enumerate(self._served.values(), len(self.sketching) + len(norms)):
+            of_calls = self._paths.get(module) if path is None else path
+            serve(module, Calls(rest, of_calls, seed, place))
 
-    def _replace_norms(self, sketch: Sketch, seed: int) -> None:
-        """Norms keep that sketch of their normalised input from now on."""
-        for place, module in enumerate(_norms(self.model).values(), len(self.sketching)):
+    def _set_norm(self, module: nn.Module, path: Sketch | None, seed: int, place: int) -> None:
+        """A norm keeps that sketch of its normalised input from now on."""
+        if path is not None:
             become(module, NORM_KINDS[kind_of(module)])
+        if isinstance(module, Sketching):
+            kept = self._paths.get(module, Identity()) if path is None else path
+            module.set_sketch(kept, seed, place)
+
+
+def _paths(model: nn.Module) -> Iterator[tuple[nn.Module, Sketch]]:
+    """The norms and the functional calls that keep a sketch already, and which."""
+    for module in model.modules():
+        if is_served(module):
+            path = calls_of(module).path
+            if path is not None:
+                yield module, path
+        elif kind_of(module) in NORMS.values():
             assert isinstance(module, Sketching)
-            module.set_sketch(sketch, seed, place)
+            yield module, module.sketch
 
 
 def _norms(model: nn.Module) -> dict[str, nn.Module]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from rad.conversion.modules import convert
 from rad.data import Dataset
 from rad.draws.reference import fold_in, integers, make_key
-from rad.planning.variants import ALLOCATIONS, fit
+from rad.planning.spend import ALLOCATIONS
+from rad.planning.variants import fit
 from rad.training.task import Batch, Task, task_of
 
 BATCH = 150

@@ -24,7 +24,8 @@ class Plan:
 
     `rad.convert(model, plan)`, trained with batches of `batch_size`, carries it out.
     `keep_fraction` is that of all layers, None where there is none or layers differ; `bits`
-    those of a rounding sketch. `layers` gives each layer's keep fraction or sketch where they
+    those of a rounding sketch; `path` what lies on the gradient's path keeps (`rad.convert`).
+    `layers` gives each layer's keep fraction or sketch where they
     differ, `reason` why they were chosen.
     Prints as one line and the table of `rad.report`.
     """
@@ -41,12 +42,14 @@ class Plan:
     report: Report
     layers: Mapping[str, float | str] | None = None
     reason: str | None = None
+    path: Sketch | None = None
 
     def describe(self) -> str:
         """One line: what the variant does with the budget."""
         memory = self.memory
+        path = "" if self.path is None else f", path {self.path}"
         return (
-            f"{self.variant}, batch {self.batch_size}, keep {self._kept()}, "
+            f"{self.variant}, batch {self.batch_size}, keep {self._kept()}{path}, "
             f"{memory.parameter_bytes:,} parameter + {memory.saved_bytes:,} saved bytes"
         )
 

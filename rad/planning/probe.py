@@ -50,6 +50,7 @@ class Trial:
     `batch_axis` where they are given (`rad.planning.batch_axis.given_batch`); `loss` maps the
     output, whatever that is, to a scalar. Bytes are those of the parameters plus, by `kind`,
     everything saved for backward, or the peak of a forward and backward pass, gradients included.
+    `path` is what lies on the gradient's path keeps, in all that is measured from then on.
     Every module is in the mode that it has in the model. Raises UsageError for another `kind`, for
     inputs without a batch, for a model that is none, is lazy, or is in evaluation mode as a whole,
     and where there are no numbers (meta device).
@@ -75,6 +76,7 @@ class Trial:
             )
         self._given = None if batch_axis is None else given_batch(self.example, batch_axis)
         self.parameter_bytes = parameter_bytes(model)
+        self.path: Sketch | None = None
         self._conversion = Conversion(
             duplicated(model, "plan for a model without what stands in the way")
         )
@@ -130,7 +132,7 @@ class Trial:
 
     def report(self, sketch: Sketches) -> Report:
         """What is replaced and what is not."""
-        self._conversion.assign(sketch)
+        self._conversion.assign(sketch, path=self.path)
         return report(self._conversion.model)
 
     @property
@@ -164,6 +166,24 @@ class Trial:
         found = seen.pairs | {name: each.products for name, each in steps.items()}
         _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
         return found
+
+    def gradient_error(self, sketch: Sketches, draws: int = 4) -> float:
+        """E |g_hat - g|^2 / |g|^2 of the whole gradient, measured: a mean over that many draws."""
+        exact = self._gradient(Identity(), 0, Identity())
+        found = [self._gradient(sketch, seed, self.path) for seed in range(draws)]
+        squares = sum((estimate - exact).square().sum().item() for estimate in found) / draws
+        return squares / exact.square().sum().item()
+
+    def _gradient(self, sketch: Sketches, seed: int, path: Sketch | None) -> Tensor:
+        """The gradient by all trained parameters, in a row: float64."""
+        before, self.path = self.path, path
+        try:
+            loss = self._forward(sketch, self.full_batch, seed)()
+        finally:
+            self.path = before
+        trained = [p for p in self._conversion.model.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(loss, trained, allow_unused=True)
+        return torch.cat([g.flatten().double() for g in grads if g is not None])
 
     def _check_watched(self, names: set[str]) -> None:
         """Refuse layers of those names that sketch where their calls, which are watched, do not."""
@@ -215,9 +235,9 @@ class Trial:
         forward().backward(inputs=trained)
         model.zero_grad(set_to_none=True)
 
-    def _forward(self, sketch: Sketches, batch: int) -> Callable[[], Tensor]:
+    def _forward(self, sketch: Sketches, batch: int, seed: int = 0) -> Callable[[], Tensor]:
         cut = None if batch == self.full_batch else self.batch
-        self._conversion.assign(sketch)
+        self._conversion.assign(sketch, seed, self.path)
 
         def forward() -> Tensor:
             with torch.random.fork_rng(self._devices):

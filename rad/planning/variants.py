@@ -10,35 +10,22 @@ mean equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import nn
 
 from rad.conversion.example import own_loss
 from rad.conversion.modules import convert
 from rad.errors import UsageError
-from rad.memory.budget import Budget, parse_budget
+from rad.memory.budget import parse_budget
 from rad.memory.graph import gradients_enabled
-from rad.planning.allocation import allocate
-from rad.planning.auto import choose, fewest_bytes
 from rad.planning.limits import TooSmall, in_bytes, refusal
+from rad.planning.path import Path, on_best_path
 from rad.planning.plan import Plan
-from rad.planning.probe import Kind, Loss, Sketches, Trial
-from rad.planning.uniform import (
-    largest_batch,
-    largest_keep_fraction,
-    most_bits,
-    only,
-)
-from rad.sketches import Identity, Sketch
-from rad.sketches.base import ReducingSketch
-from rad.sketches.registry import SketchKind, kinds
-
-Allocation = Literal["uniform", "optimal"]
-ALLOCATIONS = get_args(Allocation)
+from rad.planning.probe import Kind, Loss, Trial
+from rad.planning.spend import ALLOCATIONS, Allocation, is_kept_directly, spend
+from rad.sketches.registry import kinds
 
 
 def sketching() -> tuple[str, ...]:
@@ -71,6 +58,7 @@ def build(
     kind: Kind = "saved",
     allocation: Allocation = "uniform",
     batch_axis: Any = None,
+    path: Path = None,
     **options: Any,
 ) -> Built:
     """Convert `model` so that it trains as `variant` within `budget`: `fit`, then `rad.convert`.
@@ -86,9 +74,10 @@ def build(
         kind=kind,
         allocation=allocation,
         batch_axis=batch_axis,
+        path=path,
         **options,
     )
-    return Built(convert(model, plan.sketch, seed), plan.batch_size, plan)
+    return Built(convert(model, plan, seed), plan.batch_size, plan)
 
 
 @gradients_enabled()
@@ -102,6 +91,7 @@ def fit(
     kind: Kind = "saved",
     allocation: Allocation = "uniform",
     batch_axis: Any = None,
+    path: Path = None,
     **options: Any,
 ) -> Plan:
     """The most that `variant` can do within `budget`, measured on copies of `model`.
@@ -127,6 +117,10 @@ def fit(
     `allocation="optimal"` divides what the uniform keep fraction takes among the layers so
     that the predicted variance of the gradient is least (`rad.planning.allocation`); "auto" chooses
     each layer's sketch so (`rad.planning.auto`).
+    `path` is what lies on the gradient's path keeps (`rad.convert`), in a plan of its own. "auto"
+    chooses it, too: each of some roundings and none is planned with, and of the plans that fit the
+    one whose whole gradient has the least mean squared error, measured over a few draws, is taken
+    (`rad.planning.path`).
     `options` are fields of the variant's sketch (`rad.sketches.registry`): `replacement` of the
     sampling variants, `block` and `zero_code` of rounding, `block` and `dithered` of rotated,
     `bits` and `dithered` of sampled rounding.
@@ -177,8 +171,10 @@ def fit(
             f"{variant} has nothing to sketch: the forward pass calls no linear, convolution or "
             "recurrent layer with gradients on (functional uses of a weight keep what torch keeps)"
         )
-    bytes_ = None if _is_kept_directly(wanted, variant) else in_bytes(trial, wanted)
-    spent = _spend(trial, wanted, bytes_, variant, allocation, options)
+    bytes_ = None if is_kept_directly(wanted, variant) else in_bytes(trial, wanted)
+    spent = on_best_path(
+        trial, path, lambda: spend(trial, wanted, bytes_, variant, allocation, options)
+    )
     if isinstance(spent, TooSmall):
         assert bytes_ is not None
         raise refusal(trial, wanted, bytes_, spent)
@@ -195,99 +191,8 @@ def fit(
         report=trial.report(spent.sketch),
         layers=spent.layers,
         reason=spent.reason,
+        path=trial.path,
     )
-
-
-@dataclass(frozen=True)
-class _Spent:
-    """What a budget is spent on."""
-
-    sketch: Sketches
-    batch_size: int
-    keep_fraction: float | None = None
-    bits: int | None = None
-    layers: Mapping[str, float | str] | None = None
-    reason: str | None = None
-
-
-def _is_kept_directly(budget: Budget, variant: str) -> bool:
-    """Whether the budget is the keep fraction itself, so that its bytes need not be measured."""
-    kind = kinds().get(variant)
-    return kind is not None and kind.of_paper and budget.kind != "bytes"
-
-
-def _spend(
-    trial: Trial,
-    budget: Budget,
-    bytes_: int | None,
-    variant: str,
-    allocation: Allocation,
-    options: dict[str, Any],
-) -> _Spent | TooSmall:
-    """What the variant does with those bytes (None: everything), or how many it needs at least."""
-    if variant == "auto":
-        return _automatic(trial, bytes_)
-    if variant not in kinds():
-        batch = largest_batch(trial, bytes_)
-        return batch if isinstance(batch, TooSmall) else _Spent(Identity(), batch)
-    kind = kinds()[variant]
-    if kind.decides == "keep_fraction":
-        return _fraction(trial, budget, bytes_, variant, allocation, options)
-    if kind.decides == "bits":
-        sketch = most_bits(trial, bytes_, variant, partial(_rounding, kind, options))
-    else:
-        sketch = only(trial, bytes_, variant, kind.make(**options))
-    if isinstance(sketch, TooSmall):
-        return sketch
-    return _Spent(sketch, trial.full_batch, bits=getattr(sketch, "bits", None))
-
-
-def _fraction(
-    trial: Trial,
-    budget: Budget,
-    bytes_: int | None,
-    variant: str,
-    allocation: Allocation,
-    options: dict[str, Any],
-) -> _Spent | TooSmall:
-    """One keep fraction in all layers, or with `allocation="optimal"` the same bytes divided."""
-    batch = trial.full_batch
-    make: Callable[[float], ReducingSketch] = partial(kinds()[variant].make, **options)  # type: ignore[assignment]
-    fraction: float | TooSmall = budget.value
-    if not _is_kept_directly(budget, variant):
-        fraction = largest_keep_fraction(trial, bytes_, variant, make)
-    if isinstance(fraction, TooSmall):
-        return fraction
-    sketch = make(fraction)
-    if allocation == "optimal":
-        limit = trial.total_bytes(sketch, batch) if bytes_ is None else bytes_
-        sketches, fractions = allocate(trial, make, fraction, limit, variant)
-        return _Spent(sketches, batch, layers=fractions)
-    return _Spent(sketch, batch, fraction, getattr(sketch, "bits", None))
-
-
-def _rounding(
-    kind: SketchKind, options: dict[str, Any], bits: int, block: int | None
-) -> Sketch | None:
-    """The sketch of that many bits and that block, unless the options say otherwise."""
-    if "block" not in kind.options:
-        return kind.make(bits, **options) if block is None else None
-    wanted = options.get("block")
-    if wanted is not None and block is not None:
-        return None
-    if options.get("zero_code", False) and bits == 1:
-        return None
-    return kind.make(bits, **{**options, "block": block if wanted is None else wanted})
-
-
-def _automatic(trial: Trial, bytes_: int | None) -> _Spent | TooSmall:
-    if bytes_ is None:
-        return _Spent(Identity(), trial.full_batch, reason="no budget: everything is kept")
-    choice = choose(trial, bytes_)
-    if choice is None:
-        return TooSmall("the least of auto", fewest_bytes(trial))
-    layers = {name: repr(sketch) for name, sketch in choice.sketches.items()}
-    return _Spent(choice.sketches, trial.full_batch, layers=layers, reason=choice.reason)
 
 
 def _by_class_name() -> dict[str, str]:

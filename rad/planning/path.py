@@ -1,0 +1,59 @@
+"""What lies on the gradient's path keeps: chosen by the measured error of the whole gradient.
+
+Closed forms give the variance of a weight's gradient with exact gradients of outputs. A path in few
+bits makes these random, too, and its noise reaches every weight before it: that is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from rad.errors import UsageError
+from rad.functional.dithered import check_quadratic
+from rad.planning.limits import TooSmall
+from rad.planning.probe import Trial
+from rad.planning.spend import Spent
+from rad.sketches import DitheredRounding, Sketch
+
+Path = Sketch | Literal["auto"] | None
+
+PATHS: tuple[DitheredRounding | None, ...] = (
+    None,
+    DitheredRounding(8, block=256),
+    DitheredRounding(4),
+    DitheredRounding(4, block=256),
+    DitheredRounding(3, block=256),
+)
+"""What is tried, from what keeps most to what keeps least."""
+
+
+def on_best_path(
+    trial: Trial, path: Path, spend: Callable[[], Spent | TooSmall]
+) -> Spent | TooSmall:
+    """What is spent with that path, which the trial then has; with "auto", with the best.
+
+    The best has the least mean squared error of the gradient. Where nothing fits, the least that is
+    needed. Raises UsageError for a path that would bias, or is none.
+    """
+    if path != "auto":
+        if path is not None and not isinstance(path, Sketch):
+            raise UsageError(f"path must be a sketch, None or 'auto', got {path!r}")
+        if path is not None:
+            check_quadratic(path)
+        trial.path = path
+        return spend()
+    found: list[tuple[float, DitheredRounding | None, Spent]] = []
+    least: TooSmall | None = None
+    for each in PATHS:
+        trial.path = each
+        spent = spend()
+        if isinstance(spent, TooSmall):
+            least = spent if least is None or spent.needed < least.needed else least
+        else:
+            found.append((trial.gradient_error(spent.sketch), each, spent))
+    if not found:
+        assert least is not None
+        return least
+    _, trial.path, best = min(found, key=lambda tried: tried[0])
+    return best
