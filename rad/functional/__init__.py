@@ -23,6 +23,7 @@ from rad.functional.recurrent import rnn, rnn_weight_grad_variance
 from rad.functional.relu import relu
 from rad.functional.relu_pool import relu_avg_pool2d
 from rad.functional.slices import in_slices
+from rad.functional.softmax import softmax, softmax_grad_variance, softmax_nbytes
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -54,4 +55,7 @@ __all__ = [
     "rms_norm",
     "rnn",
     "rnn_weight_grad_variance",
+    "softmax",
+    "softmax_grad_variance",
+    "softmax_nbytes",
 ]

@@ -13,8 +13,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
-from rad.sketches.base import Sketch
+from rad.functional.strided import numbers
+from rad.sketches.base import Sketch, rows_of
+from rad.sketches.blockwise import Rounding
 from rad.sketches.identity import Identity
 from rad.sketches.rounding import DitheredRounding
 
@@ -34,13 +37,14 @@ def check_quadratic(sketch: Sketch) -> None:
     """Raise UsageError for a sketch that would bias a backward pass which reads it twice."""
     if not isinstance(sketch, Identity | DitheredRounding):
         raise UsageError(
-            f"{sketch} would bias the gradient of a normalisation, whose backward pass multiplies "
-            "what is kept by itself: use DitheredRounding, or Identity for torch's own"
+            f"{sketch} would bias the gradient of a normalisation or a softmax, whose backward "
+            "pass multiplies what is kept by itself: use DitheredRounding, or Identity for torch's "
+            "own"
         )
 
 
 def keep_rows(
-    sketch: DitheredRounding,
+    sketch: Rounding,
     read: Callable[[range], Tensor],
     shape: tuple[int, int],
     like: Tensor,
@@ -60,6 +64,17 @@ def keep_rows(
     return sketch.compress_parts(part, shape, key, piece_of(like), row=d)
 
 
+def keep_last_axis(sketch: Rounding, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+    """`keep_rows` of the rows along the last axis of x, whatever its strides, float32 at least."""
+    wide, d = accumulation_dtype(x.dtype), x.shape[-1]
+
+    def read(rows: range) -> Tensor:
+        return numbers(x, slice(rows.start * d, rows.stop * d)).view(len(rows), d).to(wide)
+
+    shape = (len(rows_of(x.shape)), d)
+    return keep_rows(sketch, read, shape, x.new_empty(0, dtype=wide), key)
+
+
 def error_variances(kept: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
     """D^2 / 12 of each block of what was kept: (blocks,)."""
     return kept[-1][:, 1].to(dtype).square() / 3  # the grid holds half a step
@@ -76,3 +91,14 @@ def of_rows(sketch: DitheredRounding, variances: Tensor, q: Tensor, rows: range)
         start = first - first // size * size
         variance = blocks[start : start + last - first].view(q.shape)
     return torch.where(q == 0, 0, variance) if sketch.zero_code else variance
+
+
+def number_variances(sketch: Sketch, x: Tensor) -> Tensor:
+    """D_i^2 / 12 of each number of the rows x (..., d): 0 for `Identity`.
+
+    Raises UsageError for sketches other than `DitheredRounding` and `Identity`.
+    """
+    check_quadratic(sketch)
+    return (
+        sketch.element_variance(x) if isinstance(sketch, DitheredRounding) else torch.zeros_like(x)
+    )

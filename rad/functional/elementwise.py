@@ -9,7 +9,7 @@ different layers are independent, so that gradients before them stay unbiased.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from rad.functional.activation import Activation
 from rad.functional.arguments import check_real, without_autocast
 from rad.functional.scaling import normalised
 from rad.functional.second_order import OF_ACTIVATION, refused
+from rad.functional.strided import numbers
 from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch, rows_of
 from rad.sketches.blockwise import Rounding
@@ -130,10 +131,10 @@ def _value_and_kept(function: Function, x: Tensor, sketch: Sketch, key: Tensor) 
     shape = tuple(derivative_rows(x).shape)
 
     def derivative(part: slice) -> Tensor:
-        numbers = _numbers(x, part)
-        rest = 0 if x.is_contiguous() else -len(numbers) % VECTOR
-        values = F.pad(numbers, (0, rest)) if rest else numbers
-        return _derivative(function, values)[: len(numbers)]
+        wanted = numbers(x, part)
+        rest = 0 if x.is_contiguous() else -len(wanted) % VECTOR
+        values = F.pad(wanted, (0, rest)) if rest else wanted
+        return _derivative(function, values)[: len(wanted)]
 
     return [output, *sketch.compress_parts(derivative, shape, key, _piece(x))]
 
@@ -143,30 +144,6 @@ def _piece(x: Tensor) -> int:
     if x.is_cpu and x.dtype != accumulation_dtype(x.dtype):
         return SHORT_PIECE
     return PIECE if x.is_contiguous() or not x.is_cpu else STRIDED_PIECE
-
-
-def _numbers(x: Tensor, part: slice) -> Tensor:
-    """Those of the numbers of x, which count as in a contiguous tensor, whatever its strides."""
-    parts = [view.reshape(-1) for view in _views(x, part.start, part.stop)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _views(x: Tensor, start: int, stop: int) -> Iterator[Tensor]:
-    """Views of x that hold those of its numbers, in order."""
-    if x.is_contiguous():
-        yield x.view(-1)[start:stop]
-        return
-    each = x[0].numel()
-    first, last = -(-start // each), stop // each  # the entries that are wanted whole
-    if first > last:
-        yield from _views(x[last], start - last * each, stop - last * each)
-        return
-    if start < first * each:
-        yield from _views(x[first - 1], start - (first - 1) * each, each)
-    if first < last:
-        yield x[first:last]
-    if last * each < stop:
-        yield from _views(x[last], 0, stop - last * each)
 
 
 def times_derivative(
@@ -186,7 +163,7 @@ def times_derivative(
     grad_input = grad_output.new_empty(grad_output.numel())
     for rows in cut:
         here = slice(rows.start * d, rows.stop * d)
-        grad = _numbers(grad_output, here).view(len(rows), d)
+        grad = numbers(grad_output, here).view(len(rows), d)
         grad_input[here] = _product(sketch, grad, tuple(kept), shape, key, rows).view(-1)
     return grad_input.view(grad_output.shape)
 

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from rad.functional.batch_normalization import rows_shape
-from rad.functional.dithered import check_quadratic
+from rad.functional.dithered import number_variances
 from rad.functional.norm_rows import Norm
 from rad.sketches.base import Sketch
-from rad.sketches.rounding import DitheredRounding
 
 
 def norm_grad_variance(
@@ -37,7 +36,7 @@ def norm_grad_variance(
     g = norm.view(grad_output).double()
     if weight is not None:
         g = g * weight.detach().double().view(*g.shape[1:3], 1)
-    return _variance(x_hat, g.reshape(rows.shape), r, _variances(sketch, x_hat))
+    return _variance(x_hat, g.reshape(rows.shape), r, number_variances(sketch, x_hat))
 
 
 def batch_norm_grad_variance(
@@ -56,19 +55,11 @@ def batch_norm_grad_variance(
     variance, mean = torch.var_mean(channels, 1, correction=0, keepdim=True)
     r = (variance + eps).rsqrt()
     of_examples = ((channels - mean) * r).view(x.transpose(0, 1).shape).transpose(0, 1)
-    rounded = _variances(sketch, of_examples.reshape(rows_shape(x.shape))).view(x.shape)
+    rounded = number_variances(sketch, of_examples.reshape(rows_shape(x.shape))).view(x.shape)
     g = of_channels(grad_output).double()
     if weight is not None:
         g = g * weight.detach().double()[:, None]
     return _variance(of_channels(of_examples), g, r, of_channels(rounded))
-
-
-def _variances(sketch: Sketch, x_hat: Tensor) -> Tensor:
-    """v of each number of the rows that a sketch acts on."""
-    check_quadratic(sketch)
-    if isinstance(sketch, DitheredRounding):
-        return sketch.element_variance(x_hat)
-    return torch.zeros_like(x_hat)
 
 
 def _variance(x: Tensor, g: Tensor, r: Tensor, v: Tensor) -> Tensor:

@@ -97,6 +97,11 @@ OF_CROSS_ENTROPY = (
     "would be biased. Call torch.nn.functional.cross_entropy, or convert without path="
 )
 
+OF_SOFTMAX = (
+    "this softmax keeps its result in a few bits, in which the derivative of its gradient would be "
+    "biased. Give it rad.Identity(), or take this step with torch's own"
+)
+
 OF_SLICES = (
     "a block that works through its batch in slices has no second derivative. Take this step on "
     "the whole batch: rad.slice_batches(model, None)"
