@@ -16,6 +16,7 @@ from rad.functional.linear_cross_entropy import linear_cross_entropy
 from rad.functional.linear_noise import linear_weight_grad_variance
 from rad.functional.linear_relu import linear_relu
 from rad.functional.matmul import matmul
+from rad.functional.multiply import multiply, multiply_grad_variances, multiply_nbytes
 from rad.functional.normalization import group_norm, layer_norm, rms_norm
 from rad.functional.normalization_noise import batch_norm_grad_variance, norm_grad_variance
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
@@ -49,6 +50,9 @@ __all__ = [
     "linear_weight_grad_variance",
     "matmul",
     "max_pool",
+    "multiply",
+    "multiply_grad_variances",
+    "multiply_nbytes",
     "norm_grad_variance",
     "relu",
     "relu_avg_pool2d",

@@ -86,12 +86,6 @@ OF_NORM = (
     "under model.eval(), where the layer is torch's"
 )
 
-OF_PRODUCT = (
-    "this product of activations keeps its factors in a few bits, which do not tell its second "
-    "derivative. Leave products exact (rad.convert without path=), or take this step under "
-    "model.eval(), where they are torch's"
-)
-
 OF_CROSS_ENTROPY = (
     "this cross entropy keeps its probabilities in a few bits, in which its second derivative "
     "would be biased. Call torch.nn.functional.cross_entropy, or convert without path="
@@ -99,7 +93,14 @@ OF_CROSS_ENTROPY = (
 
 OF_SOFTMAX = (
     "this softmax keeps its result in a few bits, in which the derivative of its gradient would be "
-    "biased. Give it rad.Identity(), or take this step with torch's own"
+    "biased. Convert without path= (rad.Identity() in rad.functional), or take this step under "
+    "model.eval(), where it is torch's"
+)
+
+OF_PRODUCT = (
+    "this product of activations keeps sketches of its factors, in which the derivative of its "
+    "gradient would be biased. Convert without path= (rad.Identity() in rad.functional), or take "
+    "this step under model.eval(), where it is torch's"
 )
 
 OF_SLICES = (
