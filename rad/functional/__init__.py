@@ -4,6 +4,7 @@ A new operator begins here, as a function of tensors, a sketch and a key, with t
 its gradient's variance beside it; its module lies in `rad.nn`.
 """
 
+from rad.functional.attention import attention_nbytes, scaled_dot_product_attention
 from rad.functional.batch_normalization import batch_norm
 from rad.functional.conv import conv, conv_transpose, keep_for_conv
 from rad.functional.conv_noise import conv_weight_grad_variance
@@ -28,6 +29,7 @@ from rad.functional.softmax import softmax, softmax_grad_variance, softmax_nbyte
 
 __all__ = [
     "adaptive_avg_pool2d",
+    "attention_nbytes",
     "avg_pool",
     "batch_norm",
     "batch_norm_grad_variance",
@@ -59,6 +61,7 @@ __all__ = [
     "rms_norm",
     "rnn",
     "rnn_weight_grad_variance",
+    "scaled_dot_product_attention",
     "softmax",
     "softmax_grad_variance",
     "softmax_nbytes",

@@ -11,7 +11,8 @@ from torch import Tensor
 from rad.backends.operators import opaque
 from rad.draws.reference import lanes
 
-_LEVELS = 1 << 16
+LEVELS = 1 << 16
+"""Probabilities are multiples of 1 / LEVELS."""
 
 PIECE = 1 << 16
 """Numbers whose mask is drawn at a time: its words stay in a core's cache."""
@@ -25,17 +26,21 @@ class _KeyedDropout(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kept_levels: int, key: Tensor) -> Tensor:
         ctx.kept_levels = kept_levels
         ctx.save_for_backward(key)
-        return _drop(x, kept_levels, key)
+        return drop(x, kept_levels, key)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (key,) = ctx.saved_tensors
-        return _drop(grad_output, ctx.kept_levels, key), None, None
+        return drop(grad_output, ctx.kept_levels, key), None, None
 
 
 @opaque()
-def _drop(x: Tensor, kept_levels: int, key: Tensor) -> Tensor:
-    scaled = x * (_LEVELS / max(kept_levels, 1))
+def drop(x: Tensor, kept_levels: int, key: Tensor) -> Tensor:
+    """x with all but a random `kept_levels` / 2**16 of its numbers set to 0, those kept scaled up.
+
+    What is dropped is a function of the key and of the number's place in a contiguous x.
+    """
+    scaled = x * (LEVELS / max(kept_levels, 1))
     for first, part in _parts(scaled, PIECE if x.is_cpu else DEVICE_PIECE):
         dropped = lanes(key, part.numel(), first) >= kept_levels
         part.masked_fill_(dropped.view(part.shape), 0)
@@ -81,5 +86,5 @@ def dropout(x: Tensor, p: float = 0.5, *, key: Tensor) -> Tensor:
         raise ValueError(f"dropout probability must lie in [0, 1], got {p}")
     if p == 0:
         return x
-    result: Tensor = _KeyedDropout.apply(x, round((1 - p) * _LEVELS), key)
+    result: Tensor = _KeyedDropout.apply(x, round((1 - p) * LEVELS), key)
     return result

@@ -97,6 +97,11 @@ OF_SOFTMAX = (
     "model.eval(), where it is torch's"
 )
 
+OF_ATTENTION = (
+    "this attention keeps sketches of what it multiplies, in which the derivative of its gradient "
+    "would be biased. Give it rad.Identity(), or take this step with torch's own"
+)
+
 OF_PRODUCT = (
     "this product of activations keeps sketches of its factors, in which the derivative of its "
     "gradient would be biased. Convert without path= (rad.Identity() in rad.functional), or take "
