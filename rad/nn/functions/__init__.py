@@ -4,7 +4,7 @@ A server is a function of a pass (`rad.nn.calls.Pass`) and of what the function 
 where it answers NotImplemented, as for arguments that it does not know, torch's function runs.
 """
 
-from rad.nn.functions import activations, exact, losses, norms, products
+from rad.nn.functions import activations, attention, exact, losses, norms, products
 from rad.nn.functions.registry import SERVERS, kept_by
 
-__all__ = ["SERVERS", "activations", "exact", "kept_by", "losses", "norms", "products"]
+__all__ = ["SERVERS", "activations", "attention", "exact", "kept_by", "losses", "norms", "products"]

@@ -89,3 +89,11 @@ def _unchecked(function: Any) -> Any:
     return FunctionType(
         function.__code__, names, function.__name__, function.__defaults__, function.__closure__
     )
+
+
+@serves(torch.mul, T.mul, torch.multiply, T.multiply, keeps=on_path("its factors"))
+def _multiply(run: Pass, input: Any, other: Any, **others: Any) -> Any:
+    path = run.calls.path
+    if path is None or others or not (has_gradient(input) and has_gradient(other)):
+        return NotImplemented
+    return functional.multiply(input, other, sketch=path, key=run.next_key(input.device))
