@@ -62,8 +62,9 @@ def holdings(forward: Callable[[], Any], where: Callable[[], Any]) -> tuple[Hold
     What counts is as in `kept_storages`. `where` is called at every saving. What activation
     checkpointing would recompute is recomputed once, to look for the operators.
     """
-    kept, nodes = kept_storages(forward, where)
+    kept, nodes, output = kept_storages(forward, where)
     owners = _owners(nodes)
+    del output  # a Python function's node is alive while its output is
     return tuple(
         Holding(
             place,
@@ -78,8 +79,8 @@ def holdings(forward: Callable[[], Any], where: Callable[[], Any]) -> tuple[Hold
 
 def kept_storages(
     forward: Callable[[], Any], where: Callable[[], Any] = lambda: None
-) -> tuple[dict[int, tuple[Tensor, Any]], list[Node]]:
-    """For each storage kept a tensor on it and what `where()` said; the nodes, forward order.
+) -> tuple[dict[int, tuple[Tensor, Any]], list[Node], Any]:
+    """For each storage kept a tensor on it and what `where()` said; the nodes in order; the output.
 
     Unique storages of all tensors that living nodes saved, and of tensors that are attributes
     of the contexts of Python functions; a view counts with its whole storage. Parameters are
@@ -106,7 +107,7 @@ def kept_storages(
     for tensor, place in saved:
         if storage(tensor) not in parameters:
             kept.setdefault(storage(tensor), (tensor, place))
-    return kept, nodes
+    return kept, nodes, output
 
 
 def storage(tensor: Tensor) -> int:

@@ -36,7 +36,7 @@ def saved_bytes(forward: Callable[[], Any]) -> int:
     storage. `torch.nn.Parameter`s are excluded, and so is what only the caller
     refers to. What activation checkpointing recomputes is not kept and not counted.
     """
-    kept, _ = kept_storages(forward)
+    kept, _, _ = kept_storages(forward)
     return sum(tensor.untyped_storage().nbytes() for tensor, _ in kept.values())
 
 

@@ -53,7 +53,7 @@ def choose(trial: Trial, limit: int) -> Choice | None:
     Raises UsageError where a layer's variance has no closed form, and where the gradient is zero
     or not finite.
     """
-    options = layer_options(trial)
+    options = trial.once(layer_options)
     chosen = cheapest_within(trial, options, limit, partial(cheapest_variance, options))
     if chosen is None:
         fitting = (each for each in simplest(options) if measured(trial, each) <= limit)
@@ -66,7 +66,7 @@ def choose(trial: Trial, limit: int) -> Choice | None:
 
 def fewest_bytes(trial: Trial) -> int:
     """A limit with which `choose` finds something: the least that one of `simplest` takes."""
-    return min(measured(trial, chosen) for chosen in simplest(layer_options(trial)))
+    return min(measured(trial, chosen) for chosen in simplest(trial.once(layer_options)))
 
 
 def layer_options(trial: Trial) -> dict[str, list[Option]]:

@@ -19,13 +19,10 @@ from rad.sketches import DitheredRounding, Sketch
 Path = Sketch | Literal["auto"] | None
 
 PATHS: tuple[DitheredRounding | None, ...] = (
+    *(DitheredRounding(bits, block=256) for bits in (3, 4, 8)),
     None,
-    DitheredRounding(8, block=256),
-    DitheredRounding(4),
-    DitheredRounding(4, block=256),
-    DitheredRounding(3, block=256),
 )
-"""What is tried, from what keeps most to what keeps least."""
+"""What is tried, from what keeps least to what keeps most."""
 
 
 def on_best_path(
@@ -44,16 +41,13 @@ def on_best_path(
         trial.path = path
         return spend()
     found: list[tuple[float, DitheredRounding | None, Spent]] = []
-    least: TooSmall | None = None
     for each in PATHS:
         trial.path = each
         spent = spend()
         if isinstance(spent, TooSmall):
-            least = spent if least is None or spent.needed < least.needed else least
-        else:
-            found.append((trial.gradient_error(spent.sketch), each, spent))
-    if not found:
-        assert least is not None
-        return least
+            if not found:
+                return spent
+            break
+        found.append((trial.gradient_error(spent.sketch), each, spent))
     _, trial.path, best = min(found, key=lambda tried: tried[0])
     return best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from rad.planning.plan import Memory
 from rad.sketches import Identity, Sketch
 from rad.sketches.base import Shape
 
+Found = TypeVar("Found")
 Loss = Callable[[Any], Tensor]
 Kind = Literal["saved", "peak"]
 KINDS = get_args(Kind)
@@ -77,6 +78,7 @@ class Trial:
         self._given = None if batch_axis is None else given_batch(self.example, batch_axis)
         self.parameter_bytes = parameter_bytes(model)
         self.path: Sketch | None = None
+        self._found: dict[Callable[[Trial], Any], Any] = {}
         self._conversion = Conversion(
             duplicated(model, "plan for a model without what stands in the way")
         )
@@ -165,6 +167,13 @@ class Trial:
         self._check_watched({name for name in self.layers if name not in steps})
         found = seen.pairs | {name: each.products for name, each in steps.items()}
         _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
+        return found
+
+    def once(self, find: Callable[[Trial], Found]) -> Found:
+        """`find(self)`, found once: with the path of then."""
+        if find not in self._found:
+            self._found[find] = find(self)
+        found: Found = self._found[find]
         return found
 
     def gradient_error(self, sketch: Sketches, draws: int = 4) -> float:

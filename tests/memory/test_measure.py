@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rad
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
+from rad.memory.graph import holdings
 
 
 def test_plain_linear_and_relu() -> None:
@@ -255,3 +256,9 @@ def test_a_peak_leaves_no_profiler_behind() -> None:
     finally:
         gc.enable()
     assert not left
+
+
+def test_an_output_of_a_python_function_is_named() -> None:
+    x = torch.randn(6, 20, requires_grad=True)
+    (holding,) = holdings(lambda: rad.functional.relu(x), lambda: None)
+    assert (holding.operator, holding.nbytes) == ("packed_relu", 15)

@@ -48,7 +48,7 @@ def test_saved_bytes_are_what_stays_allocated_after_forward(name: str, sketch: S
     loss().backward()
     model.zero_grad(set_to_none=True)
     saved = saved_bytes(loss)
-    kept, _ = kept_storages(loss)
+    kept, _, _ = kept_storages(loss)
     # Blocks are multiples of 512 bytes; a large one may stay up to 1 MiB too large.
     sizes = [tensor.untyped_storage().nbytes() for tensor, _ in kept.values()]
     rounding = sum(512 if size <= 1 << 20 else (1 << 20) + 512 for size in sizes)
