@@ -5,7 +5,9 @@ Axes, tiles and strips: `rad.functional.attention_tiles`; formulas: `rad.functio
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,22 +56,22 @@ def attend(
     sizes, wide = Sizes.of(q, k, v), accumulation_dtype(q.dtype)
     result = q.new_empty(sizes.B, sizes.L, sizes.H, sizes.V).transpose(1, 2)
     kept: list[Tensor] = []
-    for tile, strips in work(sizes, how.causal, q.is_cpu):
+    parts = work(sizes, how.causal, q.is_cpu)
+    keys = _strip_keys(key, PROBABILITIES, parts) if sketch is not None else ()
+    drops = _strip_keys(key, DROPOUT, parts) if how.kept_levels < LEVELS else ()
+    for tile, strips in parts:
+        left, target = tile.of(q, sizes).to(wide), tile.of(result, sizes)
+        right, values = (tile.of(x, sizes).to(wide).flatten(0, 1) for x in (k, v))
         for strip in strips:
-            left = strip.of(tile.of(q, sizes)).to(wide)
-            seen, values = (
-                tile.of(x, sizes)[:, :, : strip.keys].to(wide).flatten(0, 1) for x in (k, v)
-            )
+            seen = slice(strip.keys)
             hidden = hidden_of(mask, how.causal, tile, strip, sizes, q.device)
             bias = _bias(mask, tile, strip, sizes)
-            p = probabilities(left, seen, how.scale, bias, hidden)
+            p = probabilities(strip.of(left), right[:, seen], how.scale, bias, hidden)
             if sketch is not None:
-                rows = p.view(-1, strip.keys)
-                kept += sketch.compress(rows, _sub_key(key, PROBABILITIES, strip))
-            p = _dropped(p, how, key, strip)
-            target = strip.of(tile.of(result, sizes))
-            found = torch.bmm(by_key_heads(p, len(values)), values)
-            target.copy_(found.view(target.shape))
+                kept += sketch.compress(p.view(-1, strip.keys), keys[strip.number])
+            p = _dropped(p, how, drops, strip)
+            found = torch.bmm(by_key_heads(p, len(values)), values[:, seen])
+            strip.of(target).copy_(found.view(strip.of(target).shape))
     return [result, *kept]
 
 
@@ -97,14 +99,33 @@ class Kept:
         """The type that all is read and calculated in."""
         return accumulation_dtype(self.dtype)
 
+    @cached_property
+    def parts(self) -> list[tuple[Tile, list[Strip]]]:
+        """All tiles and strips."""
+        return work(self.sizes, self.how.causal, self.key.is_cpu)
+
+    @cached_property
+    def sub_keys(self) -> tuple[Tensor, ...]:
+        """Those of the sketches of q, k and v."""
+        return tuple(fold_in(self.key, use) for use in (QUERIES, KEYS, VALUES))
+
+    @cached_property
+    def strip_keys(self) -> tuple[Tensor, ...]:
+        """Those of the sketches of the strips."""
+        return _strip_keys(self.key, PROBABILITIES, self.parts)
+
+    @cached_property
+    def drop_keys(self) -> tuple[Tensor, ...]:
+        """Those of what is dropped in the strips."""
+        return _strip_keys(self.key, DROPOUT, self.parts)
+
     def read(self, kept: list[Tensor], use: int, tile: Tile) -> Tensor:
         """What a tile holds of q, k or v: (b, h, L or S, E or V)."""
         if self.how.exact and use != VALUES:
             return tile.of(kept[0], self.sizes).to(self.wide)
         shape = self.sizes.shapes[use]
-        rows, key = tile.rows(shape, self.sizes), fold_in(self.key, use)
-        flat = (torch.Size(shape[:3]).numel(), shape[3])
-        x_hat = self.sketch.decompress(tuple(kept), flat, self.wide, key, rows)
+        rows, flat = tile.rows(shape, self.sizes), (math.prod(shape[:3]), shape[3])
+        x_hat = self.sketch.decompress(tuple(kept), flat, self.wide, self.sub_keys[use], rows)
         return x_hat.view(len(tile.batch), -1, *shape[2:])
 
     def probabilities(
@@ -125,8 +146,8 @@ class Kept:
         kept = tuple(self.strips[strip.number * tensors : (strip.number + 1) * tensors])
         heads = len(tile.heads) * (self.sizes.H // self.sizes.K)
         rows = range(len(tile.batch) * heads * len(strip.queries))
-        shape, key = (len(rows), strip.keys), _sub_key(self.key, PROBABILITIES, strip)
-        p = self.sketch.decompress(kept, shape, self.wide, key)
+        shape = (len(rows), strip.keys)
+        p = self.sketch.decompress(kept, shape, self.wide, self.strip_keys[strip.number])
         extra = of_rows(self.sketch, error_variances(kept, self.wide), p, rows)
         p = p.view(len(tile.batch), heads, len(strip.queries), strip.keys)
         if hidden is not None:
@@ -136,17 +157,17 @@ class Kept:
 
 def gradients(grad_output: Tensor, kept: Kept, wanted: list[bool]) -> list[Tensor]:
     """The gradients by q, k and v, of their type; empty where one is not `wanted`."""
-    sizes, how = kept.sizes, kept.how
+    sizes = kept.sizes
     results = [
         grad_output.new_empty(shape if is_wanted else 0, dtype=kept.dtype)
         for shape, is_wanted in zip(sizes.shapes, wanted, strict=True)
     ]
-    for tile, strips in work(sizes, how.causal, grad_output.is_cpu):
+    for tile, strips in kept.parts:
         found = _of_tile(tile.of(grad_output, sizes).to(kept.wide), kept, wanted, tile, strips)
         for use, (result, total) in enumerate(zip(results, found, strict=True)):
             if wanted[use]:
                 rows = tile.rows(sizes.shapes[use], sizes)
-                flat, key = total.view(len(rows), -1), fold_in(kept.key, use)
+                flat, key = total.view(len(rows), -1), kept.sub_keys[use]
                 target = tile.of(result, sizes)
                 target.copy_(cast(flat, kept.dtype, key, READ, rows).view(target.shape))
     return results
@@ -158,6 +179,7 @@ def _of_tile(
     """The gradients of a tile, from the one by its result (b, h, L, V); zeros if not `wanted`."""
     by_q, by_k, by_v = wanted
     how, sizes, n = kept.how, kept.sizes, len(tile.batch) * len(tile.heads)
+    drops = kept.drop_keys if how.kept_levels < LEVELS else ()
     q = kept.read(kept.queries, QUERIES, tile) if by_k or how.exact else None
     k = kept.read(kept.keys, KEYS, tile).flatten(0, 1) if by_q or how.exact else None
     v = kept.read(kept.values, VALUES, tile).flatten(0, 1) if by_q or by_k else None
@@ -171,12 +193,12 @@ def _of_tile(
         p, variances = kept.probabilities(q, k, tile, strip, hidden)
         g, seen = by_key_heads(strip.of(grad), n), slice(strip.keys)
         if by_v:
-            of_v[:, seen].baddbmm_(by_key_heads(_dropped(p, how, kept.key, strip), n).mT, g)
+            of_v[:, seen].baddbmm_(by_key_heads(_dropped(p, how, drops, strip), n).mT, g)
         if v is None:
             continue
-        by_p = _dropped(torch.bmm(g, v[:, seen].mT).view(p.shape), how, kept.key, strip)
-        rows = by_p.view(-1, strip.keys), p.view(-1, strip.keys)
-        by_scores = rows_gradient(*rows, variances).view(p.shape)
+        by_p = _dropped(torch.bmm(g, v[:, seen].mT).view(p.shape), how, drops, strip)
+        g_rows, rows = (x.view(-1, strip.keys) for x in (by_p, p))
+        by_scores = rows_gradient(g_rows, rows, variances, rows).view(p.shape)
         if hidden is not None:
             hidden.fill(by_scores)
         left = by_key_heads(by_scores, n)
@@ -195,12 +217,12 @@ def _bias(mask: Tensor | None, tile: Tile, strip: Strip, sizes: Sizes) -> Tensor
     return mask_of(mask, tile, strip, sizes)
 
 
-def _dropped(x: Tensor, how: Attention, key: Tensor, strip: Strip) -> Tensor:
-    """x (b, h, l, s) with the same numbers dropped in both passes."""
-    if how.kept_levels == LEVELS:
-        return x
-    return drop(x, how.kept_levels, _sub_key(key, DROPOUT, strip))
+def _dropped(x: Tensor, how: Attention, keys: tuple[Tensor, ...], strip: Strip) -> Tensor:
+    """x (b, h, l, s) with the same numbers dropped in both passes; no keys: none are."""
+    return drop(x, how.kept_levels, keys[strip.number]) if keys else x
 
 
-def _sub_key(key: Tensor, use: int, strip: Strip) -> Tensor:
-    return fold_in(fold_in(key, use), strip.number)
+def _strip_keys(key: Tensor, use: int, parts: list[tuple[Tile, list[Strip]]]) -> tuple[Tensor, ...]:
+    """A sub-key for each strip, by its number."""
+    count = sum(len(strips) for _, strips in parts)
+    return fold_in(fold_in(key, use), torch.arange(count, device=key.device)).unbind()

@@ -8,21 +8,23 @@ heads of some examples; its *strips* are some queries each, and the keys that th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rad.functional.dithered import DEVICE_PIECE, PIECE
+from rad.functional.dithered import DEVICE_PIECE
 from rad.packing.pieces import pieces
+
+PIECE = 1 << 18
+"""Probabilities that are formed at a time on a CPU: more take no less time."""
 
 CAUSAL_STRIPS = 8
 """Into how many strips causal queries are cut: 1/16 more than the half that is seen is computed,
 and kept."""
 
-FEWEST_QUERIES = 16
+FEWEST_QUERIES = 32
 """Queries of a causal strip, at least."""
 
 
@@ -95,7 +97,7 @@ class Tile(NamedTuple):
         return range(first, first + len(self.batch) * len(self.heads) * each)
 
 
-def work(sizes: Sizes, causal: bool, on_cpu: bool) -> Iterator[tuple[Tile, list[Strip]]]:
+def work(sizes: Sizes, causal: bool, on_cpu: bool) -> list[tuple[Tile, list[Strip]]]:
     """All tiles, each with its strips, of which each is no more than a piece, or one query."""
     piece, each = PIECE if on_cpu else DEVICE_PIECE, sizes.H // sizes.K
     most = piece // (each * sizes.S)
@@ -105,10 +107,12 @@ def work(sizes: Sizes, causal: bool, on_cpu: bool) -> Iterator[tuple[Tile, list[
     room = max(1, piece // (each * len(cut[0]) * sizes.S))  # heads of a tile
     examples = pieces(range(sizes.B), room // sizes.K)
     heads = pieces(range(sizes.K), room)
-    for i, (batch, some) in enumerate((b, h) for b in examples for h in heads):
-        seen = [min(part.stop, sizes.S) if causal else sizes.S for part in cut]
-        numbers = range(i * len(cut), (i + 1) * len(cut))
-        yield Tile(batch, some), [Strip(*strip) for strip in zip(numbers, cut, seen, strict=True)]
+    seen = [min(part.stop, sizes.S) if causal else sizes.S for part in cut]
+    tiles = [Tile(batch, some) for batch in examples for some in heads]
+    return [
+        (tile, [Strip(i * len(cut) + j, part, seen[j]) for j, part in enumerate(cut)])
+        for i, tile in enumerate(tiles)
+    ]
 
 
 class Hidden(NamedTuple):

@@ -158,18 +158,21 @@ def _gradient(
     for rows in pieces(range(n), piece_of(grad) // max(1, d)) if grad.numel() else []:
         q = sketch.decompress(sketched, (n, d), wide, key, rows)
         g = numbers(grad, slice(rows.start * d, rows.stop * d)).view(q.shape).to(wide)
-        found = rows_gradient(g, q, of_rows(sketch, variances, q, rows))
-        by_x[rows.start : rows.stop] = cast(found, dtype, key, READ, rows)
+        target = by_x[rows.start : rows.stop]
+        out = target if dtype == wide else q
+        rows_gradient(g, q, of_rows(sketch, variances, q, rows), out)
+        if out is q:
+            target.copy_(cast(q, dtype, key, READ, rows))
     return by_x.view(grad.shape).movedim(-1, dim)
 
 
-def rows_gradient(g: Tensor, q: Tensor, extra: Tensor) -> Tensor:
-    """q (g - <q, g>) + g extra of rows (n, d), on q, which it overwrites; extra (n, 1 or d)."""
+def rows_gradient(g: Tensor, q: Tensor, extra: Tensor, out: Tensor) -> Tensor:
+    """q (g - <q, g>) + g extra of rows (n, d), into `out`, which may be q; extra (n, 1 or d)."""
     if backends.in_loops(q) and q.numel():
         from rad.functional import softmax_loops as loops
 
-        left, read = g.contiguous().numpy(), q.numpy()
-        loops.gradient(left, read, extra.contiguous().numpy(), read)
-        return q
+        left, read, found = g.contiguous().numpy(), q.numpy(), out.numpy()
+        loops.gradient(left, read, extra.contiguous().numpy(), found)
+        return out
     slope = (q * g).sum(1, keepdim=True)
-    return q.mul_(g - slope).addcmul_(g, extra)
+    return torch.mul(q, g - slope, out=out).addcmul_(g, extra)
