@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from rad.conversion.example import check_loss, check_model, check_real_memory
+from rad.conversion.kept import kind_of_holding, rows, unexpected
+from rad.conversion.summary import Row, lines, next_step
 from rad.errors import UsageError
-from rad.memory.graph import Holding, gradients_enabled, holdings, storage
+from rad.memory.graph import gradients_enabled, holdings, storage
 from rad.memory.measure import parameter_bytes, peak_bytes
-from rad.nn import LAYERS, NORMS, RAD_LAYERS, RNN, Sketching
+from rad.nn import RAD_LAYERS
 from rad.nn.kinds import kind_of
-from rad.nn.registry import MODULE_OF_NODE
-from rad.sketches import Identity
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Audit:
-    """Predicted, saved and peak bytes of one forward (peak: and backward) pass; prints as a table.
+    """Predicted, saved and peak bytes of one forward (peak: and backward) pass.
 
     `predicted` and `saved` are by module; `unexpected` names, in words, whatever is kept beyond
     the prediction. `also` holds the further names of modules that have several. Bytes of
-    parameters stand apart from all others.
+    parameters stand apart from all others. Prints `rows`: a line for each kind, or where it is
+    `full` for each of them, the largest first, and what to do next.
     """
 
     entries: tuple[Entry, ...]
@@ -53,6 +54,8 @@ class Audit:
     parameter_bytes: int
     peak_bytes: int
     also: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    rows: tuple[Row, ...] = ()
+    full: bool = False
 
     @property
     def saved_bytes(self) -> int:
@@ -66,35 +69,27 @@ class Audit:
         return sum(self.predicted.values()) + outside
 
     def __str__(self) -> str:
-        rows = [("module", "kind", "saved bytes", "predicted")]
-        for entry in self.entries:
-            names = " = ".join((entry.module, *self.also.get(entry.module, ())))
-            name = names or "(model)" if entry.kind != "output" else "(loss)"
-            predicted = self.predicted.get(entry.module) if entry.kind != "output" else None
-            expected = "" if predicted is None else f"{predicted:,}"
-            rows.append((name, entry.kind, f"{entry.saved_bytes:,}", expected))
-        rows.append(("total", "", f"{self.saved_bytes:,}", f"{self.predicted_bytes:,}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip()
-            for a, b, c, d in rows
-        ]
-        lines.append(
-            f"parameters {self.parameter_bytes:,} bytes; peak of forward and backward "
-            f"{self.peak_bytes:,} bytes"
+        shown = self.rows
+        if self.full:
+            also = {name: " = ".join((name, *others)) for name, others in self.also.items()}
+            shown = tuple(replace(row, name=also.get(row.name, row.name)) for row in shown)
+        total = (
+            f"{self.saved_bytes:,}  in all, {self.predicted_bytes:,} predicted; parameters "
+            f"{self.parameter_bytes:,}, peak of forward and backward {self.peak_bytes:,}"
         )
-        return "\n".join([*lines, *(f"unexpected: {words}" for words in self.unexpected)])
+        return "\n".join([*lines(shown, self.full, 2), total, next_step(shown)])
 
 
 @gradients_enabled()
-def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
+def audit(model: nn.Module, forward: Callable[[], Tensor], *, full: bool = False) -> Audit:
     """Reconcile what a converted model should keep with what it does keep.
 
     `forward()` calls `model`, in training mode, and returns the scalar loss, such as
     `lambda: F.cross_entropy(model(x), y)`. It is run three times, once with a backward pass,
     with gradients on whatever the mode of the caller. The gradients are taken away again, and
     buffers, such as running statistics, put back. A module's bytes are those first kept while its
-    forward runs: what several modules share counts with the first.
+    forward runs: what several modules share counts with the first. `full` decides how it prints: a
+    line for each module in place of one for each kind.
     Raises UsageError where `forward` keeps nothing, calls no module of the model or returns no
     scalar with a gradient, and for what is no model (a class, lazy layers, the meta device).
     """
@@ -112,16 +107,13 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
     with _buffers_put_back(model), _watching(names, stack, predicted):
         held = holdings(loss, lambda: stack[-1] if stack else None)
     if not held or not predicted:
-        raise UsageError(
-            "the audit saw no RAD layer at work: convert the model (rad.convert), put it in "
-            "training mode, and let forward() call it and return the loss"
-        )
+        raise _nothing_at_work(model)
     modules = {name: module for module, name in names.items()}
     entries: dict[tuple[str, str], int] = defaultdict(int)
     saved: dict[str, int] = defaultdict(int)
     for holding in held:
         name = names.get(holding.place, "")
-        kind = _kind(holding)
+        kind = kind_of_holding(holding)
         entries[name, kind] += holding.nbytes
         if kind != "output":
             saved[name] += holding.nbytes
@@ -131,11 +123,25 @@ def audit(model: nn.Module, forward: Callable[[], Tensor]) -> Audit:
         entries=tuple(Entry(name, kind, size) for (name, kind), size in entries.items()),
         predicted=dict(predicted),
         saved=dict(saved),
-        unexpected=tuple(_unexpected(held, names, modules, predicted, saved)),
+        unexpected=tuple(unexpected(held, names, modules, predicted, saved)),
         parameter_bytes=parameter_bytes(model),
         peak_bytes=peak,
         also=_further_names(model),
+        rows=tuple(rows(held, names, predicted, saved)),
+        full=full,
     )
+
+
+def _nothing_at_work(model: nn.Module) -> UsageError:
+    """The error that says why no RAD layer kept anything."""
+    layers = [module for module in model.modules() if kind_of(module) in RAD_LAYERS]
+    if not layers:
+        how = "the model is not converted: audit what rad.convert(model, sketch) returns"
+    elif not any(layer.training for layer in layers):
+        how = "all of them are in evaluation mode: call model.train()"
+    else:
+        how = "let forward() call the model that rad.convert returned, and return the loss"
+    return UsageError(f"the audit saw no RAD layer at work; {how}")
 
 
 @contextmanager
@@ -213,71 +219,3 @@ def _watching(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _kind(holding: Holding) -> str:
-    module = holding.place
-    if module is None:
-        return "output"
-    if kind_of(module) not in RAD_LAYERS or not module.training:
-        return "exact"
-    if not isinstance(module, Sketching):
-        return "exact" if holding.dtype.is_floating_point else "mask"
-    if isinstance(module, RNN) and holding.dtype == torch.uint8 and len(holding.shape) != 2:
-        return "mask"  # codes have two axes: steps, and those of a step
-    is_exact = isinstance(module.sketch, Identity) or not module.sketches_now()
-    return "exact" if is_exact else "sketch"
-
-
-def _unexpected(
-    held: tuple[Holding, ...],
-    names: dict[nn.Module, str],
-    modules: dict[str, nn.Module],
-    predicted: dict[str, int],
-    saved: dict[str, int],
-) -> Iterator[str]:
-    """In words: RAD layers above their prediction, and everything that other modules keep."""
-    by_layers: dict[nn.Module, int] = defaultdict(int)
-    for name, size in saved.items():
-        if name in predicted and size > predicted[name]:
-            yield (
-                f"`{name}` ({type(modules[name]).__name__}) keeps {size:,} bytes where "
-                f"{predicted[name]:,} are predicted"
-            )
-    for holding in held:
-        module = holding.place
-        if module is None or (kind_of(module) in RAD_LAYERS and module.training):
-            continue
-        where = f"`{names[module]}`" if names[module] else "the model"
-        kept = f"{holding.nbytes:,} bytes"
-        if kind_of(module) in RAD_LAYERS:
-            yield f"{where} is in evaluation mode, where it is torch's, and keeps {kept}"
-        elif kind_of(module) in LAYERS:
-            yield f"{where} is torch's {kind_of(module).__name__} and keeps {kept}: convert it"
-        elif _is_one_layer(module):
-            by_layers[module] += holding.nbytes
-        else:
-            call = f"{holding.operator}{holding.call}"
-            remedy = MODULE_OF_NODE.get(holding.operator)
-            advice = f"make it a torch.nn.{remedy} module" if remedy else "no RAD layer does this"
-            yield f"`{call}` is functional, in {where}, and keeps {kept}: {advice}"
-    for module, size in by_layers.items():
-        kind = type(module).__name__
-        why = (
-            "rad.convert(..., path=) rounds it"
-            if kind_of(module) in NORMS
-            else "it has no RAD layer"
-        )
-        yield f"`{names[module]}` ({kind}) keeps {size:,} bytes: {why}"
-
-
-def _is_one_layer(module: nn.Module) -> bool:
-    """Whether what the module keeps is that of a layer, not of calls in a forward of its own.
-
-    So it is of torch's layers, of subclasses of those that have RAD layers, and of whatever has
-    neither parameters nor submodules.
-    """
-    composed, weighted = any(module.children()), any(True for _ in module.parameters(False))
-    if isinstance(module, tuple(LAYERS)) or not (composed or weighted):
-        return True
-    return type(module).__module__.startswith("torch.nn.") and (weighted or not composed)

@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from rad.conversion.readers import RESHAPES, functional_calls, unwrapped
-from rad.nn import LAYERS, NORMS, RAD_LAYERS, Sequential
+from rad.conversion.reasons import reason_of, reason_of_call
+from rad.conversion.summary import Row, lines, next_step
+from rad.nn import RAD_LAYERS, Sequential
 from rad.nn.functions import kept_by
 from rad.nn.kinds import kind_of
-from rad.nn.registry import MODULE_OF_FUNCTION
 from rad.nn.serving import calls_of, is_served
 
 _SHAPES_AND_SUMS = """
@@ -26,93 +27,95 @@ KEEP_NOTHING = frozenset(_SHAPES_AND_SUMS.split())
 
 TOGETHER = "linear layers and ReLUs run together where nobody looks between them: in "
 
+AGAIN = " (the same module as "
+
 UNTRACED = "functional calls could not be looked for: this forward pass cannot be traced"
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """One module of a converted model: its name, its type, and what it keeps."""
+    """One module of a converted model: its name, its type, and what it keeps.
+
+    `remedy`: what would keep less, where it keeps what torch keeps.
+    """
 
     name: str
     kind: str
     keeps: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `convert` replaced and what it left, module by module; prints as a table."""
+    """What `convert` replaced and what it left, module by module.
+
+    Prints as a line for each kind, or where it is `full` for each module, and what to do next.
+    """
 
     replaced: tuple[Replacement, ...]
     left: tuple[Replacement, ...]
     note: str = ""
+    full: bool = False
 
     def __str__(self) -> str:
-        rows = [("replaced", r) for r in self.replaced] + [("left", r) for r in self.left]
-        cells = [(r.name or "(model)", r.kind, state, r.keeps) for state, r in rows]
-        cells.insert(0, ("module", "type", "", "keeps for backward"))
-        widths = [max(len(row[i]) for row in cells) for i in range(3)]
-        lines = [
-            "  ".join([*(c.ljust(w) for c, w in zip(row[:3], widths, strict=True)), row[3]])
-            for row in cells
-        ]
-        return "\n".join([*lines, *filter(None, [self.note])])
+        rows = [_row(entry, self.full) for entry in (*self.replaced, *self.left)]
+        notes = [self.note] if self.note else []
+        last = [next_step(rows)] if rows else []
+        others = sum(text.count("\n") + 1 for text in notes) + len(last)
+        return "\n".join([*lines(rows, self.full, others), *notes, *last])
 
 
-def report(model: nn.Module) -> Report:
+def _row(entry: Replacement, full: bool) -> Row:
+    """As it is printed: in groups, without the number of calls and the module's other names."""
+    kind, keeps = entry.kind, entry.keeps
+    if not full:
+        kind = kind.partition(" (")[0]
+        keeps, again, _ = keeps.partition(AGAIN)
+        keeps += " (further names of modules)" if again else ""
+    return Row(entry.name, kind, keeps, entry.remedy)
+
+
+def report(model: nn.Module, *, full: bool = False) -> Report:
     """What was replaced in a converted model, what was not, and why.
 
     A module with several names has a row for each. Functions that forward passes call by
-    themselves (`F.relu`, `x.relu()`, `torch.matmul`) stand among what was left, by the module
-    that calls them, as far as the model can be traced. `note` says where it cannot, and which
-    sequences run their linear layers and ReLUs together.
+    themselves (`F.relu`, `x.relu()`, `torch.matmul`) stand among what was replaced where they are
+    served, and else among what was left, by the module that calls them, as far as the model can be
+    traced. `note` says where it cannot, and which sequences run their linear layers and ReLUs
+    together. `full` decides how it prints: a line for each module in place of one for each kind.
     """
     replaced, left, sequences = [], [], []
     first: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         kind = kind_of(module)
-        again = f" (the same module as {first[module]!r})" if module in first else ""
+        again = f"{AGAIN}{first[module]!r})" if module in first else ""
         first.setdefault(module, name)
         if kind is Sequential:
             sequences.append(name or "(model)")
+        reason = reason_of(module)
+        remedy = "" if reason is None else reason.remedy
         if kind in RAD_LAYERS:
-            keeps = f"{module.keeps}{again}"
-            replaced.append(Replacement(name, kind.__name__, keeps))
+            keeps = module.keeps if reason is None else reason.keeps
+            replaced.append(Replacement(name, kind.__name__, f"{keeps}{again}", remedy))
         elif isinstance(module, RESHAPES):
             left.append(Replacement(name, kind.__name__, f"nothing: it only reshapes{again}"))
         elif isinstance(module, parametrize.ParametrizationList):
             continue  # belongs to its layer
         elif not any(module.children()) or list(module.parameters(recurse=False)):
-            left.append(Replacement(name, kind.__name__, f"{_why_left(module)}{again}"))
+            assert reason is not None
+            left.append(Replacement(name, kind.__name__, f"{reason.keeps}{again}", remedy))
     calls = functional_calls(model)
     notes = [TOGETHER + ", ".join(sequences)] if sequences else []
     notes += [UNTRACED] if calls is None else []
     for (name, function), count in (calls or {}).items():
         if function in KEEP_NOTHING:
             continue
-        times = f" ({count} calls)" if count > 1 else ""
+        call = f"{function}()" + (f" ({count} calls)" if count > 1 else "")
         module = unwrapped(model).get_submodule(name)
         kept = kept_by(function, calls_of(module)) if is_served(module) else None
-        rows = left if kept is None else replaced
-        why = _why_functional(function) if kept is None else kept
-        rows.append(Replacement(name, f"{function}(){times}", why))
-    return Report(tuple(replaced), tuple(left), "\n".join(notes))
-
-
-def _why_left(module: nn.Module) -> str:
-    kind = kind_of(module)
-    if kind in LAYERS | NORMS and "forward" in vars(module):
-        return "what torch keeps: a forward pass of its own may compute something else"
-    if kind in LAYERS:
-        return "what torch keeps: convert the model"
-    if kind in NORMS:
-        return "what torch keeps: a norm, rounded where rad.convert is given path="
-    if issubclass(kind, (*LAYERS, *NORMS)):
-        return "what torch keeps: a subclass of a torch layer may compute something else"
-    return "what torch keeps: no RAD layer for this type"
-
-
-def _why_functional(function: str) -> str:
-    layer = MODULE_OF_FUNCTION.get(function.rstrip("_"))
-    if layer is None:
-        return "what torch keeps: a functional call, for which there is no RAD layer"
-    return f"what torch keeps: a functional call; make it a torch.nn.{layer} module"
+        if kept is None:
+            reason = reason_of_call(function)
+            left.append(Replacement(name, call, reason.keeps, reason.remedy))
+        else:
+            replaced.append(Replacement(name, call, kept))
+    return Report(tuple(replaced), tuple(left), "\n".join(notes), full)

@@ -22,12 +22,14 @@ class Holding:
     `place` is what `where()` said when it was saved, None for a tensor put on the context
     of a Python function, which no hook sees. `operator` is the name of the graph's node,
     such as `relu`, and `call` its number among the nodes of that name, from 1, in the order of
-    the forward pass. Shape and dtype are those of the tensor saved, `nbytes` the storage's.
+    the forward pass; `source` is the module in which a Python function is defined, empty for
+    torch's own. Shape and dtype are those of the tensor saved, `nbytes` the storage's.
     """
 
     place: Any
     operator: str
     call: int
+    source: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     nbytes: int
@@ -68,7 +70,7 @@ def holdings(forward: Callable[[], Any], where: Callable[[], Any]) -> tuple[Hold
     return tuple(
         Holding(
             place,
-            *owners.get(name, ("unknown", 1)),
+            *owners.get(name, ("unknown", 1, "")),
             tuple(tensor.shape),
             tensor.dtype,
             tensor.untyped_storage().nbytes(),
@@ -144,15 +146,15 @@ def _nodes(output: Any) -> Iterator[Node]:
             waiting += [leaf for leaf in _leaves(node) if isinstance(leaf, Node)]
 
 
-def _owners(nodes: Iterable[Node]) -> dict[int, tuple[str, int]]:
-    """For each saved storage the first node that keeps it: its operator and its call's number."""
+def _owners(nodes: Iterable[Node]) -> dict[int, tuple[str, int, str]]:
+    """For each saved storage the first node that keeps it: its operator, call's number, source."""
     calls: dict[str, int] = {}
-    owners: dict[int, tuple[str, int]] = {}
+    owners: dict[int, tuple[str, int, str]] = {}
     for node in nodes:
         operator = _operator(node)
         calls[operator] = calls.get(operator, 0) + 1
         for tensor in (*_saved_by(node), *_attributes(node)):
-            owners.setdefault(storage(tensor), (operator, calls[operator]))
+            owners.setdefault(storage(tensor), (operator, calls[operator], _source(node)))
     return owners
 
 
@@ -161,6 +163,12 @@ def _operator(node: Node) -> str:
     name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
     words = re.sub(r"(?<=[a-z0-9])([A-Z])(?=[a-z])", r"_\1", name)
     return words.lower().strip("_")
+
+
+def _source(node: Node) -> str:
+    """The module that defines the Python function of a node; empty for torch's own."""
+    function = getattr(type(node), "_forward_cls", None)
+    return "" if function is None else str(function.__module__)
 
 
 def _saved_by(node: Node) -> Iterator[Tensor]:

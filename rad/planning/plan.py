@@ -27,7 +27,7 @@ class Plan:
     those of a rounding sketch; `path` what lies on the gradient's path keeps (`rad.convert`).
     `layers` gives each layer's keep fraction or sketch where they
     differ, `reason` why they were chosen.
-    Prints as one line and the table of `rad.report`.
+    Prints as one line and what `rad.report` prints.
     """
 
     variant: str

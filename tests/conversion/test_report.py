@@ -64,7 +64,7 @@ def test_a_model_that_cannot_be_traced_is_said_to_be() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.relu() if x.sum() > 0 else x
 
-    assert str(rad.report(nn.Sequential(Branching()))).endswith(UNTRACED)
+    assert UNTRACED in str(rad.report(nn.Sequential(Branching()))).splitlines()
     assert rad.report(nn.Linear(3, 3)).note == ""
 
 
