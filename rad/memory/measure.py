@@ -7,6 +7,7 @@ are everything allocated at the worst moment.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import tempfile
@@ -46,8 +47,14 @@ def peak_bytes(step: Callable[[], Any]) -> int:
     On CUDA by the caching allocator's statistics; on the CPU by torch's profiler,
     which records every allocation of the CPU allocator, those within operators
     included. Device memory counts where `step` allocates any; what cuBLAS keeps for good
-    is allocated before.
+    is allocated before. Python collects no garbage meanwhile: whether it would free what was left
+    by others, or by the step, depends on how much there was before.
     """
+    with _no_collection():
+        return _peak_bytes(step)
+
+
+def _peak_bytes(step: Callable[[], Any]) -> int:
     if not torch.cuda.is_available():
         return _peak_cpu_bytes(step)
     _allocate_workspaces()
@@ -101,6 +108,18 @@ def _return_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No automatic garbage collection inside."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager

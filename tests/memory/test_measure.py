@@ -262,3 +262,23 @@ def test_an_output_of_a_python_function_is_named() -> None:
     x = torch.randn(6, 20, requires_grad=True)
     (holding,) = holdings(lambda: rad.functional.relu(x), lambda: None)
     assert (holding.operator, holding.nbytes) == ("packed_relu", 15)
+
+
+def test_a_peak_does_not_depend_on_the_garbage_that_others_left() -> None:
+    """Which Python would collect at some allocation of the step, and so hide as many bytes."""
+    size = 1 << 20
+
+    def step() -> tuple[object, ...]:
+        first = torch.empty(size, dtype=torch.uint8)
+        containers = [[i] for i in range(10_000)]  # some of these start a collection
+        return first, containers, torch.empty(size, dtype=torch.uint8)
+
+    def leave(circles: int) -> None:
+        for _ in range(circles):
+            circle: list[object] = [torch.empty(size, dtype=torch.uint8)]
+            circle.append(circle)
+
+    for circles in (0, 1, 3):
+        leave(circles)
+        assert peak_bytes(step) == 2 * size
+    assert gc.isenabled()

@@ -138,6 +138,18 @@ def test_pointwise_convolution_in_either_type(name: str, dtype: torch.dtype) -> 
     check(layer, rad.convert(layer, EVERY_SKETCH[name]), IMAGE, dtype=dtype)
 
 
+@pytest.mark.parametrize("kind", [rad.SameSample, rad.DifferentSample])
+@pytest.mark.parametrize("keep", [0.1, 0.2, 0.3])
+def test_the_peak_is_the_same_with_every_draw(keep: float, kind: type[rad.Sketch]) -> None:
+    """Of an input half of which is zero: what is drawn of that differs from call to call."""
+    layer = rad.convert(nn.Conv2d(8, 16, 3), kind(keep))  # type: ignore[call-arg]
+    x = torch.randn(4, 8, 20, 20)
+    x[..., ::2] = 0
+    weights = list(layer.parameters())
+    peaks = {peak_bytes(lambda: torch.autograd.grad(layer(x).sum(), weights)) for _ in range(10)}
+    assert len(peaks) == 1
+
+
 @pytest.mark.parametrize("name", ["identity", "different_sample", "stochastic_rounding"])
 @pytest.mark.parametrize("layer", RECURRENT.values(), ids=RECURRENT.keys())
 def test_recurrent_layers_but_for_two_chunks_of_states(layer: nn.Module, name: str) -> None:
