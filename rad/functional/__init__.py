@@ -12,10 +12,12 @@ from rad.functional.cross_entropy import cross_entropy
 from rad.functional.dropout import dropout
 from rad.functional.elementwise import elementwise, elementwise_grad_variance
 from rad.functional.embedding import embedding
+from rad.functional.gru import gru
 from rad.functional.linear import keep_for_linear, linear
 from rad.functional.linear_cross_entropy import linear_cross_entropy
 from rad.functional.linear_noise import linear_weight_grad_variance
 from rad.functional.linear_relu import linear_relu
+from rad.functional.lstm import lstm
 from rad.functional.matmul import matmul
 from rad.functional.multiply import multiply, multiply_grad_variances, multiply_nbytes
 from rad.functional.normalization import group_norm, layer_norm, rms_norm
@@ -42,6 +44,7 @@ __all__ = [
     "elementwise_grad_variance",
     "embedding",
     "group_norm",
+    "gru",
     "in_slices",
     "keep_for_conv",
     "keep_for_linear",
@@ -50,6 +53,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_relu",
     "linear_weight_grad_variance",
+    "lstm",
     "matmul",
     "max_pool",
     "multiply",

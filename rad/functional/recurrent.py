@@ -30,6 +30,7 @@ from rad.functional.arguments import product_dtype
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.recurrent_fused import FusedRNN, can_fuse
 from rad.functional.second_order import OF_RNN, refused
+from rad.functional.steps import KeptSteps
 from rad.packing.bits import pack, packed_bytes, unpack
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
@@ -108,7 +109,7 @@ class _SketchedRNN(torch.autograd.Function):
             bits = x.new_empty(packed_bytes(x.shape[:2].numel() * plan.hidden), dtype=torch.uint8)
         if return_sequence or (any(needs) and keeps_states):
             sequence = x.new_empty(plan.steps, plan.batch, plan.hidden)
-        states, inputs = _Kept(plan.steps, key, 0), _Kept(plan.steps, key, 1)
+        states, inputs = KeptSteps(plan.steps, key, 0), KeptSteps(plan.steps, key, 1)
         with torch.autocast(x.device.type, enabled=False):
             w_ih, w_hh = weight_ih.to(plan.dtype).t(), weight_hh.to(plan.dtype).t()
             bias = w_hh.new_zeros(plan.hidden)
@@ -203,21 +204,6 @@ class _SketchedRNN(torch.autograd.Function):
         gradients = (grad_x, grad_h, grad_w_ih.t(), grad_w_hh.t(), grad_bias, grad_bias.clone())
         wanted = zip(gradients, ctx.leaf_dtypes, needs, strict=True)
         return *(grad.to(d) if n else None for grad, d, n in wanted), None, None, None, None
-
-
-class _Kept:
-    """The sketches of all steps, in buffers filled chunk by chunk."""
-
-    def __init__(self, steps: int, key: Tensor, place: int) -> None:
-        self.steps, self.keys = steps, step_keys(fold_in(key, place), steps)
-        self.tensors: tuple[Tensor, ...] = ()
-
-    def add(self, sketch: Sketch, x: Tensor, steps: range) -> None:
-        parts = sketch.compress_steps(x, self.keys[steps.start : steps.stop])
-        if not self.tensors:
-            self.tensors = tuple(p.new_empty(self.steps, *p.shape[1:]) for p in parts)
-        for whole, part in zip(self.tensors, parts, strict=True):
-            whole[steps.start : steps.stop] = part
 
 
 def _sweep_back(
