@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rad import functional, memory, nn
     from rad.conversion.audit import Audit, audit
-    from rad.conversion.modules import convert
     from rad.conversion.report import report
     from rad.conversion.slices import slice_batches
+    from rad.planning.converting import convert
     from rad.planning.plan import Plan
     from rad.planning.variants import fit
     from rad.sketches import (
@@ -59,7 +59,7 @@ __all__ = [
 _MODULES = {
     "Audit": "rad.conversion.audit",
     "audit": "rad.conversion.audit",
-    "convert": "rad.conversion.modules",
+    "convert": "rad.planning.converting",
     "report": "rad.conversion.report",
     "slice_batches": "rad.conversion.slices",
     "Plan": "rad.planning.plan",

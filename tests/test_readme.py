@@ -5,9 +5,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
+import torch.nn.functional as F
+
+import rad
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,9 +27,15 @@ COMMANDS = [
 
 def test_the_python_example_prints_the_bytes_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = [block for kind, block in BLOCKS if kind == "python"]
-    exec(compile(example, "README.md", "exec"), {})
+    made: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), made)
     (promised,) = re.findall(r"# (\d+), not \d+$", example, re.MULTILINE)
     assert capsys.readouterr().out.splitlines()[-1] == promised
+    model, x, y = (made[name] for name in ("model", "x", "y"))
+    audit = str(rad.audit(model, lambda: F.cross_entropy(model(x), y)))
+    (shown,) = [block for _, block in BLOCKS if "in all" in block]
+    peak = re.compile(r"backward [\d,]+")  # torch's own part of it depends on the machine
+    assert peak.sub("", audit) == peak.sub("", shown.strip())
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -23,7 +23,7 @@ def copied(model: nn.Module) -> nn.Module:
         warnings.warn(
             "an optimizer holds this model's parameters, and would train nothing of the converted "
             "copy: make the optimizer after converting, or convert with inplace=True",
-            stacklevel=3,
+            stacklevel=5,  # whoever called rad.convert
         )
     return duplicated(model, "convert it with inplace=True")
 

@@ -124,6 +124,11 @@ def own_loss(output: Any) -> Any:
     if not isinstance(output, Tensor):
         keyed = output.get("loss") if isinstance(output, Mapping) else None
         found = getattr(output, "loss", keyed)
+    elif output.numel() != 1:
+        raise UsageError(
+            f"the model returns a tensor of shape {tuple(output.shape)} and no loss: give loss=, a "
+            "function of that tensor, such as loss=lambda out: F.cross_entropy(out, y[: len(out)])"
+        )
     if not isinstance(found, Tensor) or found.numel() != 1:
         raise UsageError(
             f"the model's output ({type(output).__name__}) is no loss and has none: give loss=, a "

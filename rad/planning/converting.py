@@ -1,0 +1,96 @@
+"""`rad.convert`: with the sketches that are given, or with those that a budget buys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from rad.conversion import modules
+from rad.conversion.copies import duplicated
+from rad.conversion.example import check_model
+from rad.conversion.modules import Planned
+from rad.errors import UsageError
+from rad.planning.probe import Kind, Loss
+from rad.planning.variants import fit, sketching
+from rad.sketches import Identity, Sketch
+
+
+def convert(
+    model: nn.Module,
+    sketch: Sketch | Mapping[str, Sketch] | Planned | None = None,
+    seed: int = 0,
+    *,
+    budget: str | float | None = None,
+    example: Any = None,
+    loss: Loss | None = None,
+    variant: str = "auto",
+    batch_axis: Any = None,
+    kind: Kind = "saved",
+    norms: Sketch | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """The model, with weight gradients that are estimated from sketches of the activations.
+
+    `model = rad.convert(model, rad.StochasticRounding(4))`: what is kept is said by `sketch`, which
+    is one of all layers, a mapping of sketches by layer, or a plan of `rad.fit`.
+    `model = rad.convert(model, budget="6 GB", example=batch)`: what is kept is what the budget
+    buys. `rad.fit` finds the sketches with which the model, on an `example` of its inputs at the
+    full batch size, meets it, as measured; `budget`, `loss`, `variant`, `batch_axis` and `kind` are
+    its own. By default the model returns its loss (as its output, or as the output's attribute or
+    key `loss`), and `variant="auto"` chooses each layer's sketch.
+
+    A converted copy comes back, and `model` stays as it is; or with `inplace=True` the same object.
+    Parameters and the names in `state_dict` are the same, and so are all outputs and, up to the
+    noise of the sketches, whose mean is zero, all gradients. Draws depend on `seed`. Norms stay
+    exact unless `norms`, a `rad.DitheredRounding`, is given; a budget is then divided among the
+    others. What is replaced by what, what stays, and what is refused: `rad.conversion.modules`;
+    for a model at hand `rad.report` says it.
+
+    Raises UsageError where both or neither of `sketch` and `budget` are given, for a budget without
+    an example, for what goes with a budget without one, for a variant that sketches nothing
+    (`baseline`, `reduced_batch`), and where `rad.fit` or `rad.conversion.modules.convert` does, for
+    a budget that cannot be met, say. Nothing is converted then.
+    """
+    if (sketch is None) == (budget is None):
+        raise UsageError(
+            "give rad.convert either a sketch, such as rad.StochasticRounding(4), or budget= and "
+            f"example=, such as budget='6 GB', example=batch; {_given(sketch, budget)}"
+        )
+    if budget is None:
+        if example is not None or loss is not None or batch_axis is not None:
+            raise UsageError(
+                "example=, loss= and batch_axis= go with budget=: leave them out, or give "
+                "budget= in place of a sketch"
+            )
+        assert sketch is not None
+        return modules.convert(model, sketch, seed, norms=norms, inplace=inplace)
+    if example is None:
+        raise UsageError(
+            "budget= needs example=, a batch of the model's inputs as it is trained on, to measure "
+            "what the model takes"
+        )
+    if variant in ("baseline", "reduced_batch"):
+        raise UsageError(
+            f"variant={variant} keeps everything, which a conversion cannot fit into a budget: "
+            f"choose one of {', '.join(sketching())}, or rad.fit for the batch size that fits"
+        )
+    planned = _with_norms(model, norms)
+    plan = fit(planned, example, loss, budget, variant, kind=kind, batch_axis=batch_axis)
+    return modules.convert(model, plan, seed, norms=norms, inplace=inplace)
+
+
+def _given(sketch: object, budget: object) -> str:
+    return "both are given" if sketch is not None and budget is not None else "neither is given"
+
+
+def _with_norms(model: nn.Module, norms: Sketch | None) -> nn.Module:
+    """The model to plan for: where `norms` is given, a copy whose norms are rounded."""
+    if norms is None:
+        return model
+    check_model(model)
+    with torch.inference_mode(False):
+        copy = duplicated(model, "plan for a model without what stands in the way")
+    return modules.convert(copy, Identity(), norms=norms, inplace=True)
