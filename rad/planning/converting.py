@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from rad.conversion import modules
-from rad.conversion.copies import duplicated
-from rad.conversion.example import check_model
 from rad.conversion.modules import Planned
 from rad.errors import UsageError
+from rad.planning.path import Path
 from rad.planning.probe import Kind, Loss
 from rad.planning.variants import fit, sketching
-from rad.sketches import Identity, Sketch
+from rad.sketches import Sketch
+
+AUTO = "auto"
 
 
 def convert(
@@ -29,7 +29,8 @@ def convert(
     variant: str = "auto",
     batch_axis: Any = None,
     kind: Kind = "saved",
-    norms: Sketch | None = None,
+    path: Path = None,
+    functions: bool = True,
     inplace: bool = False,
 ) -> nn.Module:
     """The model, with weight gradients that are estimated from sketches of the activations.
@@ -44,10 +45,11 @@ def convert(
 
     A converted copy comes back, and `model` stays as it is; or with `inplace=True` the same object.
     Parameters and the names in `state_dict` are the same, and so are all outputs and, up to the
-    noise of the sketches, whose mean is zero, all gradients. Draws depend on `seed`. Norms stay
-    exact unless `norms`, a `rad.DitheredRounding`, is given; a budget is then divided among the
-    others. What is replaced by what, what stays, and what is refused: `rad.conversion.modules`;
-    for a model at hand `rad.report` says it.
+    noise of the sketches, whose mean is zero, all gradients. Draws depend on `seed`. What lies on
+    the gradient's path stays exact unless `path`, a `rad.DitheredRounding`, is given; `auto` with a
+    budget chooses it, too, where it is not given (`rad.Identity()` keeps it exact). `functions`
+    is whether functional calls are served. What is replaced by what, what stays, and what is
+    refused: `rad.conversion.modules`; for a model at hand `rad.report` says it.
 
     Raises UsageError where both or neither of `sketch` and `budget` are given, for a budget without
     an example, for what goes with a budget without one, for a variant that sketches nothing
@@ -66,7 +68,11 @@ def convert(
                 "budget= in place of a sketch"
             )
         assert sketch is not None
-        return modules.convert(model, sketch, seed, norms=norms, inplace=inplace)
+        if path == "auto":
+            raise UsageError("path='auto' goes with budget=: give a sketch, or None")
+        return modules.convert(model, sketch, seed, path=path, functions=functions, inplace=inplace)
+    if not functions:
+        raise UsageError("functions=False goes with a sketch: a plan counts functional calls")
     if example is None:
         raise UsageError(
             "budget= needs example=, a batch of the model's inputs as it is trained on, to measure "
@@ -77,20 +83,11 @@ def convert(
             f"variant={variant} keeps everything, which a conversion cannot fit into a budget: "
             f"choose one of {', '.join(sketching())}, or rad.fit for the batch size that fits"
         )
-    planned = _with_norms(model, norms)
-    plan = fit(planned, example, loss, budget, variant, kind=kind, batch_axis=batch_axis)
-    return modules.convert(model, plan, seed, norms=norms, inplace=inplace)
+    if path is None and variant == AUTO:
+        path = "auto"
+    plan = fit(model, example, loss, budget, variant, kind=kind, batch_axis=batch_axis, path=path)
+    return modules.convert(model, plan, seed, inplace=inplace)
 
 
 def _given(sketch: object, budget: object) -> str:
     return "both are given" if sketch is not None and budget is not None else "neither is given"
-
-
-def _with_norms(model: nn.Module, norms: Sketch | None) -> nn.Module:
-    """The model to plan for: where `norms` is given, a copy whose norms are rounded."""
-    if norms is None:
-        return model
-    check_model(model)
-    with torch.inference_mode(False):
-        copy = duplicated(model, "plan for a model without what stands in the way")
-    return modules.convert(copy, Identity(), norms=norms, inplace=True)

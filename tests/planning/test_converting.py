@@ -49,7 +49,8 @@ def test_a_budget_is_met_as_by_fit_and_convert(variant: str) -> None:
     model, budget = Labelled(), budget_of(0.5)
     before = {name: p.clone() for name, p in model.named_parameters()}
     converted = rad.convert(model, budget=budget, example=X, loss=loss, variant=variant, seed=3)
-    by_hand = rad.convert(model, rad.fit(model, X, loss, budget, variant), seed=3)
+    path = "auto" if variant == "auto" else None
+    by_hand = rad.convert(model, rad.fit(model, X, loss, budget, variant, path=path), seed=3)
     for each in (converted, by_hand):
         loss(each(X)).backward()
     for one, other in zip(converted.parameters(), by_hand.parameters(), strict=True):
@@ -67,19 +68,19 @@ def test_by_default_auto_chooses_and_the_model_returns_its_loss() -> None:
     converted = rad.convert(model, budget=f"{budget} B", example=inputs, inplace=True)
     assert converted is model
     assert parameter_bytes(model) + saved_bytes(lambda: model(**inputs)) <= budget
-    plan = rad.fit(Labelled(), inputs, budget=budget, variant="auto")
+    plan = rad.fit(Labelled(), inputs, budget=budget, variant="auto", path="auto")
     assert isinstance(plan.sketch, dict)
     chosen = {name: model.get_submodule(name).sketch for name in plan.sketch}
     assert chosen == plan.sketch
 
 
-def test_what_norms_keep_less_the_others_may_keep_more() -> None:
+def test_what_a_path_keeps_less_the_others_may_keep_more() -> None:
     kept, budget = {}, budget_of(0.4)
-    for norms in (None, rad.DitheredRounding(4)):
-        options: dict[str, Any] = {"variant": "different_sample", "norms": norms}
+    for path in (None, rad.DitheredRounding(4)):
+        options: dict[str, Any] = {"variant": "different_sample", "path": path}
         converted = rad.convert(Labelled(), budget=budget, example=X, loss=loss, **options)
         assert total(converted) <= budget
-        kept[norms is None] = converted.get_submodule("layers.0").sketch.keep_fraction  # type: ignore[union-attr]
+        kept[path is None] = converted.get_submodule("layers.0").sketch.keep_fraction  # type: ignore[union-attr]
     assert kept[False] > kept[True]
 
 
@@ -97,7 +98,7 @@ def test_a_budget_of_peak_bytes_is_met() -> None:
 def test_the_mode_of_the_caller_does_not_matter(mode: Any) -> None:
     with mode():
         converted = rad.convert(
-            Labelled(), budget=0.4, example=X.clone(), loss=loss, norms=rad.DitheredRounding(4)
+            Labelled(), budget=0.4, example=X.clone(), loss=loss, path=rad.DitheredRounding(4)
         )
     loss(converted(X)).backward()
     assert all(p.grad is not None for p in converted.parameters())
@@ -109,6 +110,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "both": ({"sketch": SKETCH, "budget": 0.5, "example": X}, "both are given"),
     "no example": ({"budget": "6 GB"}, "budget= needs example="),
     "no budget": ({"sketch": SKETCH, "example": X}, "go with budget="),
+    "auto without budget": ({"sketch": SKETCH, "path": "auto"}, "path='auto' goes with budget="),
+    "no functions": (
+        {"budget": 0.5, "example": X, "loss": loss, "functions": False},
+        "functions=False goes with a sketch",
+    ),
     "loss without budget": ({"sketch": SKETCH, "loss": loss}, "go with budget="),
     "no loss": ({"budget": 0.5, "example": X}, r"tensor of shape \(32, 4\).*loss=lambda out: F\."),
     "smaller batch": (
@@ -121,8 +127,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too small": ({"budget": 100, "example": X, "loss": loss}, "too small: parameters alone"),
     "unread": ({"budget": "6 apples", "example": X, "loss": loss}, "not a memory budget"),
-    "bad norms": (
-        {"budget": 0.5, "example": X, "loss": loss, "norms": SKETCH},
+    "bad path": (
+        {"budget": 0.5, "example": X, "loss": loss, "path": SKETCH},
         "DitheredRounding",
     ),
 }
@@ -141,9 +147,9 @@ def test_what_says_too_little_or_too_much_is_refused_in_one_line(
 
 def test_what_is_no_model_is_refused() -> None:
     for model in (nn.Linear, lambda x: x):
-        for norms in (None, rad.DitheredRounding(4)):
+        for path in (None, rad.DitheredRounding(4)):
             with pytest.raises(UsageError, match=r"give an instance|must be a torch"):
-                rad.convert(model, budget=0.5, example=X, loss=loss, norms=norms)  # type: ignore[arg-type]
+                rad.convert(model, budget=0.5, example=X, loss=loss, path=path)  # type: ignore[arg-type]
 
 
 def test_a_warning_points_at_the_call() -> None:
