@@ -50,7 +50,9 @@ def one_a_sketch(make: Callable[[], nn.Module]) -> nn.Module:
 
 def activations() -> nn.Module:
     layers = [nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Mish(), nn.Tanh(), nn.Sigmoid()]
-    layers += [nn.Softplus(2.0), nn.ELU(0.5), nn.LeakyReLU(0.2)]
+    layers += [nn.Softplus(2.0), nn.ELU(0.5), nn.LeakyReLU(0.2), nn.SELU(), nn.CELU(0.7)]
+    layers += [nn.Hardswish(), nn.LogSigmoid(), nn.Softsign(), nn.Tanhshrink(), nn.Hardsigmoid()]
+    layers += [nn.Hardtanh(-0.5, 0.8), nn.ReLU6(), nn.Softshrink(0.3), nn.Hardshrink(0.3)]
     return rad.convert(SideBySide({f"{i}": layer for i, layer in enumerate(layers)}), ROUNDED)
 
 

@@ -6,11 +6,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _aten = torch.ops.aten
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+def _celu_backward(one: Tensor, x: Tensor, alpha: float) -> Tensor:
+    inverse = 1 / float(np.float32(alpha))  # torch's, too, is of alpha in single precision
+    result: Tensor = _aten.elu_backward(one, alpha, 1, inverse, False, x)
+    return result
+
+
+def _softsign_backward(one: Tensor, x: Tensor) -> Tensor:
+    below = x.abs() + 1
+    return one / below - x / below / below * x.sgn()
+
 
 _DERIVATIVES: dict[str, Callable[..., Tensor]] = {
     "gelu": lambda one, x, approximate: _aten.gelu_backward(one, x, approximate=approximate),
@@ -21,6 +36,19 @@ _DERIVATIVES: dict[str, Callable[..., Tensor]] = {
     "softplus": _aten.softplus_backward,
     "elu": lambda one, x, alpha: _aten.elu_backward(one, alpha, 1, 1, False, x),
     "leaky_relu": lambda one, x, slope: _aten.leaky_relu_backward(one, x, slope, False),
+    "selu": lambda one, x: _aten.elu_backward(one, _SELU_ALPHA, _SELU_SCALE, 1, False, x),
+    "celu": _celu_backward,
+    "hardswish": _aten.hardswish_backward,
+    "hardsigmoid": _aten.hardsigmoid_backward,
+    "hardtanh": _aten.hardtanh_backward,
+    "relu6": lambda one, x: _aten.hardtanh_backward(one, x, 0, 6),
+    "hardshrink": _aten.hardshrink_backward,
+    "softshrink": _aten.softshrink_backward,
+    "logsigmoid": lambda one, x: _aten.log_sigmoid_backward(
+        one, x, _aten.log_sigmoid_forward(x)[1]
+    ),
+    "softsign": _softsign_backward,
+    "tanhshrink": lambda one, x: one + _aten.tanh_backward(-one, x.tanh()),
 }
 
 

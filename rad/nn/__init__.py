@@ -14,7 +14,27 @@ from rad.nn.activation import ReLU
 from rad.nn.base import Sketching
 from rad.nn.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from rad.nn.dropout import Dropout
-from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
+from rad.nn.elementwise import (
+    CELU,
+    ELU,
+    GELU,
+    SELU,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    Mish,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Softshrink,
+    Softsign,
+    Tanh,
+    Tanhshrink,
+)
 from rad.nn.embedding import Embedding
 from rad.nn.linear import Linear
 from rad.nn.normalization import (
@@ -42,12 +62,14 @@ from rad.nn.slices import Slices
 from rad.nn.transposed_linear import TransposedLinear
 
 __all__ = [
+    "CELU",
     "ELU",
     "GELU",
     "LAYERS",
     "NORMS",
     "RAD_LAYERS",
     "RNN",
+    "SELU",
     "AdaptiveAvgPool2d",
     "AvgPool1d",
     "AvgPool2d",
@@ -64,15 +86,21 @@ __all__ = [
     "Dropout",
     "Embedding",
     "GroupNorm",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LogSigmoid",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
     "Mish",
     "RMSNorm",
     "ReLU",
+    "ReLU6",
     "ReLUAvgPool2d",
     "Sequential",
     "SiLU",
@@ -80,6 +108,9 @@ __all__ = [
     "Sketching",
     "Slices",
     "Softplus",
+    "Softshrink",
+    "Softsign",
     "Tanh",
+    "Tanhshrink",
     "TransposedLinear",
 ]

@@ -10,7 +10,7 @@ from rad.functional.elementwise import derivative_rows
 from rad.functional.in_place import overwrite
 from rad.nn.base import KEY_BYTES, Exact, Sketching
 from rad.nn.serving import as_torch
-from rad.sketches import Identity, Sketch
+from rad.sketches import Identity, Sketch, StochasticRounding
 from rad.sketches.blockwise import Rounding
 
 
@@ -27,6 +27,11 @@ class _Elementwise(Sketching):
     """Its name in `torch.nn.functional`."""
     options: tuple[str, ...] = ()
     """Attributes that are its arguments, in order."""
+    is_two_valued: bool = False
+    """Whether its derivative has two values: with any rounding, one bit then keeps it exactly."""
+
+    of_derivative: Sketch
+    """The sketch of the derivative."""
 
     def __init__(
         self, *arguments: object, sketch: Sketch | None = None, seed: int = 0, **options: object
@@ -34,11 +39,18 @@ class _Elementwise(Sketching):
         super().__init__(*arguments, **options)
         self.set_sketch(sketch or Identity(), seed)
 
+    def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
+        """As of every layer that sketches."""
+        super().set_sketch(sketch, seed, place)
+        if self.is_two_valued and isinstance(sketch, Rounding):
+            sketch = StochasticRounding(1, sketch.block)
+        self.of_derivative = sketch
+
     @property
     def keeps(self) -> str:
         """What is kept for backward, in words."""
         rounded = isinstance(self.sketch, Rounding)
-        return f"{self.sketch} of its derivative" if rounded else "what torch keeps"
+        return f"{self.of_derivative} of its derivative" if rounded else "what torch keeps"
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.sketches_now():
@@ -46,7 +58,7 @@ class _Elementwise(Sketching):
             return exact
         self.place_draws(input.device)
         key = self.draw_key()
-        output = functional.elementwise(input, self.activation, sketch=self.sketch, key=key)
+        output = functional.elementwise(input, self.activation, sketch=self.of_derivative, key=key)
         return overwrite(input, output) if getattr(self, "inplace", False) else output
 
     def sketches_now(self) -> bool:
@@ -57,7 +69,7 @@ class _Elementwise(Sketching):
         """Bytes that the call `output = self(x)` in training keeps for backward."""
         if not isinstance(self.sketch, Rounding):
             return 0  # it is torch's layer then, and what that keeps is beyond RAD's account
-        return KEY_BYTES + self.sketch.nbytes(tuple(derivative_rows(x).shape), output.dtype)
+        return KEY_BYTES + self.of_derivative.nbytes(tuple(derivative_rows(x).shape), output.dtype)
 
     def extra_repr(self) -> str:
         return super().extra_repr().removeprefix(", ")
@@ -110,10 +122,73 @@ class ELU(_Elementwise, nn.ELU):
     function, options = "elu", ("alpha",)
 
 
+class SELU(_Elementwise, nn.SELU):
+    """`torch.nn.SELU` that keeps its rounded derivative (`rad.functional.elementwise`)."""
+
+    function = "selu"
+
+
+class CELU(_Elementwise, nn.CELU):
+    """`torch.nn.CELU` that keeps its rounded derivative (`rad.functional.elementwise`)."""
+
+    function, options = "celu", ("alpha",)
+
+
+class Hardswish(_Elementwise, nn.Hardswish):
+    """`torch.nn.Hardswish` that keeps its rounded derivative (`rad.functional.elementwise`)."""
+
+    function = "hardswish"
+
+
+class LogSigmoid(_Elementwise, nn.LogSigmoid):
+    """`torch.nn.LogSigmoid` that keeps its rounded derivative (`rad.functional.elementwise`)."""
+
+    function = "logsigmoid"
+
+
+class Softsign(_Elementwise, nn.Softsign):
+    """`torch.nn.Softsign` that keeps its rounded derivative (`rad.functional.elementwise`)."""
+
+    function = "softsign"
+
+
+class Tanhshrink(_Elementwise, nn.Tanhshrink):
+    """`torch.nn.Tanhshrink` that keeps its rounded derivative (`rad.functional.elementwise`)."""
+
+    function = "tanhshrink"
+
+
 class LeakyReLU(_Elementwise, nn.LeakyReLU):
-    """`torch.nn.LeakyReLU` that keeps its rounded derivative (`rad.functional.elementwise`).
+    """`torch.nn.LeakyReLU` that keeps which of two values its derivative has, exactly."""
 
-    Of its two values, `StochasticRounding(1)` keeps which it is, exactly.
-    """
+    function, options, is_two_valued = "leaky_relu", ("negative_slope",), True
 
-    function, options = "leaky_relu", ("negative_slope",)
+
+class Hardsigmoid(_Elementwise, nn.Hardsigmoid):
+    """`torch.nn.Hardsigmoid` that keeps which of two values its derivative has, exactly."""
+
+    function, is_two_valued = "hardsigmoid", True
+
+
+class Hardtanh(_Elementwise, nn.Hardtanh):
+    """`torch.nn.Hardtanh` that keeps which of two values its derivative has, exactly."""
+
+    function, options, is_two_valued = "hardtanh", ("min_val", "max_val"), True
+
+
+class ReLU6(_Elementwise, nn.ReLU6):
+    """`torch.nn.ReLU6` that keeps which of two values its derivative has, exactly."""
+
+    function, is_two_valued = "relu6", True
+
+
+class Softshrink(_Elementwise, nn.Softshrink):
+    """`torch.nn.Softshrink` that keeps which of two values its derivative has, exactly."""
+
+    function, options, is_two_valued = "softshrink", ("lambd",), True
+
+
+class Hardshrink(_Elementwise, nn.Hardshrink):
+    """`torch.nn.Hardshrink` that keeps which of two values its derivative has, exactly."""
+
+    function, options, is_two_valued = "hardshrink", ("lambd",), True

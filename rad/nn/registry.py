@@ -11,7 +11,27 @@ from torch import nn
 from rad.nn.activation import ReLU
 from rad.nn.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from rad.nn.dropout import Dropout
-from rad.nn.elementwise import ELU, GELU, LeakyReLU, Mish, Sigmoid, SiLU, Softplus, Tanh
+from rad.nn.elementwise import (
+    CELU,
+    ELU,
+    GELU,
+    SELU,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    Mish,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Softshrink,
+    Softsign,
+    Tanh,
+    Tanhshrink,
+)
 from rad.nn.embedding import Embedding
 from rad.nn.kinds import kind_of
 from rad.nn.linear import Linear
@@ -93,6 +113,17 @@ OPERATORS = (
     Operator(nn.Softplus, Softplus, "softplus"),
     Operator(nn.ELU, ELU, "elu"),
     Operator(nn.LeakyReLU, LeakyReLU, "leaky_relu"),
+    Operator(nn.SELU, SELU, "selu"),
+    Operator(nn.CELU, CELU, "celu"),
+    Operator(nn.Hardswish, Hardswish, "hardswish"),
+    Operator(nn.LogSigmoid, LogSigmoid, "logsigmoid"),
+    Operator(nn.Softsign, Softsign, "softsign"),
+    Operator(nn.Tanhshrink, Tanhshrink, "tanhshrink"),
+    Operator(nn.Hardsigmoid, Hardsigmoid, "hardsigmoid"),
+    Operator(nn.Hardtanh, Hardtanh, "hardtanh"),
+    Operator(nn.ReLU6, ReLU6, "relu6"),
+    Operator(nn.Softshrink, Softshrink, "softshrink"),
+    Operator(nn.Hardshrink, Hardshrink, "hardshrink"),
     Operator(nn.LayerNorm, LayerNorm, "layer_norm", norm=True),
     Operator(nn.RMSNorm, RMSNorm, "rms_norm", norm=True),
     Operator(nn.GroupNorm, GroupNorm, "group_norm", norm=True),

@@ -23,8 +23,7 @@ APART = frozenset(
         *(kind for kind in LAYERS if kind is not nn.RNN),
         *RAD_LAYERS.difference((RNN, BatchNorm1d, BatchNorm2d, BatchNorm3d)),
         *(nn.Identity, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
-        *(nn.ReLU6, nn.Hardswish, nn.Hardtanh, nn.PReLU, nn.SELU, nn.CELU, nn.LogSigmoid),
-        *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
+        *(nn.PReLU, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
     }
 )
 """Layers that treat each example by itself, along the first axis."""

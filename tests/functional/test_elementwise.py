@@ -37,6 +37,19 @@ LAYERS = [
     nn.ELU(alpha=0.7),
     nn.ELU(inplace=True),
     nn.LeakyReLU(0.2),
+    nn.SELU(),
+    nn.SELU(inplace=True),
+    nn.CELU(alpha=0.7),
+    nn.Hardswish(),
+    nn.LogSigmoid(),
+    nn.Softsign(),
+    nn.Tanhshrink(),
+    nn.Hardsigmoid(),
+    nn.Hardtanh(-0.5, 0.8),
+    nn.Hardtanh(inplace=True),
+    nn.ReLU6(),
+    nn.Softshrink(0.3),
+    nn.Hardshrink(0.3),
 ]
 every_layer = pytest.mark.parametrize("layer", LAYERS, ids=str)
 ROUNDINGS = [StochasticRounding(3), DitheredRounding(2)]
@@ -68,6 +81,7 @@ def test_forward_is_torchs_and_the_gradient_reads_the_sketch(
     exact = derivative(layer, x)
     rows = exact.flatten(2) if x.dim() > 3 else exact.reshape(-1, shape[-1] if shape else 1)
     wide = accumulation_dtype(dtype)
+    sketch = converted.of_derivative
     read = sketch.decompress(sketch.compress(rows, key), rows.shape, wide, key)
     product = grad_output.to(wide).view(rows.shape) * read
     assert torch.equal(got, cast(product, dtype, key, READ).view(shape))
@@ -153,6 +167,28 @@ def test_bytes() -> None:
     assert saved_bytes(lambda: layer(x.detach())) == 0
     assert saved_bytes(lambda: layer.eval()(x)) == x.nbytes
     assert "sketch" in repr(layer)
+
+
+TWO_VALUED = [layer for layer in LAYERS if rad.convert(layer, ROUNDINGS[0]).is_two_valued]
+
+
+@pytest.mark.parametrize("layer", TWO_VALUED, ids=str)
+@pytest.mark.parametrize("sketch", [DitheredRounding(2), StochasticRounding(8, 50)], ids=str)
+def test_two_values_are_exact_in_a_bit_with_any_rounding(layer: nn.Module, sketch: Sketch) -> None:
+    converted, x = rad.convert(layer, sketch), torch.randn(10, 64, requires_grad=True)
+    grad_output = torch.randn(10, 64)
+    (got,) = torch.autograd.grad(converted(x * 1), x, grad_output)
+    torch.testing.assert_close(got, grad_output * derivative(layer, x))
+    assert got.count_nonzero() > 0
+    grids = 10 if sketch.block is None else 13
+    assert saved_bytes(lambda: converted(x * 1)) == 640 // 8 + grids * 8 + 8
+    assert "bits=1" in converted.keeps
+
+
+def test_which_layers_have_two_values() -> None:
+    names = {type(layer).__name__ for layer in TWO_VALUED}
+    shrinking = {"Softshrink", "Hardshrink"}
+    assert names == {"LeakyReLU", "Hardsigmoid", "Hardtanh", "ReLU6"} | shrinking
 
 
 def test_a_second_derivative_complex_numbers_and_unknown_variances_are_refused() -> None:

@@ -37,7 +37,8 @@ ARGUMENTS: dict[type[nn.Module], tuple[tuple[Any, ...], tuple[int, ...]]] = {
 }
 """Constructor's arguments and input's shape of the layers that are not elementwise."""
 
-IN_PLACE = [nn.ReLU, nn.SiLU, nn.Mish, nn.ELU, nn.LeakyReLU, nn.Dropout]
+IN_PLACE = [nn.ReLU, nn.SiLU, nn.Mish, nn.ELU, nn.LeakyReLU, nn.SELU, nn.CELU, nn.Hardswish]
+IN_PLACE += [nn.Hardsigmoid, nn.Hardtanh, nn.ReLU6, nn.Dropout]
 
 every_layer = pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
 

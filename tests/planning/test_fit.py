@@ -121,7 +121,7 @@ def test_a_plan_says_what_it_cannot_sketch() -> None:
     plan = rad.fit(model, (torch.rand(4, 20),), lambda out: out[0].sum(), 0.5)
     assert "no RAD layer for this type" in str(plan)
     with pytest.raises(UsageError, match="nothing to sketch"):
-        rad.fit(nn.Sequential(nn.LogSigmoid()), (torch.rand(4, 20),), lambda out: out.sum(), 0.5)
+        rad.fit(nn.Sequential(nn.Softmax(1)), (torch.rand(4, 20),), lambda out: out.sum(), 0.5)
 
 
 @pytest.mark.parametrize(
