@@ -1,6 +1,6 @@
 """The fused recurrence against the eager operator, draw for draw.
 
-Run by test_recurrent.py in a process of its own: on the CPU, Triton interprets kernels only if it
+Run by test_kernels.py in a process of its own: on the CPU, Triton interprets kernels only if it
 is set so before it is first imported.
 """
 

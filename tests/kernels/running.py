@@ -26,6 +26,7 @@ def program(interpreted: bool, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def check(name: str) -> None:
-    """Run the checks in that file: interpreted, or on the GPU where there is one."""
-    program(not torch.cuda.is_available(), "-m", "pytest", "-x", str(HERE / f"{name}_checks.py"))
+def check(*names: str) -> None:
+    """Run the checks in those files: interpreted, or on the GPU where there is one."""
+    files = [str(HERE / f"{name}_checks.py") for name in names]
+    program(not torch.cuda.is_available(), "-m", "pytest", "-x", *files)

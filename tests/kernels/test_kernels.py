@@ -14,9 +14,10 @@ from rad.pde import ReactionDiffusion, control_loss
 from rad.sketches import DifferentSample, Identity, SameSample, make_key
 
 
-@pytest.mark.parametrize("name", ["relu", "rounding", "sampling"])
-def test_kernels_equal_torchs_operators(name: str) -> None:
-    check(name)
+@pytest.mark.parametrize("names", ["rounding", "relu sampling recurrent"])
+def test_kernels_equal_torchs_operators(names: str) -> None:
+    """In two processes, for two cores."""
+    check(*names.split())
 
 
 def test_a_cpu_and_tensors_without_memory_take_none() -> None:
