@@ -6,6 +6,9 @@ under `eval()` or `torch.no_grad()` it is torch's module (`Dropout` draws its ow
 is in training mode). Norms sketch only where they are asked to: `rad.convert(..., path=)`. Beside
 them stand `Slices`, a sequence that cuts its batch, `ReLUAvgPool2d`, and `Sketching`, the mixin of
 layers that sketch.
+is in training mode). Norms and a softmax sketch only where they are asked to:
+`rad.convert(..., path=)`. Beside them stand `Slices`, a sequence that cuts its batch,
+`ReLUAvgPool2d`, and `Sketching`, the mixin of layers that sketch.
 
 A new layer is a file here, and a row in `rad.nn.registry`.
 """
@@ -59,6 +62,7 @@ from rad.nn.recurrent import RNN
 from rad.nn.registry import LAYERS, NORMS, RAD_LAYERS
 from rad.nn.sequential import Sequential
 from rad.nn.slices import Slices
+from rad.nn.softmax import Softmax
 from rad.nn.transposed_linear import TransposedLinear
 
 __all__ = [
@@ -107,6 +111,7 @@ __all__ = [
     "Sigmoid",
     "Sketching",
     "Slices",
+    "Softmax",
     "Softplus",
     "Softshrink",
     "Softsign",

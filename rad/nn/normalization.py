@@ -10,32 +10,16 @@ from torch import Tensor, nn
 from rad import functional
 from rad.dtypes import accumulation_dtype
 from rad.functional.batch_normalization import rows_shape
-from rad.functional.dithered import check_quadratic
-from rad.nn.base import KEY_BYTES, Exact, Sketching
-from rad.nn.serving import as_torch
-from rad.sketches import Identity, Sketch
+from rad.nn.base import KEY_BYTES, Exact
+from rad.nn.quadratic import Quadratic
+from rad.sketches import Identity
 
 
-class _Norm(Sketching):
+class _Norm(Quadratic):
     """A normalisation that keeps `DitheredRounding` of its normalised input, and its scales.
 
-    The gradients by the input and the weight are unbiased, that by the bias is exact. With
-    `Identity`, in evaluation mode and without gradients it is torch's layer. Raises UsageError for
-    other sketches, which would bias the gradient by the input.
+    The gradients by the input and the weight are unbiased, that by the bias is exact.
     """
-
-    on_path = True
-
-    def __init__(
-        self, *arguments: Any, sketch: Sketch | None = None, seed: int = 0, **options: Any
-    ) -> None:
-        super().__init__(*arguments, **options)
-        self.set_sketch(sketch or Identity(), seed)
-
-    def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
-        """As of every layer that sketches; raises UsageError for a sketch that would bias."""
-        check_quadratic(sketch)
-        super().set_sketch(sketch, seed, place)
 
     @property
     def keeps(self) -> str:
@@ -44,23 +28,9 @@ class _Norm(Sketching):
             return "what torch keeps"
         return f"{self.sketch} of its normalised input, and the scales"
 
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.sketches_now():
-            exact: Tensor = as_torch(super().forward, input)
-            return exact
-        self.place_draws(input.device)
-        return self._sketched(input, {"sketch": self.sketch, "key": self.next_key()})
-
-    def _sketched(self, x: Tensor, how: dict[str, Any]) -> Tensor:
-        raise NotImplementedError
-
     def _rows(self, x: Tensor) -> tuple[tuple[int, int], int]:
         """The shape that the sketch acts on, and how many scales there are."""
         raise NotImplementedError
-
-    def sketches_now(self) -> bool:
-        """Whether a call would sketch: `Sketching.sketches_now`, and the sketch is a rounding."""
-        return super().sketches_now() and not isinstance(self.sketch, Identity)
 
     def kept_bytes(self, x: Tensor, output: Tensor, exact: Exact) -> int:
         """Bytes that the call `output = self(x)` in training keeps for backward."""
@@ -74,9 +44,6 @@ class _Norm(Sketching):
         shape, scales = self._rows(x)
         scale_bytes = scales * wide.itemsize if x.requires_grad else 0
         return KEY_BYTES + scale_bytes + self.sketch.nbytes(shape, wide)
-
-    def extra_repr(self) -> str:
-        return super().extra_repr().removeprefix(", ")
 
 
 class LayerNorm(_Norm, nn.LayerNorm):

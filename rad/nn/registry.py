@@ -55,6 +55,7 @@ from rad.nn.pooling import (
     ReLUAvgPool2d,
 )
 from rad.nn.recurrent import RNN
+from rad.nn.softmax import Softmax
 from rad.nn.transposed_linear import TransposedLinear
 
 Question = Literal["output_kept", "sequence_read"]
@@ -72,7 +73,8 @@ class Operator:
     them as they are. `asks` is what decides what the layer keeps: conversion sets the layer's
     attribute of that name. A `stepwise` layer forms its
     weights' gradients step by step inside one call, which hooks around the call do not see.
-    A `norm` makes the gradient by its input random, and is replaced only where that is asked for.
+    A `norm` makes the gradient by its input random, and is replaced only where that is asked for; a
+    softmax counts as one.
     """
 
     torch: type[nn.Module]
@@ -130,6 +132,7 @@ OPERATORS = (
     Operator(nn.BatchNorm1d, BatchNorm1d, "batch_norm", norm=True),
     Operator(nn.BatchNorm2d, BatchNorm2d, "batch_norm", norm=True),
     Operator(nn.BatchNorm3d, BatchNorm3d, "batch_norm", norm=True),
+    Operator(nn.Softmax, Softmax, "softmax", norm=True),
 )
 
 Kinds = dict[type[nn.Module], type[nn.Module]]

@@ -17,11 +17,12 @@ from rad.nn.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from rad.nn.recurrent import RNN
 from rad.nn.registry import LAYERS, RAD_LAYERS
 from rad.nn.sequential import Sequential
+from rad.nn.softmax import Softmax
 
 APART = frozenset(
     {
         *(kind for kind in LAYERS if kind is not nn.RNN),
-        *RAD_LAYERS.difference((RNN, BatchNorm1d, BatchNorm2d, BatchNorm3d)),
+        *RAD_LAYERS.difference((RNN, BatchNorm1d, BatchNorm2d, BatchNorm3d, Softmax)),
         *(nn.Identity, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
         *(nn.PReLU, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
     }

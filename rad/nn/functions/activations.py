@@ -14,71 +14,71 @@ from rad import functional
 from rad.functional.activation import Activation
 from rad.functional.in_place import overwrite
 from rad.nn.calls import Pass
-from rad.nn.functions.registry import (
-    has_gradient,
-    of_derivative,
-    serves,
-)
-from rad.sketches import Identity
-
-T = Tensor
+from rad.nn.functions.registry import Server, has_gradient, of_derivative, serves
+from rad.sketches import Identity, StochasticRounding
+from rad.sketches.blockwise import Rounding
 
 
-def _elementwise(run: Pass, x: Any, activation: Callable[[T], T], inplace: bool = False) -> Any:
-    """A function number by number, of which a rounding of the derivative is kept."""
+def _elementwise(
+    run: Pass,
+    x: Any,
+    activation: Callable[[Tensor], Tensor],
+    inplace: bool = False,
+    is_two_valued: bool = False,
+) -> Any:
+    """A function number by number; of two-valued derivatives a bit tells which, exactly."""
     sketch = run.calls.of_derivatives
     if isinstance(sketch, Identity) or not has_gradient(x):
         return NotImplemented
+    if is_two_valued and isinstance(sketch, Rounding):
+        sketch = StochasticRounding(1, sketch.block)
     key = run.next_key(x.device)
     output = functional.elementwise(x, activation, sketch=sketch, key=key)
     return overwrite(x, output) if inplace else output
 
 
-@serves(torch.tanh, T.tanh, keeps=of_derivative)
-def _tanh(run: Pass, input: Any, **others: Any) -> Any:
-    return NotImplemented if others else _elementwise(run, input, Activation("tanh"))
+def _activation(name: str, is_two_valued: bool = False, **options: Any) -> Server:
+    """Serves `name(input, *options, inplace=False)`, the options in torch's order."""
+    order = [*options, "inplace"]
+
+    def server(run: Pass, input: Any, *arguments: Any, **given: Any) -> Any:
+        if len(arguments) > len(order) or not set(given) <= set(order):
+            return NotImplemented
+        values = {**options, "inplace": False} | dict(zip(order, arguments, strict=False)) | given
+        inplace = values.pop("inplace")
+        activation = Activation(name, tuple(values.values()))
+        return _elementwise(run, input, activation, inplace, is_two_valued)
+
+    return server
 
 
-@serves(torch.sigmoid, T.sigmoid, F.sigmoid, keeps=of_derivative)
-def _sigmoid(run: Pass, input: Any, **others: Any) -> Any:
-    return NotImplemented if others else _elementwise(run, input, Activation("sigmoid"))
+for _functions, _server in {
+    (torch.tanh, Tensor.tanh): _activation("tanh"),
+    (torch.sigmoid, Tensor.sigmoid, F.sigmoid): _activation("sigmoid"),
+    (F.gelu,): _activation("gelu", approximate="none"),
+    (F.silu,): _activation("silu"),
+    (F.mish,): _activation("mish"),
+    (F.softplus,): _activation("softplus", beta=1, threshold=20),
+    (F.elu,): _activation("elu", alpha=1.0),
+    (F.selu, torch.selu): _activation("selu"),
+    (F.celu, torch.celu): _activation("celu", alpha=1.0),
+    (F.hardswish,): _activation("hardswish"),
+    (F.logsigmoid,): _activation("logsigmoid"),
+    (F.softsign,): _activation("softsign"),
+    (F.tanhshrink,): _activation("tanhshrink"),
+    (F.leaky_relu,): _activation("leaky_relu", True, negative_slope=0.01),
+    (F.hardsigmoid,): _activation("hardsigmoid", True),
+    (F.hardtanh,): _activation("hardtanh", True, min_val=-1.0, max_val=1.0),
+    (F.relu6,): _activation("relu6", True),
+    (F.softshrink,): _activation("softshrink", True, lambd=0.5),
+    (F.hardshrink, torch.hardshrink): _activation("hardshrink", True, lambd=0.5),
+}.items():
+    serves(*_functions, keeps=of_derivative)(_server)
 
 
-@serves(F.gelu, keeps=of_derivative)
-def _gelu(run: Pass, input: Any, approximate: str = "none", **others: Any) -> Any:
-    if others:
-        return NotImplemented
-    return _elementwise(run, input, Activation("gelu", (approximate,)))
-
-
-@serves(F.silu, keeps=of_derivative)
-def _silu(run: Pass, input: Any, inplace: bool = False) -> Any:
-    return _elementwise(run, input, Activation("silu"), inplace)
-
-
-@serves(F.mish, keeps=of_derivative)
-def _mish(run: Pass, input: Any, inplace: bool = False) -> Any:
-    return _elementwise(run, input, Activation("mish"), inplace)
-
-
-@serves(F.softplus, keeps=of_derivative)
-def _softplus(run: Pass, input: Any, beta: float = 1, threshold: float = 20) -> Any:
-    return _elementwise(run, input, Activation("softplus", (beta, threshold)))
-
-
-@serves(F.elu, keeps=of_derivative)
-def _elu(run: Pass, input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
-    return _elementwise(run, input, Activation("elu", (alpha,)), inplace)
-
-
-@serves(F.leaky_relu, keeps=of_derivative)
-def _leaky_relu(run: Pass, input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:
-    return _elementwise(run, input, Activation("leaky_relu", (negative_slope,)), inplace)
-
-
-@serves(torch.pow, T.pow, T.__pow__, keeps=of_derivative)
+@serves(torch.pow, Tensor.pow, Tensor.__pow__, keeps=of_derivative)
 def _pow(run: Pass, input: Any, exponent: Any, **others: Any) -> Any:
-    """A power that is a number; squares, cubes: what keeps its input."""
+    """A power that is a number, such as a square, of which torch keeps the input."""
     if others or not isinstance(exponent, int | float) or exponent in (0, 1):
         return NotImplemented
     return _elementwise(run, input, partial(torch.pow, exponent=exponent))
