@@ -59,25 +59,28 @@ def test_the_house_has_few_floors_and_loose_modules() -> None:
     assert max(len(text.splitlines()) for text in modules.values()) <= 330
 
 
-def _loaded(program: str, *absent: str) -> set[str]:
-    """The top-level packages that a fresh process has loaded; those of `absent` cannot be."""
+def _run(program: str, *absent: str) -> tuple[str, set[str]]:
+    """What a fresh process, in which those packages cannot be loaded, prints; the packages that it
+    has loaded."""
     hide = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
     show = "\nprint(*{name.partition('.')[0] for name, m in sys.modules.items() if m})"
     done = subprocess.run(
         [sys.executable, "-c", hide + program + show], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.split("\n")[-2].split())
+    *printed, loaded = done.stdout.splitlines()
+    return "\n".join(printed), set(loaded.split())
 
 
 def test_plotting_and_results_load_no_torch() -> None:
-    assert "torch" not in _loaded("import rad.plotting, rad.results")
-    assert "torch" in _loaded("import rad; rad.convert")  # the control
+    assert "torch" not in _run("import rad.plotting, rad.results")[1]
+    assert "torch" in _run("import rad; rad.convert")[1]  # the control
 
 
 TRAIN = """
 import rad, torch
 from torch import nn
+torch.manual_seed(3)
 
 layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2)
 model = nn.Sequential(*layers, nn.Unflatten(1, (1, 2)), nn.RNN(2, 3, batch_first=True))
@@ -91,22 +94,14 @@ rad.fit(model, x, lambda out: out[0].sum(), 0.5)
 """
 
 
-def test_the_library_needs_torch_numpy_and_numba_only() -> None:
+def test_the_library_needs_torch_numpy_and_numba_only_and_draws_the_same_without_numba() -> None:
     others = (*imports.EXPERIMENTS, "yaml", "sklearn", "tqdm", "networkx", "scipy")
-    assert "numba" in _loaded(TRAIN, *others)
-
-
-def test_without_numba_torch_draws_the_same() -> None:
-    def gradients(*absent: str) -> str:
-        hide = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
-        seeded = "import torch; torch.manual_seed(3)\n"
-        done = subprocess.run(
-            [sys.executable, "-c", hide + seeded + TRAIN], capture_output=True, text=True, cwd=ROOT
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert gradients("numba") == gradients()
+    gradients, loaded = _run(TRAIN, *others)
+    assert "numba" in loaded
+    without, loaded = _run(TRAIN, "numba")
+    assert "numba" not in loaded
+    assert gradients
+    assert gradients == without
 
 
 def test_public_names_are_there() -> None:

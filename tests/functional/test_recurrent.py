@@ -177,7 +177,7 @@ def test_gradients_under_autocast_in_the_backward_pass() -> None:
 
 @both
 def test_gradcheck_passes_with_identity_only(nonlinearity: Any) -> None:
-    inputs = leaves(3, 2, 7, 6)
+    inputs = leaves(2, 2, 5, 5)
 
     def check(sketch: Sketch) -> bool:
         def function(*given: Tensor) -> Any:
@@ -306,7 +306,7 @@ def test_estimator_is_unbiased_with_the_stated_variance(sketch: Sketch) -> None:
         return sketch.contract_steps(delta, kept, states.shape, keys).t()
 
     exact = torch.einsum("tbo,tbi->oi", delta, states)
-    samples = draws(estimate, 20_000)
+    samples = draws(estimate, 12_000)
     check_unbiased(samples, exact)
     check_biased_is_caught(samples, exact)
     check_mean_square(samples, exact, rnn_weight_grad_variance(states, delta, sketch).item())
@@ -318,7 +318,7 @@ def test_gradients_of_the_layer_are_unbiased() -> None:
     cotangents = [torch.randn_like(output), torch.randn_like(h_n)]
     truth = torch.cat([g.flatten() for g in gradients((output, h_n), cotangents, inputs)[2:4]])
     samples = []
-    for i in range(2500):
+    for i in range(2000):  # 1,760 are needed
         outputs = rnn(*inputs, sketch=sketch, key=fold_in(make_key(2), i))  # type: ignore[arg-type]
         grads = gradients(outputs, cotangents, inputs[2:4])
         samples.append(torch.cat([g.flatten() for g in grads]))

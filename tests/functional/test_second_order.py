@@ -207,8 +207,10 @@ def test_a_physics_informed_loss_is_exact_where_everything_is_kept(
         torch.testing.assert_close(mine, reference)
 
 
-@pytest.mark.parametrize("sketch", [rad.DifferentSample(0.5), rad.DitheredRounding(2)], ids=str)
-def test_a_physics_informed_loss_is_unbiased(sketch: Sketch) -> None:
+@pytest.mark.parametrize(
+    ("sketch", "n"), [(rad.DifferentSample(0.5), 1000), (rad.DitheredRounding(2), 200)], ids=str
+)
+def test_a_physics_informed_loss_is_unbiased(sketch: Sketch, n: int) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
     net.double()
@@ -220,6 +222,6 @@ def test_a_physics_informed_loss_is_unbiased(sketch: Sketch) -> None:
         return torch.cat([grad.flatten() for grad in found])
 
     model = rad.convert(net, dict.fromkeys(("0", "2", "4"), sketch))
-    samples = torch.stack([gradient(model) for _ in range(1000)])
+    samples = torch.stack([gradient(model) for _ in range(n)])  # 740 and 20 are needed
     check_unbiased(samples, gradient(net))
     check_biased_is_caught(samples, gradient(net))

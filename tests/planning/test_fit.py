@@ -79,8 +79,10 @@ def test_peak_budgets_are_met(variant: str) -> None:
     least = full.memory.parameter_bytes + int(0.99 * full.memory.peak_bytes)
     plan = rad.fit(model, (x,), loss, least, variant, kind="peak")
     converted = rad.convert(model, plan.sketch)
-    peak = peak_bytes(lambda: loss(converted(x[: plan.batch_size].clone())).backward())
-    assert parameter_bytes(model) + peak <= least * 1.01
+    for _ in range(3):  # each with draws of its own
+        converted.zero_grad()
+        peak = peak_bytes(lambda: loss(converted(x[: plan.batch_size].clone())).backward())
+        assert parameter_bytes(model) + peak <= least * 1.01
     assert plan.memory.peak_bytes + plan.memory.parameter_bytes <= least
     assert plan.kind == "peak"
     with pytest.raises(UsageError, match="at its peak"):
@@ -92,7 +94,8 @@ def test_networks_it_was_not_written_for(name: str) -> None:
     torch.manual_seed(0)
     model = getattr(torchvision.models, name)(weights=None, num_classes=10)
     model.classifier = nn.Sequential(nn.Linear(9216 if name == "alexnet" else 25088, 10))
-    x, y = torch.rand(2, 3, 64, 64), torch.tensor([0, 1])
+    side = 64 if name == "alexnet" else 32
+    x, y = torch.rand(2, 3, side, side), torch.tensor([0, 1])
 
     def mean_loss(out: Tensor) -> Tensor:
         return F.cross_entropy(out, y[: len(out)].clone())

@@ -13,7 +13,7 @@ from rad.errors import UsageError
 from rad.planning.auto import layer_options
 from rad.planning.probe import Trial
 
-X = torch.randn(10, 6)
+X = torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
 
 
 def loss(out: Tensor) -> Tensor:
@@ -124,7 +124,8 @@ def test_the_predicted_noise_is_the_measured_one(net: type[Net]) -> None:
         for x, grad in calls
     )
     converted = rad.convert(model, sketch, seed=1)
-    samples = torch.stack([gradient(converted) for _ in range(5000)])
+    n = 5000 if net is TiedToAnEmbedding else 1500  # 3,800, and of the others at most 1,000 needed
+    samples = torch.stack([gradient(converted) for _ in range(n)])
     check_mean_square(samples, gradient(model), predicted)
 
 
