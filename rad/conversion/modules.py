@@ -69,7 +69,9 @@ def convert(
     rank among several processes of torch.distributed; every `torch.nn.ReLU` keeps one bit per unit,
     or nothing where the layer after it keeps its output exactly; other activation functions keep
     their derivative where `sketch` is a `StochasticRounding` or `DitheredRounding`, and else what
-    torch keeps; pooling, dropout and embeddings keep what their backward pass needs.
+    torch keeps; `torch.nn.LSTM` and `torch.nn.GRU` keep derivatives, too, where it is one of these,
+    and else their input and states, exactly; pooling, dropout and embeddings keep what their
+    backward pass needs.
     A `torch.nn.Sequential` runs its linear layers and ReLUs together where nobody looks between
     them (`rad.nn.Sequential`).
     What lies on the gradient's path stays as it is, unless `path`, a `DitheredRounding`, is given:

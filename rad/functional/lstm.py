@@ -22,6 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rad import backends
 from rad.functional.cells import Cell
 from rad.functional.gated import gated
 from rad.sketches.base import Sketch
@@ -42,6 +43,9 @@ class LSTMCell(Cell):
     def advance(self, work: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor) -> None:
         assert c is not None
         units = h.shape[2]
+        if _in_loops(work):
+            self._advance_in_loops(work, h, c, w_hh)
+            return
         parts = (work[..., : 4 * units], work[..., : 3 * units], *_blocks(work, units))
         steps = zip(*(part.unbind() for part in parts), strict=True)
         before_h, before_c = h[0], c[0]
@@ -55,11 +59,26 @@ class LSTMCell(Cell):
             torch.mul(o, tanh_c, out=h_t)
             before_h, before_c = h_t, c_t
 
+    def _advance_in_loops(self, work: Tensor, h: Tensor, c: Tensor, w_hh: Tensor) -> None:
+        from rad.functional import lstm_loops
+
+        arrays = work.numpy(), c.numpy(), h.numpy()
+        products = work[..., : 4 * h.shape[2]]
+        steps = zip(products.unbind(), h[:-1].unbind(), strict=True)
+        for t, (products_t, before) in enumerate(steps):
+            products_t.addmm_(before, w_hh)
+            lstm_loops.activate(*arrays, t)
+
     def again(self, work: Tensor, h_before: Tensor, c: Tensor | None, w_hh: Tensor) -> None:
         assert c is not None
         units = h_before.shape[2]
-        _, i, f, g, tanh_c = _blocks(work, units)
         work.flatten(0, 1)[:, : 4 * units].addmm_(h_before.flatten(0, 1), w_hh)
+        if _in_loops(work):
+            from rad.functional import lstm_loops
+
+            lstm_loops.activate_again(work.numpy(), c.numpy())
+            return
+        _, i, f, g, tanh_c = _blocks(work, units)
         work[..., : 3 * units].sigmoid_()
         g.tanh_()
         torch.mul(i, g, out=c[1:])
@@ -70,6 +89,11 @@ class LSTMCell(Cell):
 
     def factors(self, work: Tensor, h_before: Tensor, c: Tensor | None, out: Tensor) -> None:
         assert c is not None
+        if _in_loops(work):
+            from rad.functional import lstm_loops
+
+            lstm_loops.factors(work.numpy(), c.numpy(), out.numpy())
+            return
         o, i, f, g, tanh_c = _blocks(work, h_before.shape[2])
         a, forget, b_o, b_i, b_f, b_g = out.unbind(1)
         _tanh_backward(o, tanh_c, grad_input=a)
@@ -89,6 +113,9 @@ class LSTMCell(Cell):
         w_hh: Tensor,
     ) -> None:
         assert grad_c is not None
+        if _in_loops(delta):
+            self._sweep_in_loops(factors, delta, grad_h, grad_c, outer, w_hh)
+            return
         blocks = delta.unflatten(2, (4, -1)).transpose(1, 2)  # (n, 4, B, H)
         of_state, of_cell = blocks[:, 0], blocks[:, 1:]
         a, forget, b_o = factors[:, :3].unbind(1)
@@ -99,10 +126,36 @@ class LSTMCell(Cell):
             torch.mul(grad_h, b_o_t, out=of_state_t)
             torch.mul(b_t, grad_c, out=of_cell_t)
             grad_c.mul_(f_t)
-            if outer_t is None:
-                torch.mm(delta_t, w_hh, out=grad_h)
-            else:
-                torch.addmm(outer_t, delta_t, w_hh, out=grad_h)
+            _step_back(delta_t, w_hh, outer_t, grad_h)
+
+    def _sweep_in_loops(
+        self,
+        factors: Tensor,
+        delta: Tensor,
+        grad_h: Tensor,
+        grad_c: Tensor,
+        outer: list[Tensor | None],
+        w_hh: Tensor,
+    ) -> None:
+        from rad.functional import lstm_loops
+
+        arrays = factors.numpy(), grad_h.numpy(), grad_c.numpy(), delta.numpy()
+        steps = list(zip(delta.unbind(), outer, strict=True))
+        for t, (delta_t, outer_t) in reversed(list(enumerate(steps))):
+            lstm_loops.back(*arrays, t)
+            _step_back(delta_t, w_hh, outer_t, grad_h)
+
+
+def _in_loops(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and backends.in_loops(x)
+
+
+def _step_back(delta: Tensor, w_hh: Tensor, outer: Tensor | None, grad_h: Tensor) -> None:
+    """The gradient by the state before a step, into `grad_h`."""
+    if outer is None:
+        torch.mm(delta, w_hh, out=grad_h)
+    else:
+        torch.addmm(outer, delta, w_hh, out=grad_h)
 
 
 def _blocks(work: Tensor, units: int) -> tuple[Tensor, ...]:

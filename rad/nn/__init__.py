@@ -39,6 +39,7 @@ from rad.nn.elementwise import (
     Tanhshrink,
 )
 from rad.nn.embedding import Embedding
+from rad.nn.gated import GRU, LSTM
 from rad.nn.linear import Linear
 from rad.nn.normalization import (
     BatchNorm1d,
@@ -69,7 +70,9 @@ __all__ = [
     "CELU",
     "ELU",
     "GELU",
+    "GRU",
     "LAYERS",
+    "LSTM",
     "NORMS",
     "RAD_LAYERS",
     "RNN",

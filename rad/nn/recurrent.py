@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -15,18 +14,9 @@ from rad.functional.noise_response import NoiseResponse
 from rad.functional.recurrent import Nonlinearity, rnn
 from rad.functional.recurrent_fused import can_fuse
 from rad.nn.base import KEY_BYTES, Exact, Sketching
+from rad.nn.recurrent_stack import States, Unread, directions_of, run_layers, sizes_of
 from rad.packing.bits import packed_bytes
 from rad.sketches import Identity, Sketch, fold_in
-
-
-class _Unread:
-    """Stands for an output sequence that was not made."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(
-            "this output sequence was found to be unread when the model was converted, and was "
-            "not made: set sequence_read = True on the RNN layer to have it"
-        )
 
 
 class RNN(Sketching, nn.RNN):
@@ -85,11 +75,8 @@ class RNN(Sketching, nn.RNN):
 
     def kept_bytes(self, x: Tensor, output: Any, exact: Exact) -> int:
         """Bytes that the call `output = self(x)` in training keeps for backward."""
-        batched = x.dim() == 3
-        steps = x.shape[1 if self.batch_first and batched else 0]
-        batch = x.shape[0 if self.batch_first else 1] if batched else 1
-        dtype = output[1].dtype
-        directions = 2 if self.bidirectional else 1
+        steps, batch = sizes_of(self, x)
+        dtype, directions = output[1].dtype, directions_of(self)
         total = 0
         for place in range(self.num_layers):
             features = self.hidden_size * directions if place else self.input_size
@@ -125,12 +112,12 @@ class RNN(Sketching, nn.RNN):
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence | _Unread, Tensor]:
+    ) -> tuple[Tensor | PackedSequence | Unread, Tensor]:
         if not self.sketches_now():
             exact: tuple[Tensor | PackedSequence, Tensor] = super().forward(input, hx)  # type: ignore[has-type]
             return exact
         output, h_n = self._run(input, hx, self.sketch, self.draw_key(), self.sequence_read)
-        return _Unread() if output is None else output, h_n
+        return Unread() if output is None else output, h_n
 
     def last_state(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """h_n alone: the output of the last layer never stands in memory as a sequence.
@@ -156,47 +143,23 @@ class RNN(Sketching, nn.RNN):
                 "a PackedSequence cannot be sketched: give sequences of one length as a tensor "
                 "(batches sorted by length), or keep torch.nn.RNN for this layer"
             )
-        batched = input.dim() == 3
-        if not batched:
-            batch_axis = int(not self.batch_first)
-            input = input.unsqueeze(batch_axis)
-            hx = hx if hx is None else hx.unsqueeze(1)
-        directions = 2 if self.bidirectional else 1
-        if hx is None:
-            batch = input.shape[0 if self.batch_first else 1]
-            hx = input.new_zeros(self.num_layers * directions, batch, self.hidden_size)
-        self.check_forward_args(input, hx, None)
 
-        x = input.transpose(0, 1) if self.batch_first else input
-        output: Tensor | None = None
-        last = []
-        for layer in range(self.num_layers):
-            top = layer == self.num_layers - 1
-            outputs = []
-            for direction in range(directions):
-                place = layer * directions + direction
-                weights = [getattr(self, name) for name in self._all_weights[place]]
-                output, h_n = rnn(
-                    x.flip(0) if direction else x,
-                    hx[place],
-                    *weights,
-                    nonlinearity=self.nonlinearity,
-                    sketch=sketch,
-                    key=fold_in(key, place),
-                    return_sequence=return_sequence or not top,
-                )
-                last.append(h_n)
-                if output is not None:
-                    outputs.append(output.flip(0) if direction else output)
-            if len(outputs) == 2:
-                output = torch.cat(outputs, 2)
-            if output is not None and not top:
-                x = F.dropout(output, self.dropout, self.training) if self.dropout else output
-        h_n = torch.stack(last)
-        if not batched:
-            return output if output is None else output.squeeze(1), h_n.squeeze(1)
-        if output is not None and self.batch_first:
-            output = output.transpose(0, 1)
+        def run(
+            x: Tensor, before: States, weights: list[Tensor], place: int, wanted: bool
+        ) -> tuple[Tensor | None, States]:
+            output, h_n = rnn(
+                x,
+                before[0],
+                *weights,
+                nonlinearity=self.nonlinearity,
+                sketch=sketch,
+                key=fold_in(key, place),
+                return_sequence=wanted,
+            )
+            return output, (h_n,)
+
+        states = None if hx is None else (hx,)
+        output, (h_n,) = run_layers(self, input, states, 1, run, return_sequence)
         return output, h_n
 
     def extra_repr(self) -> str:

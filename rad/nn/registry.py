@@ -33,6 +33,7 @@ from rad.nn.elementwise import (
     Tanhshrink,
 )
 from rad.nn.embedding import Embedding
+from rad.nn.gated import GRU, LSTM
 from rad.nn.kinds import kind_of
 from rad.nn.linear import Linear
 from rad.nn.normalization import (
@@ -107,6 +108,8 @@ OPERATORS = (
     Operator(nn.Dropout, Dropout, "dropout", ("native_dropout",)),
     Operator(nn.Embedding, Embedding, "embedding", ("embedding",)),
     Operator(nn.RNN, RNN, "rnn", asks="sequence_read", stepwise=True),
+    Operator(nn.LSTM, LSTM, "lstm", asks="sequence_read", stepwise=True),
+    Operator(nn.GRU, GRU, "gru", asks="sequence_read", stepwise=True),
     Operator(nn.GELU, GELU, "gelu"),
     Operator(nn.SiLU, SiLU, "silu"),
     Operator(nn.Mish, Mish, "mish"),

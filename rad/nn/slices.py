@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rad.errors import UsageError
 from rad.functional.slices import in_slices
+from rad.nn.gated import GRU, LSTM
 from rad.nn.kinds import kind_of
 from rad.nn.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from rad.nn.recurrent import RNN
@@ -21,8 +22,8 @@ from rad.nn.softmax import Softmax
 
 APART = frozenset(
     {
-        *(kind for kind in LAYERS if kind is not nn.RNN),
-        *RAD_LAYERS.difference((RNN, BatchNorm1d, BatchNorm2d, BatchNorm3d, Softmax)),
+        *(kind for kind in LAYERS if not issubclass(kind, nn.RNNBase)),
+        *RAD_LAYERS.difference((RNN, LSTM, GRU, BatchNorm1d, BatchNorm2d, BatchNorm3d, Softmax)),
         *(nn.Identity, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
         *(nn.PReLU, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
     }

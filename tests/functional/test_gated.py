@@ -9,6 +9,7 @@ from gated_reference import unrolled
 from torch import Tensor, nn
 from unbiased import check_biased_is_caught, check_unbiased
 
+from rad import backends
 from rad.functional import gated_kept, gru, lstm
 from rad.functional.gated_kept import Plan
 from rad.functional.gru import GRU_CELL
@@ -145,6 +146,39 @@ def test_a_gradient_of_one_output_alone(kind: str, sketch: Sketch) -> None:
         wanted = inputs[3 if kind == "lstm" else 2 :]  # those that reach every output
         actual = gradients(output, cotangent, wanted)
         torch.testing.assert_close(actual, gradients(expected, cotangent, wanted))
+
+
+@every_kind
+@pytest.mark.parametrize("sketch", [Identity(), StochasticRounding(8)], ids=str)
+@pytest.mark.parametrize("in_loops", [True, False], ids=["loops", "torch"])
+def test_float32(
+    kind: str, sketch: Sketch, in_loops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_loops:
+        monkeypatch.setattr(backends, "in_loops", lambda x: False)
+    inputs = leaves(kind, 11, 3, 4, 20, dtype=torch.float32)
+    exact, actual = torchs(kind, inputs), run(kind, inputs, sketch, make_key(0))
+    torch.testing.assert_close(actual, exact)
+    cotangents = [torch.randn_like(t) for t in exact]
+    double = [t.detach().double().requires_grad_() for t in inputs]
+    if sketch == Identity():
+        reference = torchs(kind, double)
+    else:
+        reference = naive(kind, double, sketch, make_key(0))
+    expected = gradients(reference, [c.double() for c in cotangents], double)
+    for got, want in zip(gradients(actual, cotangents, inputs), expected, strict=True):
+        assert (got - want).norm() < (1e-5 if sketch == Identity() else 1e-3) * want.norm()
+
+
+@every_kind
+def test_extreme_gates_are_torchs(kind: str) -> None:
+    inputs = leaves(kind, 4, 3, 5, 8, dtype=torch.float32)
+    with torch.no_grad():
+        inputs[0][:, 0] *= 1e4
+        inputs[0][1, 1, 2] = torch.inf
+        inputs[0][2, 2, 3] = torch.nan
+    actual, expected = run(kind, inputs, Identity(), make_key(0)), torchs(kind, inputs)
+    torch.testing.assert_close(actual, expected, equal_nan=True)
 
 
 @every_kind
@@ -314,10 +348,10 @@ def test_all_gradients_are_unbiased(kind: str, sketch: Sketch) -> None:
 
 def test_shared_draws_are_caught() -> None:
     """Factors that are multiplied with each other must be drawn independently."""
-    samples, truth = samples_of("lstm", SameDraws(1), 400)
+    samples, truth = samples_of("lstm", SameDraws(1), 300)
     with pytest.raises(AssertionError, match="off by"):
         check_unbiased(samples, truth)
-    check_unbiased(*samples_of("lstm", StochasticRounding(1), 400))
+    check_unbiased(*samples_of("lstm", StochasticRounding(1), 300))
 
 
 @every_kind

@@ -5,12 +5,14 @@ with the key of one call of the layer, and everything else is exact. The gradien
 must be its gradients for the key of that very call, and differ from those for the next key.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from gated_reference import unrolled
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -27,6 +29,7 @@ from rad.sketches import (
     make_key,
 )
 from rad.sketches.base import Shape
+from rad.sketches.blockwise import Rounding
 
 SEED = 5
 
@@ -79,22 +82,39 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (3, 2, 5, 4),
     ),
     "rnn": (lambda: nn.Sequential(nn.RNN(4, 7, nonlinearity="relu"), LastState()), (9, 3, 4)),
+    "lstm": (lambda: nn.Sequential(nn.LSTM(4, 32), LastState()), (9, 3, 4)),
+    "gru": (lambda: nn.Sequential(nn.GRU(4, 32), LastState()), (9, 3, 4)),
     "dropout": (
         lambda: nn.Sequential(nn.Linear(11, 9), nn.ReLU(), nn.Dropout(0.4), nn.Linear(9, 3)),
         (6, 11),
     ),
 }
-every_sketch = pytest.mark.parametrize("sketch", SKETCHES.values(), ids=SKETCHES.keys())
-every_net = pytest.mark.parametrize("net", NETS)
-compiled_net = pytest.mark.parametrize("net", [net for net in NETS if net != "rnn"])
+RECURRENT, GATED = ("rnn", "lstm", "gru"), ("lstm", "gru")
+"""Nets that are not compiled; those that draw for roundings only."""
+
+
+def pairs(nets: Iterable[str]) -> pytest.MarkDecorator:
+    """Each net with each sketch that draws in it."""
+    drawing = [
+        pytest.param(net, sketch, id=f"{net}-{name}")
+        for net in nets
+        for name, sketch in SKETCHES.items()
+        if net not in GATED or isinstance(sketch, Rounding)
+    ]
+    return pytest.mark.parametrize(("net", "sketch"), drawing)
+
+
+every_pair = pairs(NETS)
+compiled_pair = pairs(net for net in NETS if net not in RECURRENT)
 reentrant = pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not"])
 
 
 class LastState(nn.Module):
     """The last state of a recurrent layer's pair of outputs."""
 
-    def forward(self, output: tuple[Tensor, Tensor]) -> Tensor:
-        return output[1][0]
+    def forward(self, output: Any) -> Tensor:
+        last: Tensor = output[1][0]
+        return last if last.dim() == 2 else last[0]
 
 
 class Case:
@@ -153,6 +173,10 @@ class Case:
                 x = self._product(function, x, layer.weight, layer.bias, key)
             elif isinstance(layer, nn.RNN):
                 x = self._last_state(layer, x, key)
+            elif isinstance(layer, nn.LSTM | nn.GRU):
+                zeros = x.new_zeros(x.shape[1], layer.hidden_size)
+                states = [zeros] * (2 if isinstance(layer, nn.LSTM) else 1)
+                x = unrolled(x, states, list(layer.parameters()), self.sketch, fold_in(key, 0))[1]
             elif isinstance(layer, nn.Dropout):
                 ones = torch.ones_like(x, requires_grad=False)
                 x = x * rad.functional.dropout(ones, layer.p, key=random_key(x.device))
@@ -187,8 +211,7 @@ class Case:
         return h
 
 
-@every_sketch
-@every_net
+@every_pair
 def test_eager_and_with_two_forward_passes_before_the_backward_passes(
     net: str, sketch: Sketch
 ) -> None:
@@ -206,8 +229,7 @@ def test_layers_of_a_run_are_one_function() -> None:
     assert before == {"AccumulateGrad", "NoneType"}
 
 
-@every_sketch
-@every_net
+@every_pair
 def test_one_backward_pass_after_two_forward_passes(net: str, sketch: Sketch) -> None:
     case = Case(net, sketch)
     outputs = torch.cat([case.run(case.model, call) for call in range(2)])
@@ -218,8 +240,7 @@ def test_one_backward_pass_after_two_forward_passes(net: str, sketch: Sketch) ->
         torch.testing.assert_close(parameter.grad, first + second)
 
 
-@every_sketch
-@every_net
+@every_pair
 def test_two_backward_passes_with_retain_graph(net: str, sketch: Sketch) -> None:
     case = Case(net, sketch)
     output = case.run(case.model, 0)
@@ -229,8 +250,7 @@ def test_two_backward_passes_with_retain_graph(net: str, sketch: Sketch) -> None
 
 
 @reentrant
-@every_sketch
-@every_net
+@every_pair
 def test_under_activation_checkpointing(net: str, sketch: Sketch, use_reentrant: bool) -> None:
     """What is recomputed is drawn anew, and read with the key of that draw.
 
@@ -257,8 +277,7 @@ def _check_compiled(net: str, sketch: Sketch, backend: str) -> None:
             case.check(gradients, call, draw=call, place=place)
 
 
-@every_sketch
-@compiled_net
+@compiled_pair
 def test_compiled(net: str, sketch: Sketch) -> None:
     _check_compiled(net, sketch, "aot_eager")
 
@@ -267,10 +286,21 @@ def test_compiled_with_inductor() -> None:
     _check_compiled("linear", DifferentSample(0.4), "inductor")
 
 
-@every_net
+@dataclass(frozen=True)
+class RoundedWithAnotherKey(DitheredRounding):
+    """The same of a rounding."""
+
+    def decompress_steps(
+        self, saved: tuple[Tensor, ...], shape: Shape, dtype: torch.dtype, keys: Tensor
+    ) -> Tensor:
+        return super().decompress_steps(saved, shape, dtype, fold_in(keys, 1))
+
+
+@pytest.mark.parametrize("net", NETS)
 def test_another_key_is_caught(net: str) -> None:
-    case = Case(net, DecodedWithAnotherKey(0.4))
+    gated = net in GATED
+    case = Case(net, RoundedWithAnotherKey(2) if gated else DecodedWithAnotherKey(0.4))
     output = case.run(case.model, 0)
-    case.sketch = SameSample(0.4)
+    case.sketch = DitheredRounding(2) if gated else SameSample(0.4)
     with pytest.raises(AssertionError, match="not close"):
         case.check(case.gradients(output), 0, draw=0)
