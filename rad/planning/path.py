@@ -49,5 +49,5 @@ def on_best_path(
                 return spent
             break
         found.append((trial.gradient_error(spent.sketch), each, spent))
-    _, trial.path, best = min(found, key=lambda tried: tried[0])
+    _, trial.path, best = min(reversed(found), key=lambda tried: tried[0])  # of equals the exactest
     return best
