@@ -6,7 +6,8 @@ that `rad.nn.functions` knows to RAD's. A module inside that is served, too, has
 itself; RAD layers inside compute as they do elsewhere. Draws are functions of (seed, place of the
 module, number of its pass, number of the call in that pass).
 
-In evaluation mode, without gradients and in compiled programs a module runs as it is.
+In evaluation mode, without gradients, in compiled programs and under torch.func's transforms a
+module runs as it is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+from rad.errors import UsageError
 from rad.nn.base import Sketching, advance, keeps_now, start_draws
 from rad.nn.calls import Calls
 from rad.nn.functions import SERVERS
@@ -42,7 +44,15 @@ def serve(module: nn.Module, calls: Calls) -> None:
 
 
 def stop_serving(module: nn.Module) -> None:
-    """Give a served module its own class again, and take away what serving gave it."""
+    """Give a served module its own class again, and take away what serving gave it.
+
+    Raises UsageError where torch has made a class over that which serves.
+    """
+    if SERVES not in vars(type(module)):
+        raise UsageError(
+            "functional calls cannot be left to torch again under a class that torch has made over "
+            "the module since (fully_shard): convert with functions=False before"
+        )
     module.__class__ = vars(type(module))[SERVES]
     del vars(module)[CALLS], module._buffers[KEY], module._buffers[COUNT]
     module._non_persistent_buffers_set.difference_update((KEY, COUNT))
@@ -50,7 +60,7 @@ def stop_serving(module: nn.Module) -> None:
 
 def is_served(module: nn.Module) -> bool:
     """Whether `serve` gave the module its class."""
-    return SERVES in vars(type(module))
+    return hasattr(type(module), SERVES)
 
 
 def calls_of(module: nn.Module) -> Calls:
@@ -102,11 +112,16 @@ class _Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         server = SERVERS.get(function)
         current = self.current
-        if server and current and _PLAIN.issuperset(types) and torch.is_grad_enabled():
+        if server and current and _PLAIN.issuperset(types) and _records_plainly():
             result = server(current, *args, **kwargs)
             if result is not NotImplemented:
                 return result
         return function(*args, **kwargs)
+
+
+def _records_plainly() -> bool:
+    """Whether autograd records, and none of torch.func's transforms is at work."""
+    return torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
 
 
 def _run(module: nn.Module | None, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -89,6 +89,10 @@ CASES: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
     "max pool 2d": (lambda m, x: F.max_pool2d(x, 2, stride=1), {}),
     "max pool 3d": (lambda m, x: F.max_pool3d(x[None], (1, 2, 2)), {}),
     "avg pool 2d": (lambda m, x: F.avg_pool2d(x, 2, 1, 1), {}),
+    "avg pool 2d by names": (
+        lambda m, x: F.avg_pool2d(x, kernel_size=3, padding=1, count_include_pad=False),
+        {},
+    ),
     "adaptive pool": (lambda m, x: F.adaptive_avg_pool2d(x, 2), {}),
     "linear": (lambda m, x: F.linear(x, m.w), {"w": torch.randn(5, 6)}),
     "linear and bias": (
@@ -109,6 +113,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
     "softmax": (lambda m, x: F.softmax(x, -1), {}),
     "softmax method": (lambda m, x: x.softmax(dim=1), {}),
     "torch.softmax": (lambda m, x: torch.softmax(x, 2), {}),
+    "softmax of a type": (lambda m, x: x.softmax(-1, torch.float64).to(x.dtype), {}),
     "attention": (lambda m, x: F.scaled_dot_product_attention(x, x.tanh(), x + 1), {}),
     "causal attention": (
         lambda m, x: F.scaled_dot_product_attention(x, 2 * x, x + 1, is_causal=True),
@@ -334,6 +339,14 @@ def test_functional_call_swaps_parameters() -> None:
     zeros = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     assert torch.equal(torch.func.functional_call(model, zeros, (x,)), x)
     assert torch.equal(model(x, scale=0.0), x)
+
+
+def test_under_transforms_calls_are_torchs() -> None:
+    model, x = case("gelu")
+    converted = rad.convert(model, ROUNDED)
+    got = torch.func.vmap(torch.func.grad(lambda x: converted(x).sum()))(x.detach())
+    want = torch.func.vmap(torch.func.grad(lambda x: model(x).sum()))(x.detach())
+    assert torch.equal(got, want)
 
 
 def test_compiled_models_run_as_torch() -> None:

@@ -13,10 +13,17 @@ from rad.nn.calls import Pass
 from rad.nn.functions.registry import has_gradient, key_on_path, on_path, serves
 
 
-@serves(F.softmax, torch.softmax, Tensor.softmax, keeps=on_path("its result"))
+@serves(F.softmax, keeps=on_path("its result"))
 def _softmax(
     run: Pass, input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Any:
+    return _softmax_along(run, input, dim, dtype)
+
+
+@serves(torch.softmax, Tensor.softmax, keeps=on_path("its result"))
+def _softmax_along(run: Pass, input: Any, dim: Any, dtype: Any = None, **others: Any) -> Any:
+    if others:
+        return NotImplemented
     path = run.calls.path
     if path is None or not isinstance(dim, int) or not has_gradient(input):
         return NotImplemented

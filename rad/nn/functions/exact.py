@@ -76,14 +76,16 @@ def _max_pool3d(run: Pass, *arguments: Any, **options: Any) -> Any:
 
 
 @serves(F.avg_pool2d, keeps=exactly("the shape of its input"))
-def _avg_pool2d(run: Pass, input: Any, kernel_size: Any, stride: Any = None, *rest: Any) -> Any:
+def _avg_pool2d(run: Pass, input: Any, *arguments: Any, **options: Any) -> Any:
     if not has_gradient(input):
         return NotImplemented
-    return functional.avg_pool(input, 2, kernel_size, stride, *rest)
+    return functional.avg_pool(input, 2, *arguments, **options)
 
 
 @serves(F.adaptive_avg_pool2d, keeps=exactly("the shape of its input"))
 def _adaptive_avg_pool2d(run: Pass, input: Any, output_size: Any) -> Any:
+    if not has_gradient(input):
+        return NotImplemented
     return functional.adaptive_avg_pool2d(input, output_size)
 
 
