@@ -14,11 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rad.functional.dithered import DEVICE_PIECE
+from rad.functional.dithered import DEVICE_PIECE, PIECE
 from rad.packing.pieces import pieces
-
-PIECE = 1 << 18
-"""Probabilities that are formed at a time on a CPU: more take no less time."""
 
 CAUSAL_STRIPS = 8
 """Into how many strips causal queries are cut: 1/16 more than the half that is seen is computed,
