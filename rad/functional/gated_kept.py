@@ -16,7 +16,7 @@ from rad.sketches.base import Sketch
 from rad.sketches.blockwise import Rounding
 from rad.sketches.identity import Identity
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 21
 """Size of the buffer that holds the products of a chunk of steps; some four are held at a time."""
 
 STATES, INPUTS, FACTORS = range(3)

@@ -51,7 +51,8 @@ def ordered(weight: Tensor, order: tuple[int, ...]) -> Tensor:
     """The blocks along the first axis, in that order."""
     if order == tuple(range(len(order))):
         return weight
-    return weight.unflatten(0, (len(order), -1))[list(order)].flatten(0, 1)
+    blocks = weight.chunk(len(order))
+    return torch.cat([blocks[i] for i in order])
 
 
 def restored(weight: Tensor, order: tuple[int, ...]) -> Tensor:
