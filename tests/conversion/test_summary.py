@@ -133,7 +133,7 @@ class Own(nn.Linear):
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "blocks": blocks,
+    "blocks": lambda: blocks(2),
     "functional": Functional,
     "pooled": Pooled,
     "subclass": lambda: nn.Sequential(nn.Linear(16, 16), Own(16, 16), nn.LogSigmoid()),
