@@ -37,6 +37,9 @@ from rad.sketches import Identity, Sketch
 from rad.sketches.noise import Noise, Numbers
 from rad.sketches.registry import kinds
 
+FEW = 4
+"""Sketches in all layers alike that are tried where nothing else fits."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -56,7 +59,7 @@ def choose(trial: Trial, limit: int) -> Choice | None:
     options = trial.once(layer_options)
     chosen = cheapest_within(trial, options, limit, partial(cheapest_variance, options))
     if chosen is None:
-        fitting = (each for each in simplest(options) if measured(trial, each) <= limit)
+        fitting = (each for each in _fallbacks(trial) if measured(trial, each) <= limit)
         chosen = min(fitting, key=rank, default=None)
     if chosen is None:
         return None
@@ -65,8 +68,13 @@ def choose(trial: Trial, limit: int) -> Choice | None:
 
 
 def fewest_bytes(trial: Trial) -> int:
-    """A limit with which `choose` finds something: the least that one of `simplest` takes."""
-    return min(measured(trial, chosen) for chosen in simplest(trial.once(layer_options)))
+    """A limit with which `choose` finds something: the least that one of `_fallbacks` takes."""
+    return min(measured(trial, chosen) for chosen in _fallbacks(trial))
+
+
+def _fallbacks(trial: Trial) -> list[dict[str, Option]]:
+    """What is tried where no division fits: of saved bytes, which add up, a few suffice."""
+    return simplest(trial.once(layer_options), FEW if trial.kind == "saved" else None)
 
 
 def layer_options(trial: Trial) -> dict[str, list[Option]]:

@@ -137,10 +137,13 @@ def smallest(options: dict[str, list[Option]]) -> dict[str, Option]:
     return {name: min(found, key=lambda o: o.nbytes) for name, found in options.items()}
 
 
-def simplest(options: dict[str, list[Option]]) -> list[dict[str, Option]]:
+def simplest(options: dict[str, list[Option]], most: int | None = None) -> list[dict[str, Option]]:
     """The smallest options, and one sketch in all layers: where nothing else fits, one of these
-    may, since a sketch that keeps less may need more for a moment."""
-    return [smallest(options), *alike_everywhere(options)]
+    may, since a sketch that keeps less may need more for a moment, and layers of one sketch share
+    what they keep of one input. `most`: only so many of the latter, those that keep least."""
+    alike = list(alike_everywhere(options))
+    few = alike if most is None else sorted(alike, key=total_bytes)[:most]
+    return [smallest(options), *few]
 
 
 def _lower_hull(options: list[Option]) -> list[Option]:

@@ -178,10 +178,13 @@ class Trial:
 
     def gradient_error(self, sketch: Sketches, draws: int = 4) -> float:
         """E |g_hat - g|^2 / |g|^2 of the whole gradient, measured: a mean over that many draws."""
-        exact = self._gradient(Identity(), 0, Identity())
+        exact = self.once(Trial._exact_gradient)
         found = [self._gradient(sketch, seed, self.path) for seed in range(draws)]
         squares = sum((estimate - exact).square().sum().item() for estimate in found) / draws
         return squares / exact.square().sum().item()
+
+    def _exact_gradient(self) -> Tensor:
+        return self._gradient(Identity(), 0, Identity())
 
     def _gradient(self, sketch: Sketches, seed: int, path: Sketch | None) -> Tensor:
         """The gradient by all trained parameters, in a row: float64."""

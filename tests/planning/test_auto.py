@@ -166,7 +166,7 @@ def test_what_fits_is_found_where_bytes_depend_on_the_choice(
 ) -> None:
     """As peaks may, everything but one sketch takes more than its bytes, by a million."""
     model, x = networks()["linear"]
-    trial = Trial(model, (x,), loss)
+    trial = Trial(model, (x,), loss, "peak")
     cheap, measure, calls = rad.StochasticRounding(2), Trial.total_bytes, []
 
     def dearer(self: Trial, sketches: Sketches, batch: int) -> int:
