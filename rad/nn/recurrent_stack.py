@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rad.nn.serving import as_torch
+
 States = tuple[Tensor, ...]
 RunLayer = Callable[[Tensor, States, list[Tensor], int, bool], tuple[Tensor | None, States]]
 """(x (T, B, I), states before (B, H), weights, place, whether the sequence is wanted) -> the
@@ -80,7 +82,7 @@ def run_layers(
         if len(outputs) == 2:
             output = torch.cat(outputs, 2)
         if output is not None and not top:
-            x = F.dropout(output, module.dropout, module.training) if module.dropout else output
+            x = _dropped(output, module.dropout, module.training)
     stacked = tuple(torch.stack(each) for each in zip(*last, strict=True))
     if not batched:
         output = output if output is None else output.squeeze(1)
@@ -88,3 +90,9 @@ def run_layers(
     if output is not None and module.batch_first:
         output = output.transpose(0, 1)
     return output, stacked
+
+
+def _dropped(x: Tensor, p: float, training: bool) -> Tensor:
+    """torch's dropout, with torch's mask, wherever the layer is called."""
+    result: Tensor = as_torch(F.dropout, x, p, training) if p else x
+    return result

@@ -34,6 +34,8 @@ ARGUMENTS: dict[type[nn.Module], tuple[tuple[Any, ...], tuple[int, ...]]] = {
     nn.MaxPool3d: ((2,), (2, 3, 4, 4, 4)),
     nn.Embedding: ((9, 5), (2, 3)),
     nn.RNN: ((3, 5), (4, 2, 3)),
+    nn.LSTM: ((3, 5), (4, 2, 3)),
+    nn.GRU: ((3, 5), (4, 2, 3)),
 }
 """Constructor's arguments and input's shape of the layers that are not elementwise."""
 
