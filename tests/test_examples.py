@@ -32,6 +32,6 @@ def test_it_saves_bytes_and_trains_like_torch(
     losses = re.findall(r"^ *\d+  (\d+\.\d+)  (\d+\.\d+)$", printed, re.MULTILINE)
     torch_first, rad_first = map(float, losses[0])
     torch_last, rad_last = map(float, losses[-1])
-    assert rad_first == pytest.approx(torch_first, abs=1e-3)  # torch's, but for dropout's draws
+    assert rad_first == pytest.approx(torch_first, abs=1e-2)  # torch's, but for dropout's draws
     assert torch_last < 0.8 * torch_first
     assert rad_last == pytest.approx(torch_last, abs=0.1 * torch_first)
