@@ -74,20 +74,31 @@ def specimen(name: str, batch: int, seed: int = 0) -> Specimen:
             found = ZOO[name](batch)
         except ImportError as error:
             raise UsageError(f"{name} needs {error.name}: pip install {error.name}") from error
-    for module in found.model.modules():
+        _prepare(found.model)
+    found.model.train()
+    return found
+
+
+def _prepare(model: nn.Module) -> None:
+    """No dropout, and no head of zeros."""
+    for module in model.modules():
         if isinstance(module, nn.Dropout | nn.MultiheadAttention):
             setattr(module, "p" if isinstance(module, nn.Dropout) else "dropout", 0.0)
         elif type(module).__name__ == "StochasticDepth":
             vars(module)["p"] = 0.0
-    found.model.train()
-    return found
+        elif isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.02)  # or no gradient passes, as in ViT's head
 
 
 def checkpointed(model: nn.Module) -> nn.Module:
     """The model, every block of which is recomputed in the backward pass, in place.
 
-    Raises UsageError where it has none of `BLOCKS`.
+    By its own means where it has them, as models of the transformers library do. Raises UsageError
+    where it has none of `BLOCKS`.
     """
+    if hasattr(model, "gradient_checkpointing_enable"):
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        return model
     blocks = [module for module in model.modules() if type(module).__name__ in BLOCKS]
     if not blocks:
         raise UsageError(f"{type(model).__name__} has no blocks to recompute: add them to BLOCKS")
