@@ -23,17 +23,16 @@ from rad.results import machine, provenance, write_table
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    """Measure, print and write a row for each model and program."""
+    """Measure, print and write a row for each model and program, after each model."""
     check(config, overrides)
-    origin = provenance()
+    origin, file = provenance(), Path(config.output) / "cpu.csv"
     rows: list[dict[str, Any]] = []
     for name in config.models:
         made = specimen(name, config.batch_size, config.seed)
         found = zoo_rows(made, list(config.programs), config.fraction, config.rounds)
         rows += [{"model": name, "batch_size": config.batch_size, **row} for row in found]
         print(pd.DataFrame(rows[-len(config.programs) :]).to_string(index=False), flush=True)
-    file = Path(config.output) / "cpu.csv"
-    write_table(file, pd.DataFrame(rows), {**machine(torch.device("cpu")), **origin})
+        write_table(file, pd.DataFrame(rows), {**machine(torch.device("cpu")), **origin})
     print(f"wrote {file}")
 
 
