@@ -36,8 +36,16 @@ DRAWS = 400
 WITHOUT_DROPOUT = {"training": False, "dropout_p": 0.0}
 """Options of functions that may drop numbers with masks of their own."""
 
-KINDS = [kind for kind in LAYERS | NORMS if kind not in (nn.Dropout, PlainTransposedLinear)]
-"""All but what draws masks of its own, and what is no module of torch."""
+LEFT_OUT = (nn.Dropout, nn.Hardsigmoid, PlainTransposedLinear)
+"""What draws masks of its own, what torch has no samples of, and what is no module of torch."""
+
+KINDS = [kind for kind in LAYERS | NORMS if kind not in LEFT_OUT]
+
+TWO_VALUED = {"leaky_relu", "hardsigmoid", "hardtanh", "relu6", "softshrink", "hardshrink"}
+"""Functions whose derivative is kept in a bit, exactly."""
+
+EXACT = (nn.LeakyReLU, nn.Hardtanh, nn.ReLU6, nn.Softshrink, nn.Hardshrink, nn.LSTM, nn.GRU)
+"""Layers of such functions, and those that keep what is exact where a rounding is no shorter."""
 
 DRAWN_LAYERS = [k for k in KINDS if issubclass((LAYERS | NORMS)[k], Sketching)]
 OPERATORS = [server for server in dict.fromkeys(SERVERS.values()) if "dropout" not in str(server)]
@@ -162,7 +170,7 @@ def test_layers_are_torchs(kind: type[nn.Module]) -> None:
 def test_layers_are_unbiased(kind: type[nn.Module]) -> None:
     cases = list(islice(module_cases(kind), DRAWN))
     found = [check_draws(x, rad.convert(x, ROUNDED, path=PATH), *rest) for x, rest in cases]
-    assert any(found)
+    assert any(found) != (kind in EXACT)
 
 
 def is_served(server: Any, model: nn.Module, *sample: Any) -> bool:
@@ -209,7 +217,7 @@ def test_functions_are_unbiased(server: Any) -> None:
         converted = copy.copy(model)
         serve(converted, Calls(ROUNDED, PATH))
         found.append(check_draws(model, converted, *sample))
-    assert any(found)
+    assert any(found) != (server.__name__.strip("_") in TWO_VALUED)
 
 
 def test_a_mean_that_is_off_is_caught() -> None:

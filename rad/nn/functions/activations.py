@@ -49,6 +49,7 @@ def _activation(name: str, is_two_valued: bool = False, **options: Any) -> Serve
         activation = Activation(name, tuple(values.values()))
         return _elementwise(run, input, activation, inplace, is_two_valued)
 
+    server.__name__ = f"_{name}"
     return server
 
 
