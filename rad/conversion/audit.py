@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from rad.conversion.example import check_loss, check_model, check_real_memory
-from rad.conversion.kept import kind_of_holding, rows, unexpected
+from rad.conversion.kept import SERVED, kind_of_holding, rows, unexpected
 from rad.conversion.summary import Row, lines, next_step
 from rad.errors import UsageError
 from rad.memory.graph import gradients_enabled, holdings, storage
@@ -73,8 +73,10 @@ class Audit:
         if self.full:
             also = {name: " = ".join((name, *others)) for name, others in self.also.items()}
             shown = tuple(replace(row, name=also.get(row.name, row.name)) for row in shown)
+        served = sum(row.nbytes or 0 for row in self.rows if row.keeps == SERVED)
+        beside = f" and {served:,} of functional calls, measured only" if served else ""
         total = (
-            f"{self.saved_bytes:,}  in all, {self.predicted_bytes:,} predicted; parameters "
+            f"{self.saved_bytes:,}  in all, {self.predicted_bytes:,} predicted{beside}; parameters "
             f"{self.parameter_bytes:,}, peak of forward and backward {self.peak_bytes:,}"
         )
         return "\n".join([*lines(shown, self.full, 2), total, next_step(shown)])

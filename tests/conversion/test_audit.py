@@ -94,6 +94,14 @@ def test_whatever_is_kept_unexpectedly_is_named() -> None:
     assert "(loss)" in text
 
 
+def test_what_served_calls_keep_is_measured() -> None:
+    _, audit = loss_of(rad.convert(Functional(), rad.StochasticRounding(4)), 3, 16, 16)
+    assert not audit.unexpected
+    served = audit.saved_bytes - audit.predicted_bytes
+    assert served == sum(row.nbytes or 0 for row in audit.rows if "served" in row.keeps) > 0
+    assert f"predicted and {served:,} of functional calls, measured only" in str(audit)
+
+
 def test_a_layer_without_a_rad_layer_is_named() -> None:
     model = nn.Sequential(nn.Linear(30, 40), nn.Softmax(1), nn.Linear(40, 10))
     _, audit = loss_of(rad.convert(model, rad.Project(0.1)), 30)
