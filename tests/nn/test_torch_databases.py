@@ -31,7 +31,7 @@ ROUNDED, PATH = StochasticRounding(4), DitheredRounding(4)
 COMPARED, DRAWN = 6, 3
 """Samples that are compared with torch, and those whose mean is."""
 
-DRAWS = 400
+DRAWS = 150
 
 WITHOUT_DROPOUT = {"training": False, "dropout_p": 0.0}
 """Options of functions that may drop numbers with masks of their own."""
