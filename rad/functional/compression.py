@@ -38,3 +38,19 @@ def _kept(sketch: Sketch, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
 @opaque()
 def _compress(x: Tensor, key: Tensor, sketch: str) -> list[Tensor]:
     return list(from_text(sketch).compress(x, key))
+
+
+def read(
+    sketch: Sketch, kept: list[Tensor], shape: tuple[int, ...], like: Tensor, key: Tensor
+) -> Tensor:
+    """`sketch.decompress` of all of a tensor of that shape, in the dtype and place of `like`."""
+    if torch.compiler.is_compiling():
+        return _decompress(like, kept, list(shape), key, as_text(sketch))
+    return sketch.decompress(tuple(kept), tuple(shape), like.dtype, key)
+
+
+@opaque()
+def _decompress(
+    like: Tensor, kept: list[Tensor], shape: list[int], key: Tensor, sketch: str
+) -> Tensor:
+    return from_text(sketch).decompress(tuple(kept), tuple(shape), like.dtype, key)

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rad.backends.operators import as_text, from_text, opaque
 from rad.errors import UsageError
 from rad.functional.arguments import check_real
-from rad.functional.compression import keep
+from rad.functional.compression import keep, read
 from rad.functional.second_order import OF_CROSS_ENTROPY, refused
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
@@ -50,7 +49,7 @@ class _CrossEntropy(torch.autograd.Function):
     @refused(OF_CROSS_ENTROPY)
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         key, target, *kept = ctx.saved_tensors
-        p = _read(kept, list(ctx.shape), grad_output, key, ctx.sketch)
+        p = read(ctx.sketch, kept, ctx.shape, grad_output, key)
         counted = target != ctx.ignore_index
         index = torch.where(counted, target, 0)[:, None]
         p.scatter_add_(1, index, p.new_full((), -1).expand(index.shape))
@@ -58,21 +57,6 @@ class _CrossEntropy(torch.autograd.Function):
         if ctx.reduction == "mean":
             scale = scale / counted.sum()
         return p.mul_((scale * grad_output)[:, None]).to(ctx.dtype), None, None, None, None, None
-
-
-def _read(
-    kept: list[Tensor], shape: list[int], grad_output: Tensor, key: Tensor, sketch: Sketch
-) -> Tensor:
-    if torch.compiler.is_compiling():
-        return _probabilities(kept, shape, grad_output, key, as_text(sketch))
-    return sketch.decompress(tuple(kept), tuple(shape), grad_output.dtype, key)
-
-
-@opaque()
-def _probabilities(
-    kept: list[Tensor], shape: list[int], grad_output: Tensor, key: Tensor, sketch: str
-) -> Tensor:
-    return from_text(sketch).decompress(tuple(kept), tuple(shape), grad_output.dtype, key)
 
 
 def cross_entropy(

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.reference import fold_in
 from rad.errors import UsageError
 from rad.functional.arguments import check_real, product_dtype
-from rad.functional.compression import keep
+from rad.functional.compression import keep, read
 from rad.functional.second_order import OF_PRODUCT, refused
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
@@ -65,21 +64,6 @@ class _Product(torch.autograd.Function):
 
 def _gradient(ctx: Any, grad: Tensor, place: int, kept: list[Tensor], key: Tensor) -> Tensor:
     """The gradient by a (place 0) or b (1), from what is kept of the other."""
-    other = _read(kept, list(ctx.shapes[1 - place]), grad, key, ctx.sketch).mT
+    other = read(ctx.sketch, kept, ctx.shapes[1 - place], grad, key).mT
     product = grad @ other if place == 0 else other @ grad
     return product.sum_to_size(ctx.shapes[place]).to(ctx.dtypes[place])
-
-
-def _read(
-    kept: list[Tensor], shape: list[int], like: Tensor, key: Tensor, sketch: Sketch
-) -> Tensor:
-    if torch.compiler.is_compiling():
-        return _decompress(kept, shape, like, key, as_text(sketch))
-    return sketch.decompress(tuple(kept), tuple(shape), like.dtype, key)
-
-
-@opaque()
-def _decompress(
-    kept: list[Tensor], shape: list[int], like: Tensor, key: Tensor, sketch: str
-) -> Tensor:
-    return from_text(sketch).decompress(tuple(kept), tuple(shape), like.dtype, key)

@@ -70,10 +70,7 @@ def calls_of(module: nn.Module) -> Calls:
 
 
 class _Pass:
-    """A pass of a served module (`rad.nn.calls.Pass`): entered, its calls are served.
-
-    Within a pass of another module it takes the calls over, and gives them back.
-    """
+    """A pass of a served module: what its calls are served with (`rad.nn.calls.Pass`)."""
 
     def __init__(self, module: nn.Module, mode: _Interception) -> None:
         self.calls = calls_of(module)
