@@ -84,3 +84,14 @@ def test_what_it_does_not_take() -> None:
         cross_entropy(logits(), TARGET, reduction="none", sketch=Identity(), key=KEY)
     with pytest.raises(UsageError, match="rows, classes"):
         cross_entropy(logits()[0], TARGET[0], sketch=Identity(), key=KEY)
+
+
+def test_compiled_gradients_are_those_of_eager() -> None:
+    x, sketch = logits(), StochasticRounding(4)
+
+    def loss(x: Tensor) -> Tensor:
+        return cross_entropy(x, TARGET, sketch=sketch, key=KEY)
+
+    (want,) = torch.autograd.grad(loss(x), x)
+    (got,) = torch.autograd.grad(torch.compile(loss, backend="aot_eager")(x), x)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)

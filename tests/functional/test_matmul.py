@@ -120,3 +120,15 @@ def test_identity_vectors_and_second_derivatives() -> None:
         first.sum().backward()
     with pytest.raises(UsageError, match="at least two"):
         matmul(a[0], b, sketch=Identity(), key=KEY)
+
+
+def test_compiled_gradients_are_those_of_eager() -> None:
+    a, b = factors(((2, 3, 4), (2, 4, 5)))
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return matmul(a, b, sketch=SKETCHES[0], key=KEY)
+
+    g = torch.randn(2, 3, 5, dtype=torch.float64)
+    want = torch.autograd.grad(product(a, b), (a, b), g)
+    got = torch.autograd.grad(torch.compile(product, backend="aot_eager")(a, b), (a, b), g)
+    assert all(map(torch.equal, got, want))
