@@ -22,8 +22,8 @@ MOST = 0.4
 """Of all positions, those kept, up to which loops were measured faster than torch's dense ones,
 where no kept number is zero: at 0.4 they take 0.55 to 0.97 of their time, at 0.2 0.33 to 0.79, for
 1 x 1 to 5 x 5 kernels on 16 to 128 channels and one thread; after a ReLU 0.35 to 0.81 and 0.24 to
-0.67. Zeros that are drawn do not count: a dense reading stands in memory, and what a layer needs is not
-to depend on a draw."""
+0.67. Zeros that are drawn do not count: a dense reading stands in memory, and what a layer needs is
+not to depend on a draw."""
 
 MOST_WITH_GAPS = 0.2
 """The same with strides or dilations, where each tap of the kernel is a run of its own: 0.94 of the
