@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,12 +32,23 @@ def opaque(*tags: torch.Tag) -> Callable[[Function], Function]:
     It must be annotated as `torch.library.custom_op` demands, return tensors that are no views of
     its arguments, and run on fake tensors, which give the graph its shapes. A function that draws
     from torch's generator needs the tag `nondeterministic_seeded`.
+
+    The operator's results are contiguous, whatever the function's are: a graph relies on the
+    strides of the fakes, and the forms of a function for several devices agree in numbers only.
     """
 
     def decorate(function: Function) -> Function:
         name = f"rad::{function.__name__.strip('_')}"
-        operator = torch.library.custom_op(name, function, mutates_args=(), tags=tags)
-        operator.register_fake(function)
+        schema = torch.library.infer_schema(function, mutates_args=())
+
+        @wraps(function)
+        def contiguous(*arguments: Any) -> Any:
+            return tree_map(Tensor.contiguous, function(*arguments))
+
+        operator = torch.library.custom_op(
+            name, contiguous, mutates_args=(), schema=schema, tags=tags
+        )
+        operator.register_fake(contiguous)
 
         @wraps(function)
         def call(*arguments: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import LOSSY
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rad.functional
 import rad.nn
@@ -58,11 +59,24 @@ def test_of_sketches(sketch: Sketch) -> None:
     kept = list(sketch.compress(X, KEY))
     check("linear_weight_grad", (GRAD, kept, 9, KEY, text))
     rows = list(sketch.compress(IMAGE.flatten(2).flatten(0, 1), KEY))
-    weight, geometry = torch.randn(5, 3, 3, 3), as_text(Geometry((1, 1), (1, 1), (1, 1), 1))
-    grad = torch.randn(2, 5, 6, 4)
+    geometry = as_text(Geometry((1, 1), (1, 1), (1, 1), 1))
     needs = [True, True, True]
+    weight, grad = torch.randn(5, 3, 3, 3), torch.randn(2, 5, 6, 4)
     check("conv_gradients", (grad, rows, weight, [2, 3, 6, 4], KEY, needs, geometry, text))
     check("elementwise_backward", (X, kept, KEY, text))
+
+
+def test_results_have_the_strides_of_the_fakes() -> None:
+    sketch = SameSample(0.2)  # read by loops, whose sums of a weight are laid out by themselves
+    rows = list(sketch.compress(IMAGE.flatten(2).flatten(0, 1), KEY))
+    weight, grad = torch.randn(8, 3, 3, 3), torch.randn(2, 8, 6, 4)
+    geometry, needs = as_text(Geometry((1, 1), (1, 1), (1, 1), 1)), [True, True, True]
+    rest = ([2, 3, 6, 4], KEY, needs, geometry, as_text(sketch))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = [mode.from_tensor(grad), [mode.from_tensor(row) for row in rows]]
+        found = torch.ops.rad.conv_gradients(*fakes, mode.from_tensor(weight), *rest)
+    real = torch.ops.rad.conv_gradients(grad, rows, weight, *rest)
+    assert [r.stride() for r in real] == [fake.stride() for fake in found]
 
 
 @dataclass(frozen=True)
