@@ -25,9 +25,9 @@ from rad.benchmarks.high_water import high_water
 from rad.benchmarks.networks import NETWORKS
 from rad.benchmarks.pde_programs import adjoints_by_fraction, pde_programs
 from rad.benchmarks.programs import programs
-from rad.benchmarks.timing import alternate, error_of_ratio
 from rad.errors import UsageError
 from rad.pde import ReactionDiffusion
+from rad.planning.timing import alternate, error_of_ratio
 from rad.plotting import benchmark_figure, save
 from rad.results import machine, provenance, write_table
 

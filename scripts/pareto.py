@@ -23,9 +23,9 @@ from rad.benchmarks.comparison import Compared, memory_of, speed_of
 from rad.benchmarks.pareto import Known, joined, known_losses, known_noise, known_pde_noise
 from rad.benchmarks.pde_programs import adjoints_by_variant, pde_programs
 from rad.benchmarks.programs import PROGRAMS, programs
-from rad.benchmarks.timing import alternate
 from rad.errors import UsageError
 from rad.pde import ReactionDiffusion
+from rad.planning.timing import alternate
 from rad.plotting import pareto_figure, save
 from rad.results import machine, make_folder, provenance, write_table
 

@@ -20,13 +20,13 @@ from _pde_spec import problem_of
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from rad.benchmarks.timing import alternate, ratio_of_medians
 from rad.errors import UsageError
 from rad.gradient_noise.pde import error, gradients
 from rad.memory import peak_bytes, saved_bytes
 from rad.pde import Adjoint, ReactionDiffusion, control_loss
 from rad.pde.plan import plan
 from rad.pde.training import initial_theta
+from rad.planning.timing import alternate, ratio_of_medians
 from rad.results import RunFolder, machine, provenance, write_table
 from rad.sketches import Identity, make_key
 

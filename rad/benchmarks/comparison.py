@@ -8,8 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from rad.benchmarks.timing import captured, ratio_of_medians
+from rad.benchmarks.capture import captured
 from rad.memory import peak_bytes, saved_bytes
+from rad.planning.timing import ratio_of_medians
 
 
 class Compared(Protocol):

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from rad.benchmarks.networks import NETWORKS
 from rad.benchmarks.programs import PROGRAMS, Program, programs
-from rad.benchmarks.timing import alternate
 from rad.errors import UsageError
 from rad.memory import peak_bytes
 from rad.memory.budget import largest_multiple
+from rad.planning.timing import alternate
 
 OfSize = Callable[[int], tuple[Tensor, Tensor]]
 """Inputs and targets of so many examples."""

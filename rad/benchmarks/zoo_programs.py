@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rad.benchmarks.timing import alternate, error_of_ratio, ratio_of_medians
 from rad.benchmarks.zoo import Specimen, checkpointed
 from rad.conversion.modules import convert
 from rad.errors import UsageError, first_line
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
+from rad.planning.timing import alternate, error_of_ratio, ratio_of_medians
 from rad.planning.variants import fit
 from rad.sketches import DifferentSample, DitheredRounding, StochasticRounding
 

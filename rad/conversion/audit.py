@@ -16,10 +16,12 @@ from rad.conversion.example import check_loss, check_model, check_real_memory
 from rad.conversion.kept import SERVED, kind_of_holding, rows, unexpected
 from rad.conversion.summary import Row, lines, next_step
 from rad.errors import UsageError
-from rad.memory.graph import gradients_enabled, holdings, storage
+from rad.memory.graph import gradients_enabled, holdings, storage, tensors_in
 from rad.memory.measure import parameter_bytes, peak_bytes
 from rad.nn import RAD_LAYERS
+from rad.nn.base import keeps_now
 from rad.nn.kinds import kind_of
+from rad.nn.recomputing import is_recomputed
 
 
 @dataclass(frozen=True)
@@ -206,13 +208,18 @@ def _watching(
 
     def leave(module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
         stack.pop()
-        if kind_of(module) in RAD_LAYERS and torch.is_grad_enabled():
+        if is_recomputed(module) and keeps_now(module):
+            predicted[names[module]] += sum(map(exact, tensors_in((args, keywords))))
+        elif module not in within and kind_of(module) in RAD_LAYERS and torch.is_grad_enabled():
             tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
             if module.training and any(tensor.requires_grad for tensor in tensors):
                 x = args[0] if args else next(iter(keywords.values()))
                 predicted[names[module]] += module.kept_bytes(x, output, exact)  # type: ignore[operator]
 
-    hooks = []
+    hooks, within = (
+        [],
+        {part for module in names if is_recomputed(module) for part in module.modules()},
+    )
     for module in names:
         hooks.append(module.register_forward_pre_hook(enter))
         hooks.append(module.register_forward_hook(leave, with_kwargs=True))

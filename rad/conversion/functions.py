@@ -9,6 +9,7 @@ from torch import nn
 from rad.conversion.readers import RESHAPES, functional_calls, unwrapped
 from rad.nn import LAYERS, NORMS, RAD_LAYERS
 from rad.nn.kinds import kind_of
+from rad.nn.recomputing import within_recomputed
 from rad.nn.serving import CALLS, COUNT, KEY
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -35,7 +36,10 @@ def served_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _with_forward(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    recomputed = within_recomputed(model)
     for name, module in model.named_modules():
+        if module in recomputed:
+            continue
         kind = kind_of(module)
         is_layer = kind in LAYERS or kind in NORMS or kind in RAD_LAYERS
         if is_layer or isinstance(module, RESHAPES) or kind in CONTAINERS:

@@ -8,11 +8,18 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from rad.conversion.reasons import EVALUATED, reason_of, reason_of_call, remedy_of_call
+from rad.conversion.reasons import (
+    EVALUATED,
+    RECOMPUTED,
+    reason_of,
+    reason_of_call,
+    remedy_of_call,
+)
 from rad.conversion.summary import LOSS, Row
 from rad.memory.graph import Holding
 from rad.nn import LAYERS, NORMS, RAD_LAYERS, RNN, Sketching
 from rad.nn.kinds import kind_of
+from rad.nn.recomputing import is_recomputed
 from rad.sketches import Identity
 
 SERVED = "a functional call, served by rad.functional"
@@ -54,7 +61,7 @@ def unexpected(
         module = holding.place
         if module is None or (kind_of(module) in RAD_LAYERS and module.training):
             continue
-        if _is_served(holding):
+        if _is_served(holding) or is_recomputed(module):
             continue
         where = f"`{names[module]}`" if names[module] else "the model"
         kept = f"{holding.nbytes:,} bytes"
@@ -123,6 +130,8 @@ def _row(
     if module is None:
         return Row("", LOSS, "kept outside the model")
     name, kind = names[module], kind_of(module).__name__
+    if is_recomputed(module):
+        return Row(name, kind, RECOMPUTED)
     if kind_of(module) in RAD_LAYERS:
         reason = reason_of(module) if module.training else EVALUATED
         over = saved[name] - predicted.get(name, 0)

@@ -7,7 +7,8 @@ decided where that follows from its readers. Nothing else of the model changes.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from rad.functional.dithered import check_quadratic
 from rad.nn import LAYERS, NORMS, Linear, Sequential, Sketching
 from rad.nn.calls import Calls
 from rad.nn.kinds import become, kind_of
+from rad.nn.recomputing import is_recomputed, recompute, stop_recomputing, within_recomputed
 from rad.nn.registry import OPERATORS, operator_of
 from rad.nn.serving import calls_of, is_served, serve, stop_serving
 from rad.nn.shared import Shared
@@ -43,6 +45,9 @@ class Planned(Protocol):
     @property
     def path(self) -> Sketch | None: ...
 
+    @property
+    def recomputed(self) -> Collection[str]: ...
+
 
 @torch.inference_mode(False)
 def convert(
@@ -51,6 +56,7 @@ def convert(
     seed: int = 0,
     *,
     path: Sketch | None = None,
+    recomputed: Collection[str] = (),
     functions: bool = True,
     inplace: bool = False,
 ) -> nn.Module:
@@ -83,9 +89,13 @@ def convert(
     alone, but for a call with the weight and bias of a layer right below, which is that layer's.
     Not with `functions=False`, and not in compiled programs. A part of a forward pass that
     non-reentrant checkpointing runs again, and that is no module, needs `functions=False`.
+    The modules named in `recomputed`, with all inside them, are torch's, and keep the tensors that
+    they are given alone: their forward passes run once more in the backward pass
+    (`rad.nn.recomputing`).
     A mapping gives each layer a sketch by the module's dotted name, any of them if it has
     several; layers that it does not name, and functional calls, keep inputs exactly. A plan of
-    `rad.fit` stands for the sketches and the path that it chose, for batches of its `batch_size`.
+    `rad.fit` stands for the sketches, the path and the recomputed modules that it chose, for
+    batches of its `batch_size`.
     Parameters start equal, and the names in `state_dict` are the original's; hooks and
     parametrizations stay. What has no RAD layer stays as it is: see `rad.report`. A converted model
     may be converted again, in place too.
@@ -93,8 +103,9 @@ def convert(
     Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for a path with a sketch
     that would bias, for a name in the mapping that is no layer which sketches, for two sketches of
     one layer under two names, for a model that cannot be copied, for a class in place of a model,
-    for lazy layers that have not seen an input, and for a layer or a module with an attribute
-    whose name its RAD layer needs, or its functional calls.
+    for lazy layers that have not seen an input, for a layer or a module with an attribute
+    whose name its RAD layer needs, or its functional calls, and for a name in `recomputed` that is
+    no module, is the model itself, or lies in another recomputed one.
     Nothing is converted then.
     """
     check_model(model)
@@ -102,13 +113,16 @@ def convert(
     if not isinstance(sketch, Mapping | Sketch):
         sketches = getattr(sketch, "sketch", sketch)
         path = getattr(sketch, "path", None) if path is None else path
-    _sketches_by_layer(model, sketches)
+        recomputed = recomputed or getattr(sketch, "recomputed", ())
+    _check_recomputed(model, recomputed)
+    _sketches_by_layer(model, sketches, recomputed)
     if path is not None:
         _check_sketch(path)
         check_quadratic(path)
         _check_names_are_free(_norms(model))
     seed = operator.index(seed)
-    conversion = Conversion(model if inplace else copied(model), functions=functions)
+    copy = model if inplace else copied(model)
+    conversion = Conversion(copy, functions=functions, recomputed=recomputed)
     conversion.assign(sketches, seed, path)
     return conversion.model
 
@@ -116,8 +130,14 @@ def convert(
 class Conversion:
     """A model whose layers were replaced in place, and to which sketches can be assigned again."""
 
-    def __init__(self, model: nn.Module, *, functions: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, *, functions: bool = True, recomputed: Collection[str] = ()
+    ) -> None:
         self.model = model
+        for module in filter(is_recomputed, model.modules()):
+            stop_recomputing(module)
+        for name in recomputed:
+            _recompute(model.get_submodule(name))
         self._readers = read_graph(model)
         self._served = served_modules(model) if functions else {}
         for module in filter(is_served, model.modules()):
@@ -128,8 +148,9 @@ class Conversion:
         _check_names_are_free(layers)
         for module in layers.values():
             become(module, KINDS[kind_of(module)])
-        for module in filter(_runs_layers, model.modules()):
-            become(module, Sequential)
+        for _, module in _outside(model):
+            if _runs_layers(module):
+                become(module, Sequential)
         self._layers = list(layers.values())
         self._paths = dict(_paths(model))
         self.sketching = {n: m for n, m in layers.items() if isinstance(m, Sketching)}
@@ -172,6 +193,22 @@ class Conversion:
             module.set_sketch(kept, seed, place)
 
 
+def _recompute(module: nn.Module) -> None:
+    """Recompute a module, with exact layers inside where they were converted before."""
+    for part in module.modules():
+        if is_served(part):
+            stop_serving(part)
+        if isinstance(part, Sketching):
+            part.set_sketch(Identity())
+    recompute(module)
+
+
+def _outside(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that are not recomputed, by their first names."""
+    within = within_recomputed(model)
+    return ((name, module) for name, module in model.named_modules() if module not in within)
+
+
 def _paths(model: nn.Module) -> Iterator[tuple[nn.Module, Sketch]]:
     """The norms and the functional calls that keep a sketch already, and which."""
     for module in model.modules():
@@ -186,7 +223,7 @@ def _paths(model: nn.Module) -> Iterator[tuple[nn.Module, Sketch]]:
 
 def _norms(model: nn.Module) -> dict[str, nn.Module]:
     """The norms that have a RAD layer or are one, by their first names."""
-    modules = model.named_modules()
+    modules = _outside(model)
     return {n: m for n, m in modules if kind_of(m) in NORM_KINDS and "forward" not in vars(m)}
 
 
@@ -195,7 +232,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
     One whose forward was replaced by a function may compute something else, and is left alone.
     """
-    modules = model.named_modules()
+    modules = _outside(model)
     return {n: m for n, m in modules if kind_of(m) in KINDS and "forward" not in vars(m)}
 
 
@@ -231,18 +268,44 @@ def _check_names_are_free_for_calls(modules: Mapping[str, nn.Module]) -> None:
             )
 
 
+def _check_recomputed(model: nn.Module, names: Collection[str]) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(names, str):
+        raise UsageError(
+            f"recomputed must be names of modules, got the text {names!r}: [{names!r}]"
+        )
+    for name in names:
+        if not name or name not in modules:
+            raise UsageError(f"there is no module {name!r} to recompute: give names of submodules")
+        if "forward" in vars(modules[name]):
+            raise UsageError(
+                f"{name!r} cannot be recomputed, since its forward was replaced by a function: "
+                "give it a class with that forward"
+            )
+    parts = Counter(part for name in names for part in set(modules[name].modules()))
+    if any(count > 1 for count in parts.values()):
+        raise UsageError(
+            "a module to be recomputed lies in another one, or has another name among "
+            f"{', '.join(names)}: name the outer one alone, once"
+        )
+
+
 def _check_sketch(sketch: object) -> None:
     if not isinstance(sketch, Sketch):
         raise TypeError(f"sketch must be a rad.sketches.Sketch, got {type(sketch).__name__}")
 
 
 def _sketches_by_layer(
-    model: nn.Module, sketch: Sketch | Mapping[str, Sketch]
+    model: nn.Module, sketch: Sketch | Mapping[str, Sketch], recomputed: Collection[str] = ()
 ) -> dict[str, Sketch]:
-    """The sketch of each layer that is given one, by the layer's first name; as in `convert`."""
+    """The sketch of each layer that is given one, by the layer's first name; as in `convert`.
+
+    Layers in modules that are to be recomputed are given none.
+    """
     for each in sketch.values() if isinstance(sketch, Mapping) else (sketch,):
         _check_sketch(each)
-    layers = _layers(model)
+    within = {part for name in recomputed for part in model.get_submodule(name).modules()}
+    layers = {name: layer for name, layer in _layers(model).items() if layer not in within}
     names = {m: n for n, m in layers.items() if issubclass(KINDS[kind_of(m)], Sketching)}
     if not isinstance(sketch, Mapping):
         return dict.fromkeys(names.values(), sketch)

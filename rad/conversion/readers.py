@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rad.nn import LAYERS, RAD_LAYERS, Sketching
 from rad.nn.kinds import kind_of
+from rad.nn.recomputing import is_recomputed
 from rad.nn.registry import Question, operator_of
 from rad.sketches import Identity
 
@@ -40,7 +41,8 @@ class Tracer(fx.Tracer):
         return super().call_module(m, m.forward, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return kind_of(m) in RAD_LAYERS or super().is_leaf_module(m, module_qualified_name)
+        is_one = kind_of(m) in RAD_LAYERS or is_recomputed(m)
+        return is_one or super().is_leaf_module(m, module_qualified_name)
 
 
 @dataclass(frozen=True)

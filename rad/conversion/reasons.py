@@ -16,6 +16,9 @@ from rad.nn.registry import MODULE_OF_FUNCTION, MODULE_OF_NODE, OPERATORS
 TORCHS = "what torch keeps"
 """What a RAD layer says that it keeps where it leaves the work to torch's."""
 
+RECOMPUTED = "its inputs; it runs again in the backward pass"
+"""What a recomputed module keeps (`rad.nn.recomputing`), in words."""
+
 _NORM_FUNCTIONS = {
     name: row.torch.__name__
     for row in OPERATORS

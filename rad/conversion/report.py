@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from rad.conversion.readers import RESHAPES, functional_calls, unwrapped
-from rad.conversion.reasons import reason_of, reason_of_call
+from rad.conversion.reasons import RECOMPUTED, reason_of, reason_of_call
 from rad.conversion.summary import Row, lines, next_step
 from rad.nn import RAD_LAYERS, Sequential
 from rad.nn.functions import kept_by
 from rad.nn.kinds import kind_of
+from rad.nn.recomputing import is_recomputed, within_recomputed
 from rad.nn.serving import calls_of, is_served
 
 _SHAPES_AND_SUMS = """
@@ -78,6 +79,7 @@ def _row(entry: Replacement, full: bool) -> Row:
 def report(model: nn.Module, *, full: bool = False) -> Report:
     """What was replaced in a converted model, what was not, and why.
 
+    A recomputed module has a row among what was replaced, and what is inside it none.
     A module with several names has a row for each. Functions that forward passes call by
     themselves (`F.relu`, `x.relu()`, `torch.matmul`) stand among what was replaced where they are
     served, and else among what was left, by the module that calls them, as far as the model can be
@@ -85,11 +87,16 @@ def report(model: nn.Module, *, full: bool = False) -> Report:
     together. `full` decides how it prints: a line for each module in place of one for each kind.
     """
     replaced, left, sequences = [], [], []
+    within = within_recomputed(model)
     first: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         kind = kind_of(module)
         again = f"{AGAIN}{first[module]!r})" if module in first else ""
         first.setdefault(module, name)
+        if module in within:
+            if is_recomputed(module):
+                replaced.append(Replacement(name, kind.__name__, f"{RECOMPUTED}{again}"))
+            continue
         if kind is Sequential:
             sequences.append(name or "(model)")
         reason = reason_of(module)

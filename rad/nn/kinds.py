@@ -1,8 +1,8 @@
 """What a layer is, whatever class torch has made of it at run time.
 
 `torch.nn.utils.parametrize` and `fully_shard` give a module a class of its own that is derived
-from its former one and computes the same, and so does `rad.nn.serving`. A user's subclass may
-compute something else.
+from its former one and computes the same, and so do `rad.nn.serving` and `rad.nn.recomputing`. A
+user's subclass may compute something else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _SAME = {"transformers.pytorch_utils.Conv1D": PlainTransposedLinear}
 """Layers of other libraries, by name (they need not be installed) -> what computes the same."""
 
 SERVES = "_rad_serves"
-"""Attribute of the classes that `rad.nn.serving` makes: the class beneath."""
+RECOMPUTES = "_rad_recomputes"
+"""Attributes of the classes that `rad.nn.serving` and `rad.nn.recomputing` make: that beneath."""
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
@@ -48,7 +49,7 @@ def _over(wrapper: type, kind: type[nn.Module]) -> type[nn.Module]:
 
 def _made_over(kind: type) -> bool:
     """Whether this class was made at run time over another that computes the same."""
-    return SERVES in vars(kind) or _made_by_torch(kind)
+    return SERVES in vars(kind) or RECOMPUTES in vars(kind) or _made_by_torch(kind)
 
 
 def _made_by_torch(kind: type) -> bool:

@@ -13,7 +13,7 @@ module runs as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from rad.nn.base import Sketching, advance, keeps_now, start_draws
 from rad.nn.calls import Calls
 from rad.nn.functions import SERVERS
 from rad.nn.kinds import SERVES
+from rad.nn.overlay import class_over
 from rad.sketches import fold_in
 
 CALLS, KEY, COUNT = "rad_calls", "rad_key", "rad_count"
@@ -149,28 +150,16 @@ def as_torch(function: Callable[..., Any], *arguments: Any) -> Any:
 @cache
 def _over(base: Any) -> Any:
     """A subclass under the same name, whose `forward` serves the calls of that of `base`."""
-    forward_of_base = base.forward
+    return class_over(base, SERVES, _serving, _new)
 
-    @wraps(forward_of_base)
+
+def _serving(forward_of_base: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return forward_of_base(self, *args, **kwargs)
         return _run(self if keeps_now(self) else None, forward_of_base, self, *args, **kwargs)
 
-    def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-        parts: Any = super(served, self).__reduce_ex__(protocol)
-        return (_new, (base,), *parts[2:])
-
-    contents = {
-        SERVES: base,
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-        "__reduce_ex__": reduce,
-        "forward": forward,
-    }
-    served: Any = type(base)(base.__name__, (base,), contents)
-    return served
+    return forward
 
 
 def _new(base: Any) -> nn.Module:

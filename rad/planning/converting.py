@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -30,6 +30,9 @@ def convert(
     batch_axis: Any = None,
     kind: Kind = "saved",
     path: Path = None,
+    recomputed: Collection[str] = (),
+    time: str | float | None = None,
+    recompute: bool | None = None,
     functions: bool = True,
     inplace: bool = False,
 ) -> nn.Module:
@@ -47,9 +50,11 @@ def convert(
     Parameters and the names in `state_dict` are the same, and so are all outputs and, up to the
     noise of the sketches, whose mean is zero, all gradients. Draws depend on `seed`. What lies on
     the gradient's path stays exact unless `path`, a `rad.DitheredRounding`, is given; `auto` with a
-    budget chooses it, too, where it is not given (`rad.Identity()` keeps it exact). `functions`
-    is whether functional calls are served. What is replaced by what, what stays, and what is
-    refused: `rad.conversion.modules`; for a model at hand `rad.report` says it.
+    budget chooses it, too, where it is not given (`rad.Identity()` keeps it exact). Modules that
+    `recomputed` names keep their inputs alone, and run again in the backward pass; `auto` with a
+    budget chooses them, too, by what they and sketches cost: `time` and `recompute` are
+    `rad.fit`'s. `functions` is whether functional calls are served. What is replaced by what, what
+    stays, and what is refused: `rad.conversion.modules`; for a model at hand `rad.report` says it.
 
     Raises UsageError where both or neither of `sketch` and `budget` are given, for a budget without
     an example, for what goes with a budget without one, for a variant that sketches nothing
@@ -62,15 +67,27 @@ def convert(
             f"example=, such as budget='6 GB', example=batch; {_given(sketch, budget)}"
         )
     if budget is None:
-        if example is not None or loss is not None or batch_axis is not None:
+        if any(each is not None for each in (example, loss, batch_axis, time, recompute)):
             raise UsageError(
-                "example=, loss= and batch_axis= go with budget=: leave them out, or give "
-                "budget= in place of a sketch"
+                "example=, loss=, batch_axis=, time= and recompute= go with budget=: leave them "
+                "out, or give budget= in place of a sketch"
             )
         assert sketch is not None
         if path == "auto":
             raise UsageError("path='auto' goes with budget=: give a sketch, or None")
-        return modules.convert(model, sketch, seed, path=path, functions=functions, inplace=inplace)
+        return modules.convert(
+            model,
+            sketch,
+            seed,
+            path=path,
+            recomputed=recomputed,
+            functions=functions,
+            inplace=inplace,
+        )
+    if recomputed:
+        raise UsageError(
+            "recomputed= goes with a sketch: with budget= rad.fit chooses what is recomputed"
+        )
     if not functions:
         raise UsageError("functions=False goes with a sketch: a plan counts functional calls")
     if example is None:
@@ -85,7 +102,18 @@ def convert(
         )
     if path is None and variant == AUTO:
         path = "auto"
-    plan = fit(model, example, loss, budget, variant, kind=kind, batch_axis=batch_axis, path=path)
+    plan = fit(
+        model,
+        example,
+        loss,
+        budget,
+        variant,
+        kind=kind,
+        batch_axis=batch_axis,
+        path=path,
+        time=time,
+        recompute=recompute,
+    )
     return modules.convert(model, plan, seed, inplace=inplace)
 
 

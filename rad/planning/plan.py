@@ -24,7 +24,8 @@ class Plan:
 
     `rad.convert(model, plan)`, trained with batches of `batch_size`, carries it out.
     `keep_fraction` is that of all layers, None where there is none or layers differ; `bits`
-    those of a rounding sketch; `path` what lies on the gradient's path keeps (`rad.convert`).
+    those of a rounding sketch; `path` what lies on the gradient's path keeps (`rad.convert`), and
+    `recomputed` names modules that keep their inputs alone and run again in the backward pass.
     `layers` gives each layer's keep fraction or sketch where they
     differ, `reason` why they were chosen.
     Prints as one line and what `rad.report` prints.
@@ -43,13 +44,15 @@ class Plan:
     layers: Mapping[str, float | str] | None = None
     reason: str | None = None
     path: Sketch | None = None
+    recomputed: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """One line: what the variant does with the budget."""
         memory = self.memory
         path = "" if self.path is None else f", path {self.path}"
+        again = f", {len(self.recomputed)} modules recomputed" if self.recomputed else ""
         return (
-            f"{self.variant}, batch {self.batch_size}, keep {self._kept()}{path}, "
+            f"{self.variant}, batch {self.batch_size}, keep {self._kept()}{path}{again}, "
             f"{memory.parameter_bytes:,} parameter + {memory.saved_bytes:,} saved bytes"
         )
 

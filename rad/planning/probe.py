@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args
 
@@ -33,6 +33,7 @@ from rad.planning.batch_axis import (
     leading_sizes,
     likely_batch,
 )
+from rad.planning.checks import check_gradients, check_recomputation
 from rad.planning.plan import Memory
 from rad.sketches import Identity, Sketch
 from rad.sketches.base import Shape
@@ -52,6 +53,7 @@ class Trial:
     output, whatever that is, to a scalar. Bytes are those of the parameters plus, by `kind`,
     everything saved for backward, or the peak of a forward and backward pass, gradients included.
     `path` is what lies on the gradient's path keeps, in all that is measured from then on.
+    Modules named in `recomputed` are recomputed in the backward pass (`rad.nn.recomputing`).
     Every module is in the mode that it has in the model. Raises UsageError for another `kind`, for
     inputs without a batch, for a model that is none, is lazy, or is in evaluation mode as a whole,
     and where there are no numbers (meta device).
@@ -64,6 +66,7 @@ class Trial:
         loss: Loss,
         kind: Kind = "saved",
         batch_axis: Any = None,
+        recomputed: Collection[str] = (),
     ) -> None:
         if kind not in KINDS:
             raise UsageError(f"unknown kind of budget {kind!r}: choose one of {', '.join(KINDS)}")
@@ -79,10 +82,46 @@ class Trial:
         self.parameter_bytes = parameter_bytes(model)
         self.path: Sketch | None = None
         self._found: dict[Callable[[Trial], Any], Any] = {}
-        self._conversion = Conversion(
-            duplicated(model, "plan for a model without what stands in the way")
-        )
+        self.recomputed = tuple(recomputed)
+        self._arguments = (model, example, loss, kind, batch_axis)
+        self._conversion = Conversion(self._copy(), recomputed=recomputed)
         self._devices = {t.device for t in self.example.tensors if t.is_cuda}
+
+    def recomputing(self, names: Collection[str]) -> Trial:
+        """A trial of another copy of the model, in which those modules are recomputed."""
+        return Trial(*self._arguments, recomputed=names)
+
+    def _copy(self) -> nn.Module:
+        remedy = "plan for a model without what stands in the way"
+        return duplicated(self._arguments[0], remedy)
+
+    @property
+    def model(self) -> nn.Module:
+        """The converted copy."""
+        return self._conversion.model
+
+    def step(self, sketch: Sketches) -> Callable[[], None]:
+        """A forward and backward pass with those sketches and the path of now, for timing."""
+        forward = self._forward(sketch, self.full_batch)
+        return lambda: self._backward(forward, self.model)
+
+    def plain_step(self) -> Callable[[], None]:
+        """A forward and backward pass of the model as it was given."""
+        model = self._copy()
+
+        def forward() -> Tensor:
+            with torch.random.fork_rng(self._devices):
+                return self.loss(self.example.call(model))
+
+        return lambda: self._backward(forward, model)
+
+    def exact_loss(self) -> Tensor:
+        """The loss of a forward pass that keeps everything exactly."""
+        return self._with_path(None, lambda: self._forward(Identity(), self.full_batch))()
+
+    def exact_bytes(self) -> int:
+        """`total_bytes` where everything is kept exactly, but for what is recomputed."""
+        return self._with_path(None, lambda: self.total_bytes(Identity(), self.full_batch))
 
     @property
     def full_batch(self) -> int:
@@ -135,7 +174,7 @@ class Trial:
     def report(self, sketch: Sketches) -> Report:
         """What is replaced and what is not."""
         self._conversion.assign(sketch, path=self.path)
-        return report(self._conversion.model)
+        return report(self.model)
 
     @property
     def keeps_sketches(self) -> bool:
@@ -145,7 +184,7 @@ class Trial:
     def shapes(self) -> dict[str, list[Shape]]:
         """For each layer the shapes of the tensors that it sketches."""
         recorders = {name: Recording() for name in self.layers}
-        with unsliced(self._conversion.model):
+        with unsliced(self.model):
             self._forward(recorders, self.full_batch)()
         return {name: recorder.shapes for name, recorder in recorders.items()}
 
@@ -163,10 +202,10 @@ class Trial:
         """
         steps = {n: Recording() for n, layer in self.layers.items() if _is_stepwise(layer)}
         with Capture(self.layers) as seen:
-            self._backward(self._forward(steps, self.full_batch))
+            self._backward(self._forward(steps, self.full_batch), self.model)
         self._check_watched({name for name in self.layers if name not in steps})
         found = seen.pairs | {name: each.products for name, each in steps.items()}
-        _check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
+        check_gradients({name: [g for _, g in calls] for name, calls in found.items()})
         return found
 
     def once(self, find: Callable[[Trial], Found]) -> Found:
@@ -178,22 +217,26 @@ class Trial:
 
     def gradient_error(self, sketch: Sketches, draws: int = 4) -> float:
         """E |g_hat - g|^2 / |g|^2 of the whole gradient, measured: a mean over that many draws."""
-        exact = self.once(Trial._exact_gradient)
+        exact = self.once(Trial.exact_gradient)
         found = [self._gradient(sketch, seed, self.path) for seed in range(draws)]
         squares = sum((estimate - exact).square().sum().item() for estimate in found) / draws
         return squares / exact.square().sum().item()
 
-    def _exact_gradient(self) -> Tensor:
+    def _with_path(self, path: Sketch | None, find: Callable[[], Found]) -> Found:
+        before, self.path = self.path, path
+        try:
+            return find()
+        finally:
+            self.path = before
+
+    def exact_gradient(self) -> Tensor:
+        """The gradient by all trained parameters where everything is kept exactly: float64."""
         return self._gradient(Identity(), 0, Identity())
 
     def _gradient(self, sketch: Sketches, seed: int, path: Sketch | None) -> Tensor:
         """The gradient by all trained parameters, in a row: float64."""
-        before, self.path = self.path, path
-        try:
-            loss = self._forward(sketch, self.full_batch, seed)()
-        finally:
-            self.path = before
-        trained = [p for p in self._conversion.model.parameters() if p.requires_grad]
+        loss = self._with_path(path, lambda: self._forward(sketch, self.full_batch, seed))()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss, trained, allow_unused=True)
         return torch.cat([g.flatten().double() for g in grads if g is not None])
 
@@ -202,7 +245,7 @@ class Trial:
         recorders = {name: Recording() for name in sorted(names)}
         forward = self._forward(recorders, self.full_batch)
         with outside_calls({name: self.layers[name] for name in names}):
-            self._backward(forward)
+            self._backward(forward, self.model)
         for name, recorder in recorders.items():
             if recorder.shapes:
                 raise UsageError(
@@ -214,14 +257,14 @@ class Trial:
     def _seen(self) -> Sizes:
         """The sizes in a pass on all examples."""
         self._conversion.assign(Identity())
-        model = self._conversion.model
+        model = self.model
         with batch_sizes(model) as layers, torch.random.fork_rng(self._devices):
             outputs = leading_sizes(self.example.call(model))
         return Sizes(tuple(layers), outputs)
 
     def _attempt(self, batch: Batch, size: int) -> tuple[Sizes, int] | None:
         """The sizes in a pass on some of the examples, and its bytes; None where it fails."""
-        model, outputs = self._conversion.model, list[int]()
+        model, outputs = self.model, list[int]()
 
         def forward() -> Tensor:
             output = self.example.call(model, batch, size)
@@ -237,10 +280,9 @@ class Trial:
         return Sizes(tuple(layers), tuple(outputs)), nbytes
 
     def _peak(self, forward: Callable[[], Tensor]) -> int:
-        return peak_bytes(lambda: self._backward(forward))
+        return peak_bytes(lambda: self._backward(forward, self.model))
 
-    def _backward(self, forward: Callable[[], Tensor]) -> None:
-        model = self._conversion.model
+    def _backward(self, forward: Callable[[], Tensor], model: nn.Module) -> None:
         model.zero_grad(set_to_none=True)
         # Gradients of nothing else: the loss may reach what is not the copy's.
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -253,48 +295,14 @@ class Trial:
 
         def forward() -> Tensor:
             with torch.random.fork_rng(self._devices):
-                loss = self.loss(self.example.call(self._conversion.model, cut, batch))
+                loss = self.loss(self.example.call(self.model, cut, batch))
             check_loss(loss)
-            _check_recomputation(loss)
+            check_recomputation(loss)
             return loss
 
         return forward
 
 
-def _check_recomputation(loss: Tensor) -> None:
-    """Refuse reentrant checkpointing: layers run in its backward pass, which takes no `inputs=`."""
-    found, waiting = set(), [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in found:
-            continue
-        if node.name() == "CheckpointFunctionBackward":
-            raise UsageError(
-                "reentrant activation checkpointing cannot be planned for, since it shows its "
-                "layers in the backward pass only: pass use_reentrant=False to "
-                "torch.utils.checkpoint.checkpoint"
-            )
-        found.add(node)
-        waiting += [before for before, _ in node.next_functions]
-
-
 def _is_stepwise(layer: Sketching) -> bool:
     row = operator_of(layer)
     return row is not None and row.stepwise
-
-
-def _check_gradients(gradients: Mapping[str, list[Tensor]]) -> None:
-    """Refuse gradients that say nothing about which layer needs how much."""
-    for name, of_layer in gradients.items():
-        if not all(gradient.isfinite().all() for gradient in of_layer):
-            raise UsageError(
-                f"the example's gradient is not finite at layer {name!r}: give an example, a model "
-                "and a loss in range, or a variant that needs no gradient, such as "
-                "stochastic_rounding"
-            )
-    if any(gradients.values()) and not any(g.any() for each in gradients.values() for g in each):
-        raise UsageError(
-            "the example's gradient is zero in every layer, which tells nothing about their "
-            "variances: give an example whose loss is not at its minimum (or a larger loss, where "
-            "it vanishes), or a variant that needs no gradient, such as stochastic_rounding"
-        )

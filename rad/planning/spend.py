@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from rad.memory.budget import Budget
+from rad.memory.budget import Budget, parse_budget
 from rad.planning.allocation import allocate
 from rad.planning.auto import choose, fewest_bytes
 from rad.planning.limits import TooSmall
@@ -63,6 +63,11 @@ def spend(
     if isinstance(sketch, TooSmall):
         return sketch
     return Spent(sketch, trial.full_batch, bits=getattr(sketch, "bits", None))
+
+
+def sampled(trial: Trial, bytes_: int, variant: str) -> Spent | TooSmall:
+    """What one of the paper's samples does with those bytes, alike in all layers."""
+    return _fraction(trial, parse_budget(bytes_), bytes_, variant, "uniform", {})
 
 
 def _fraction(

@@ -24,7 +24,8 @@ from rad.planning.limits import TooSmall, in_bytes, refusal
 from rad.planning.path import Path, on_best_path
 from rad.planning.plan import Plan
 from rad.planning.probe import Kind, Loss, Trial
-from rad.planning.spend import ALLOCATIONS, Allocation, is_kept_directly, spend
+from rad.planning.spend import ALLOCATIONS, Allocation, Spent, is_kept_directly, spend
+from rad.planning.ways import best_way, read_time
 from rad.sketches.registry import kinds
 
 
@@ -59,6 +60,8 @@ def build(
     allocation: Allocation = "uniform",
     batch_axis: Any = None,
     path: Path = None,
+    time: str | float | None = None,
+    recompute: bool | None = None,
     **options: Any,
 ) -> Built:
     """Convert `model` so that it trains as `variant` within `budget`: `fit`, then `rad.convert`.
@@ -75,6 +78,8 @@ def build(
         allocation=allocation,
         batch_axis=batch_axis,
         path=path,
+        time=time,
+        recompute=recompute,
         **options,
     )
     return Built(convert(model, plan, seed), plan.batch_size, plan)
@@ -92,6 +97,8 @@ def fit(
     allocation: Allocation = "uniform",
     batch_axis: Any = None,
     path: Path = None,
+    time: str | float | None = None,
+    recompute: bool | None = None,
     **options: Any,
 ) -> Plan:
     """The most that `variant` can do within `budget`, measured on copies of `model`.
@@ -121,6 +128,12 @@ def fit(
     chooses it, too: each of some roundings and none is planned with, and of the plans that fit the
     one whose whole gradient has the least mean squared error, measured over a few draws, is taken
     (`rad.planning.path`).
+    With `variant="auto"`, sketches and recomputation are weighed (`rad.planning.ways`) where `path`
+    is "auto", where `time` is given, or with `recompute=True`; not with `recompute=False`. Of what
+    fits the budget is taken what promises the least time to a loss: the measured time of a step,
+    times one and the measured error of the gradient. With `time="1.3x"`, how many times plain
+    torch's time a step may take, it is what has the least error within that time. Times are
+    measured, on this machine, so that two plans may differ: keep a plan to use it again.
     `options` are fields of the variant's sketch (`rad.sketches.registry`): `replacement` of the
     sampling variants, `block` and `zero_code` of rounding, `block` and `dithered` of rotated,
     `bits` and `dithered` of sampled rounding.
@@ -150,11 +163,12 @@ def fit(
     or needs no gradient, a model without a layer that sketches, without a call of one in its
     forward pass, with reentrant checkpointing (`use_reentrant=True`), or in evaluation mode as a
     whole (call `model.train()` first), a budget that cannot be read, and one too small for the
-    variant (naming the smallest that is not).
+    variant (naming the smallest that is not); for a time that cannot be read, goes with another
+    variant, or in which nothing was found.
     """
     variant = _by_class_name().get(variant, variant)
     _check(variant, allocation, options)
-    wanted = parse_budget("full" if variant == "baseline" else budget)
+    wanted, most = parse_budget("full" if variant == "baseline" else budget), read_time(time)
     trial = Trial(model, example, own_loss if loss is None else loss, kind, batch_axis)
     if not trial.layers and variant in sketching():
         raise UsageError(
@@ -172,9 +186,16 @@ def fit(
             "recurrent layer with gradients on (functional uses of a weight keep what torch keeps)"
         )
     bytes_ = None if is_kept_directly(wanted, variant) else in_bytes(trial, wanted)
-    spent = on_best_path(
-        trial, path, lambda: spend(trial, wanted, bytes_, variant, allocation, options)
-    )
+
+    def spending(each: Trial) -> Spent | TooSmall:
+        return spend(each, wanted, bytes_, variant, allocation, options)
+
+    if bytes_ is not None and _weighs(variant, path, most, recompute):
+        way = best_way(trial, path, bytes_, most, spending)
+        spent = way if isinstance(way, TooSmall) else way.spent
+        trial = trial if isinstance(way, TooSmall) else way.trial
+    else:
+        spent = on_best_path(trial, path, lambda: spending(trial))
     if isinstance(spent, TooSmall):
         assert bytes_ is not None
         raise refusal(trial, wanted, bytes_, spent)
@@ -192,7 +213,20 @@ def fit(
         layers=spent.layers,
         reason=spent.reason,
         path=trial.path,
+        recomputed=trial.recomputed,
     )
+
+
+def _weighs(variant: str, path: Path, most: float | None, recompute: bool | None) -> bool:
+    """Whether sketches and recomputation are measured against each other."""
+    if variant == "auto":
+        return recompute or (recompute is None and (path == "auto" or most is not None))
+    if most is not None or recompute:
+        raise UsageError(
+            f"time= and recompute= go with variant='auto', which weighs noise and time; {variant} "
+            "does what it is told"
+        )
+    return False
 
 
 def _by_class_name() -> dict[str, str]:

@@ -5,9 +5,9 @@ import torch
 
 import rad
 from rad.benchmarks import networks
+from rad.benchmarks.capture import captured
 from rad.benchmarks.networks import Network
 from rad.benchmarks.programs import COMPARED, PROGRAMS, programs
-from rad.benchmarks.timing import captured
 from rad.errors import UsageError
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rad.benchmarks.timing import error_of_ratio, ratio_of_medians
+from rad.planning.timing import error_of_ratio, ratio_of_medians
 
 
 def test_the_error_is_that_of_many_repetitions() -> None:

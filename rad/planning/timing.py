@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from rad.training.cuda_graphs import capturing
-
 RESAMPLES = 1000
 
 
@@ -51,24 +49,6 @@ def error_of_ratio(seconds: Sequence[float], reference: Sequence[float]) -> floa
     own, other = (np.median(np.asarray(times)[rounds], 1) for times in (seconds, reference))
     ratios = own / other
     return float(ratios.std() / ratios.mean())
-
-
-def captured(step: Callable[[], object], warmup: int = 3) -> Callable[[], object]:
-    """`step` as a CUDA graph: each call replays the kernels that one call of `step` launched.
-
-    `step` runs so many times before it is captured, on a stream of its own.
-    Raises RuntimeError where it does what a graph cannot, such as waiting for the device.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(warmup):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with capturing(graph, side):
-        step()
-    return graph.replay
 
 
 def _wait() -> None:
