@@ -54,8 +54,8 @@ class ConvResponse(NoiseResponse):
             total = summed.view(batch, geometry.groups, -1)
         else:
             total = grad.new_zeros(batch, geometry.groups, self._x.shape[2:].numel())
-            for number, (_, each) in enumerate(self._taps()):
-                total[:, number % geometry.groups] += each.square().sum(1)
+            for _, each in self._taps():
+                total += each.square().sum(2)
         return total.repeat_interleave(channels // geometry.groups, dim=1).flatten(0, 1)
 
     def _columns(self, mixed: bool, shared: bool) -> Tensor:
@@ -73,21 +73,19 @@ class ConvResponse(NoiseResponse):
     def _rotated(self, variance: Tensor, rotation: Callable[[Tensor], Tensor]) -> Tensor:
         total, groups = self._grad.new_zeros(()), self._geometry.groups
         by_group = variance.view(len(self._x), groups, -1, variance.shape[1]).sum(2)
-        for number, (_, aligned) in enumerate(self._taps()):
-            energy = rotation(aligned).square().sum(1)
-            total += (by_group[:, number % groups] * energy).sum()
+        for _, aligned in self._taps():
+            total += (by_group * rotation(aligned).square().sum(2)).sum()
         return total
 
     def _rows(self, covariance: Tensor) -> Tensor:
         """Over pairs of rows of one channel: only these add to the same weights."""
         batch, channels = self._x.shape[:2]
         same_channel = covariance.view(batch, channels, batch, channels).diagonal(dim1=1, dim2=3)
-        groups = self._geometry.groups
-        per_group = same_channel.to(self._x.dtype).split(channels // groups, dim=2)
+        per_group = same_channel.to(self._x.dtype).unflatten(2, (self._geometry.groups, -1))
         total = self._grad.new_zeros(())
-        for number, (inputs, aligned) in enumerate(self._taps()):
-            parts = torch.einsum("bci,boi->bco", inputs, aligned)
-            total += torch.einsum("bco,eco,bec->", parts, parts, per_group[number % groups])
+        for inputs, aligned in self._taps():
+            parts = torch.einsum("bgci,bgoi->bgco", inputs, aligned)
+            total += torch.einsum("bgco,egco,begc->", parts, parts, per_group)
         return total
 
     def _complement(self, directions: Tensor) -> Tensor:
@@ -97,19 +95,18 @@ class ConvResponse(NoiseResponse):
             return total
         for inputs, aligned in self._taps():
             x, grad = (each - each @ directions @ directions.t() for each in (inputs, aligned))
-            trace = torch.einsum("bci,boi->co", x, grad)
+            trace = torch.einsum("bgci,bgoi->gco", x, grad)
             total += _squares(x, grad) - 2 / size * squared_norm(trace)
         return total * (size / ((size - 1) * (size + 2)))
 
     def _taps(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """x (B, C, d) and the output gradient aligned with it (B, O, d), for each tap and group."""
+        """For each tap x (B, G, C, d) and the output gradient aligned with it (B, G, O, d), by
+        groups."""
         groups, space = self._geometry.groups, self._x.shape[2:]
         inputs = self._x.flatten(2).unflatten(1, (groups, -1))
         for tap in product(*map(range, self._weight.shape[2:])):
             aligned = _aligned(self._grad, space, tap, self._geometry).flatten(2)
-            aligned = aligned.unflatten(1, (groups, -1))
-            for group in range(groups):
-                yield inputs[:, group], aligned[:, group]
+            yield inputs, aligned.unflatten(1, (groups, -1))
 
 
 def conv_weight_grad_variance(
@@ -159,25 +156,25 @@ def _aligned_transposed(
 
 
 def _sampled(x: Tensor, aligned: Tensor) -> Tensor:
-    """d sum_i |A_i|^2 - |sum_i A_i|^2 of rows (B, C, d) that share a draw."""
-    contributions = torch.einsum("bci,boi->ico", x, aligned)
+    """d sum_i |A_i|^2 - |sum_i A_i|^2 of rows (B, G, C, d) that share a draw."""
+    contributions = torch.einsum("bgci,bgoi->igco", x, aligned)
     return x.shape[-1] * squared_norm(contributions) - squared_norm(contributions.sum(0))
 
 
 def _sampled_apart(x: Tensor, aligned: Tensor) -> Tensor:
-    """The sum of `_sampled` over rows (B, C, d) that each have a draw of their own."""
-    energy = x.square().sum(1).flatten() @ aligned.square().sum(1).flatten()
-    return x.shape[-1] * energy - squared_norm(torch.bmm(x, aligned.mT))
+    """The sum of `_sampled` over rows (B, G, C, d) that each have a draw of their own."""
+    energy = x.square().sum(2).flatten() @ aligned.square().sum(2).flatten()
+    return x.shape[-1] * energy - squared_norm(x @ aligned.mT)
 
 
 def _projected(x: Tensor, aligned: Tensor) -> Tensor:
-    """|M|^2 + tr M^2 - 2 sum_i M_ii^2 of rows (B, C, d) that share a matrix."""
-    diagonal = torch.einsum("bci,boi->ico", x, aligned)
+    """|M|^2 + tr M^2 - 2 sum_i M_ii^2 of rows (B, G, C, d) that share a matrix."""
+    diagonal = torch.einsum("bgci,bgoi->igco", x, aligned)
     return _squares(x, aligned) - 2 * squared_norm(diagonal)
 
 
 def _squares(x: Tensor, aligned: Tensor) -> Tensor:
-    """|M|^2 + tr M^2 of the products M of rows (B, C, d) with the gradients that they meet."""
-    norm = torch.einsum("xci,yci,xoj,yoj->", x, x, aligned, aligned)
-    crossed = torch.einsum("xci,yoi->coxy", x, aligned)
+    """|M|^2 + tr M^2 of the products M of rows (B, G, C, d) with the gradients that they meet."""
+    norm = torch.einsum("xgci,ygci,xgoj,ygoj->", x, x, aligned, aligned)
+    crossed = torch.einsum("xgci,ygoi->gcoxy", x, aligned)
     return norm + (crossed * crossed.mT).sum()
