@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rad.draws.dispatch import words
-from rad.draws.reference import fold_in
+from rad.draws.dispatch import fold_in, words
 from rad.packing.codes import reinterpret
 from rad.packing.pieces import joined, pieces
 

@@ -16,6 +16,14 @@ from rad import backends
 from rad.draws import reference
 
 
+def fold_in(key: Tensor, i: int | Tensor) -> Tensor:
+    """`rad.draws.reference.fold_in`: of one key on the CPU without torch's operators."""
+    if isinstance(i, Tensor) or key.dim() or not (key.is_cpu and backends.is_readable(key)):
+        return reference.fold_in(key, i)
+    word = reference.signed(reference.mixed(int(key) + (i + 1) * reference.FOLD))
+    return torch.full((), word, dtype=torch.int64, device="cpu")
+
+
 def step_keys(key: Tensor, steps: int, first: int = 0) -> Tensor:
     """`rad.draws.reference.step_keys`."""
     keys = backends.host_keys(key)

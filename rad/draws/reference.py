@@ -59,6 +59,14 @@ def _mix_(z: Tensor) -> Tensor:
     return z
 
 
+def mixed(z: int) -> int:
+    """`mix` of an integer, modulo 2**64."""
+    z %= 1 << 64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % (1 << 64)
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % (1 << 64)
+    return z ^ (z >> 31)
+
+
 def make_key(seed: int, device: torch.device | str | None = None) -> Tensor:
     """The key of an integer seed: int64, shape ()."""
     seed = signed(seed)

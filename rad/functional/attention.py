@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
-from rad.draws.reference import fold_in
+from rad.draws.dispatch import fold_in
 from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
 from rad.functional.arguments import check_real, product_dtype, without_autocast

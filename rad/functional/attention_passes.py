@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rad.draws.casting import cast
-from rad.draws.reference import READ, fold_in
+from rad.draws.dispatch import fold_in
+from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.attention_tiles import (
     Attention,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rad.draws.reference import fold_in, step_keys
+from rad.draws.dispatch import fold_in, step_keys
 from rad.dtypes import accumulation_dtype
 from rad.functional.cells import PRODUCTS, Cell
 from rad.functional.gated_weights import Weights

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rad.draws.reference import fold_in
+from rad.draws.dispatch import fold_in
 from rad.errors import UsageError
 from rad.functional.arguments import check_real, product_dtype
 from rad.functional.compression import keep, read

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.casting import cast
-from rad.draws.reference import READ, fold_in
+from rad.draws.dispatch import fold_in
+from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import check_real
 from rad.functional.compression import keep

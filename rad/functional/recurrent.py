@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rad.draws.reference import fold_in, step_keys
+from rad.draws.dispatch import fold_in, step_keys
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import product_dtype
 from rad.functional.linear_noise import LinearResponse

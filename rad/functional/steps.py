@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rad.draws.reference import fold_in, step_keys
+from rad.draws.dispatch import fold_in, step_keys
 from rad.sketches.base import Sketch
 
 

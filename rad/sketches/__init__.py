@@ -4,7 +4,8 @@ A new sketch is a file here, which registers itself (`rad.sketches.registry`); i
 `rad.sketches.Sketch`. Sketches import draws, packing and kernels, and know no operator.
 """
 
-from rad.draws.reference import fold_in, make_key
+from rad.draws.dispatch import fold_in
+from rad.draws.reference import make_key
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 from rad.sketches.importance import ImportanceSampling

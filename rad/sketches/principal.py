@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rad.draws.casting import cast, cast_at_random
-from rad.draws.dispatch import row_keys
+from rad.draws.dispatch import fold_in, row_keys
 from rad.draws.normal import normals
-from rad.draws.reference import KEPT, READ, fold_in
+from rad.draws.reference import KEPT, READ
 from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
 from rad.packing.pieces import joined, pieces

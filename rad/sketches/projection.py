@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rad.draws.casting import cast, cast_at_random
-from rad.draws.dispatch import row_keys, signs
-from rad.draws.reference import KEPT, READ, fold_in
+from rad.draws.dispatch import fold_in, row_keys, signs
+from rad.draws.reference import KEPT, READ
 from rad.draws.selectors import Selectors
 from rad.dtypes import accumulation_dtype
 from rad.packing.pieces import joined, pieces

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rad.draws.casting import cast
-from rad.draws.dispatch import row_keys, step_keys
-from rad.draws.reference import READ, fold_in
+from rad.draws.dispatch import fold_in, row_keys, step_keys
+from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype, scale_dtype
 from rad.packing.codes import code_bytes, pack_codes, unpack_codes
 from rad.sketches import compiled_rounding, sampled_columns

@@ -52,6 +52,17 @@ def test_keys_of_steps_and_rows(word: int, first: int, steps: int, rows: int) ->
     assert torch.equal(draws.row_keys(keys, rows), random.row_keys(keys, rows))
 
 
+@pytest.mark.parametrize("word", [0, 1, -1, 2**62, -(2**63)])
+@pytest.mark.parametrize("place", [0, 1, -3, 2**40, 2**64 - 1])
+def test_sub_keys(word: int, place: int) -> None:
+    key = torch.tensor(word)
+    assert torch.equal(draws.fold_in(key, place), random.fold_in(key, place))
+    several = torch.tensor([word, 5])
+    assert torch.equal(draws.fold_in(several, place), random.fold_in(several, place))
+    places = torch.arange(3)
+    assert torch.equal(draws.fold_in(key, places), random.fold_in(key, places))
+
+
 def test_under_vmap_torch_draws() -> None:
     keys = fold_in(make_key(0), torch.arange(5))
     together = torch.vmap(lambda key: draws.integers(key, range(3), 4, 10))(keys)
