@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rad.conversion.audit import Audit, audit
     from rad.conversion.report import report
     from rad.conversion.slices import slice_batches
+    from rad.partition.backend import backend, compile
     from rad.planning.converting import convert
     from rad.planning.plan import Plan
     from rad.planning.variants import fit
@@ -47,6 +48,8 @@ __all__ = [
     "Sketch",
     "StochasticRounding",
     "audit",
+    "backend",
+    "compile",
     "convert",
     "fit",
     "functional",
@@ -59,6 +62,8 @@ __all__ = [
 _MODULES = {
     "Audit": "rad.conversion.audit",
     "audit": "rad.conversion.audit",
+    "backend": "rad.partition.backend",
+    "compile": "rad.partition.backend",
     "convert": "rad.planning.converting",
     "report": "rad.conversion.report",
     "slice_batches": "rad.conversion.slices",

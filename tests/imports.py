@@ -10,7 +10,7 @@ import networkx as nx
 
 LIBRARY = (
     *("errors", "dtypes", "backends", "packing", "draws", "kernels", "sketches"),
-    *("functional", "memory", "nn", "conversion", "planning"),
+    *("functional", "memory", "nn", "conversion", "planning", "partition"),
 )
 """Packages of the library, each of which may import those before it."""
 

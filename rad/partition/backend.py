@@ -1,0 +1,184 @@
+"""`rad.compile` and `rad.backend`: torch.compile, with sketches where they leave no bias."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch._functorch import config as functorch_config
+from torch._functorch.aot_autograd import aot_module_simplified, make_boxed_compiler
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._inductor.compile_fx import compile_fx
+from torch._inductor.custom_graph_pass import CustomPartitionerFn
+from torch._inductor.decomposition import select_decomp_table
+
+from rad.errors import UsageError
+from rad.nn.base import advance, start_draws
+from rad.partition.choosing import Choice, choose
+from rad.partition.crossing import crossings
+from rad.partition.rewriting import copied, with_copies, with_sketches
+
+Inner = Literal["inductor", "aot_eager"]
+
+KEY = "rad_key"
+"""Name of the input that holds the key of a call."""
+
+
+class Backend:
+    """What `rad.backend` returns: compiles graphs, and says what it decided for each.
+
+    The t-th call of a graph draws as a layer does (`rad.nn.Sketching`), with the graph's number in
+    place of the layer's: among several processes each draws for itself.
+
+    `choices` has an entry for each graph with a backward pass, in the order in which they were
+    compiled; printing the backend prints them.
+    """
+
+    def __init__(self, budget: float, seed: int = 0, inner: Inner = "inductor") -> None:
+        if isinstance(budget, bool) or not 0 < budget <= 1:
+            raise UsageError(
+                f"budget={budget!r} is no fraction: give the part of the saved bytes of "
+                "torch.compile that may be kept, such as budget=0.2"
+            )
+        if inner not in _INNER:
+            raise UsageError(f"inner={inner!r} is unknown: choose one of {', '.join(_INNER)}")
+        self.budget, self.seed, self._inner = float(budget), seed, _INNER[inner]
+        self.choices: list[Choice] = []
+        self._graphs = 0
+
+    def __call__(self, graph: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        """Compile a graph as torch.compile hands it over."""
+        if any(map(_has_symbols, inputs)):
+            raise UsageError(
+                "sizes that may change cannot be planned for: compile with dynamic=False, as "
+                "rad.compile does, which compiles anew for each size"
+            )
+        number, self._graphs = self._graphs, self._graphs + 1
+        device = next((x.device for x in inputs if isinstance(x, Tensor)), torch.device("cpu"))
+        key, calls = start_draws(self.seed, number, device)
+        given = copy.copy(graph)
+        given.graph = copied(graph.graph)
+        _add_key(given.graph)
+        given.recompile()
+        fixed = {place for place, x in enumerate(inputs) if isinstance(x, nn.Parameter)}
+        partition = _Partition(self.budget, fixed, self.choices)
+        compiled = self._inner(given, [*inputs, key], partition)
+
+        def run(*args: Any) -> Any:
+            return compiled(*args, advance(key, calls, None))
+
+        return run
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.choices))
+
+
+def _by_inductor(graph: fx.GraphModule, inputs: Sequence[Any], partition: _Partition) -> Any:
+    patches = {"custom_partitioner_fn": partition, "fx_graph_cache": False}
+    with functorch_config.patch(enable_autograd_cache=False):
+        return compile_fx(graph, inputs, config_patches=patches)
+
+
+def _by_operators(graph: fx.GraphModule, inputs: Sequence[Any], partition: _Partition) -> Any:
+    """The same graphs, run operator by operator."""
+    return aot_module_simplified(
+        graph,
+        inputs,
+        fw_compiler=make_boxed_compiler(lambda each, _: each),
+        partition_fn=partition,
+        decompositions=select_decomp_table(),
+    )
+
+
+_INNER = {"inductor": _by_inductor, "aot_eager": _by_operators}
+"""What compiles the two passes."""
+
+
+def _has_symbols(x: Any) -> bool:
+    """Whether an input is a size that may change, or a tensor with one."""
+    sizes = x.shape if isinstance(x, Tensor) else (x,)
+    return any(isinstance(size, torch.SymInt) for size in sizes)
+
+
+def _add_key(graph: fx.Graph) -> None:
+    placeholders = graph.find_nodes(op="placeholder")
+    with graph.inserting_after(placeholders[-1]):
+        graph.placeholder(KEY)
+
+
+class _Partition(CustomPartitionerFn):
+    """Divides a joint graph as torch does, after sketches have been written into it."""
+
+    def __init__(self, budget: float, fixed: Collection[int], choices: list[Choice]) -> None:
+        self._budget, self._fixed, self._choices = budget, fixed, choices
+
+    def __call__(
+        self, gm: fx.GraphModule, joint_inputs: Sequence[object], **options: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        def divided(choice: Choice | None, memory: float) -> tuple[Any, Any]:
+            own = fx.GraphModule(gm, copied(gm.graph))
+            if choice is not None:
+                names = {node.name: node for node in own.graph.nodes}
+                with_sketches(own.graph, choice.within(names), _key_of(own.graph))
+                if memory == 1.0:  # or torch would not be free to calculate them again
+                    with_copies(own.graph, choice.exact_within(names))
+                own.recompile()
+            with functorch_config.patch(activation_memory_budget=memory):
+                return min_cut_rematerialization_partition(own, joint_inputs, **options)
+
+        found = choose(crossings(gm.graph, self._fixed), self._budget, divided, self._fixed)
+        self._choices.append(found.choice)
+        return found.forward, found.backward
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Partition:
+        """Itself: torch copies its options, and what was found is for the backend alone."""
+        return self
+
+    def uuid(self) -> None:
+        """No cache: what is chosen depends on more than the graph."""
+        return
+
+
+def _key_of(graph: fx.Graph) -> fx.Node:
+    """The last input of the forward pass."""
+    primals = [n for n in graph.find_nodes(op="placeholder") if "primals" in str(n.target)]
+    key = primals[-1]
+    value = key.meta["val"]
+    assert value.dtype == torch.int64
+    assert value.dim() == 0
+    return key
+
+
+def compile(model: nn.Module, budget: float, seed: int = 0, **options: Any) -> Any:
+    """`torch.compile(model)` that keeps `budget` of what torch.compile would save for backward.
+
+    What crosses from the forward to the backward pass is rounded where every gradient is linear in
+    it (`rad.partition.linearity`), so that gradients are estimated without bias; or kept exactly,
+    or calculated again, as torch's partitioner decides. The model is not converted, and stays as it
+    is. Draws depend on `seed`, the graph and the number of its call. `options` are those of
+    torch.compile, but for `backend`; sizes are fixed (`dynamic=False`).
+    `compiled.rad` says what was decided, once the model has been compiled in its first call.
+    Raises UsageError where the budget is no fraction, and in that call where it cannot be met.
+    """
+    if "backend" in options or options.get("dynamic"):
+        raise UsageError(
+            "rad.compile is a backend of its own and fixes sizes: leave out backend= and dynamic=, "
+            "or use torch.compile(model, backend=rad.backend(budget))"
+        )
+    own = backend(budget, seed)
+    compiled: Any = torch.compile(model, backend=own, **{**options, "dynamic": False})
+    vars(compiled)["rad"] = own
+    return compiled
+
+
+def backend(budget: float, seed: int = 0, inner: Inner = "inductor") -> Backend:
+    """A backend of torch.compile that keeps `budget` of what torch.compile would save.
+
+    `torch.compile(model, backend=rad.backend(0.2))`. What compiles the two passes is `inner`:
+    torch's inductor, or "aot_eager", which runs them operator by operator. Raises UsageError where
+    the budget is no fraction, and while compiling where it cannot be met.
+    """
+    return Backend(budget, seed, inner)

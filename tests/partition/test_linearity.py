@@ -1,0 +1,128 @@
+"""Degrees of operators: where one is claimed, the operator is linear, as numbers show."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from rad.partition.linearity import _RULES, NONE, degree
+
+aten = torch.ops.aten
+M, N = torch.randn(4, 6), torch.randn(6, 4)
+IMAGE, KERNEL = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
+HEADS = [torch.randn(2, 2, 5, 8) for _ in range(4)]
+PLACES = torch.tensor([0, 2, 1])
+MASK = torch.rand(4, 6) > 0.5
+
+CASES: list[tuple[Any, tuple[Any, ...], tuple[int, ...]]] = [
+    (aten.add.Tensor, (M, M), (0, 1)),
+    (aten.sub.Tensor, (M, M), (0, 1)),
+    (aten.mul.Tensor, (M, M), (0, 1)),
+    (aten.div.Tensor, (M, M.exp()), (0,)),
+    (aten.mm.default, (M, N), (0, 1)),
+    (aten.bmm.default, (M[None], N[None]), (0, 1)),
+    (aten.addmm.default, (torch.randn(4), M, N), (0, 1, 2)),
+    (torch.ops.prims.fma.default, (M, M, M), (0, 1, 2)),
+    (aten.sum.dim_IntList, (M, [0]), (0,)),
+    (aten.where.self, (MASK, M, -M), (1, 2)),
+    (aten.index.Tensor, (M, [PLACES]), (0,)),
+    (aten.gather.default, (M, 0, PLACES[:, None]), (0,)),
+    (aten.select_scatter.default, (M, torch.randn(6), 0, 1), (0, 1)),
+    (aten.embedding_dense_backward.default, (torch.randn(3, 6), PLACES, 4, -1, False), (0,)),
+    (
+        aten.convolution.default,
+        (IMAGE, KERNEL, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
+        (0, 1),
+    ),
+    (
+        aten.convolution_backward.default,
+        (
+            *(torch.randn(2, 4, 5, 5), IMAGE, KERNEL, [4], [1, 1], [1, 1], [1, 1], False),
+            *([0, 0], 1, [True, True, True]),
+        ),
+        (0, 1, 2),
+    ),
+    (
+        aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
+        (*HEADS[:4], torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5), 0.0, False),
+        (0, 3, 4),
+    ),
+    (
+        aten.avg_pool2d_backward.default,
+        (torch.randn(2, 3, 2, 2), IMAGE, [2, 2], [2, 2], [0, 0], False, True, None),
+        (0, 1),
+    ),
+]
+IDS = [str(target) for target, _, _ in CASES]
+
+
+def degrees_of(target: Any, arguments: tuple[Any, ...], place: int, own: int = 1) -> int:
+    """The degree of a call in its argument at a place, of that degree itself."""
+    graph = fx.Graph()
+    node = graph.placeholder("x")
+    args = [node if number == place else None for number in range(len(arguments))]
+    return degree(graph.call_function(target, tuple(args)), {node: own})
+
+
+def flat(value: Any) -> Tensor:
+    parts = value if isinstance(value, tuple) else (value,)
+    return torch.cat([part.flatten().double() for part in parts if part is not None])
+
+
+@pytest.mark.parametrize(("target", "arguments", "places"), CASES, ids=IDS)
+def test_claimed_degrees_are_true(
+    target: Any, arguments: tuple[Any, ...], places: tuple[int, ...]
+) -> None:
+    tensors = [place for place, arg in enumerate(arguments) if isinstance(arg, Tensor)]
+    for place in tensors:
+        claimed = degrees_of(target, arguments, place)
+        if not arguments[place].is_floating_point():
+            assert claimed in (1, NONE)
+            continue
+        assert (claimed <= 1) == (place in places)
+        if claimed > 1:
+            continue
+        step = torch.randn_like(arguments[place])
+
+        def at(times: float, place: int = place, step: Tensor = step) -> Tensor:
+            given = list(arguments)
+            given[place] = given[place] + times * step
+            return flat(target(*given))
+
+        bend = at(2.0) - 2 * at(1.0) + at(0.0)
+        assert bend.abs().max() <= 1e-4 * at(1.0).abs().max()
+
+
+def test_degrees_of_products_add_up() -> None:
+    graph = fx.Graph()
+    x, other = graph.placeholder("x"), graph.placeholder("other")
+    square = graph.call_function(aten.mul.Tensor, (x, x))
+    cube = graph.call_function(aten.mul.Tensor, (square, x))
+    both = graph.call_function(aten.add.Tensor, (cube, other))
+    degrees: dict[fx.Node, int] = {x: 1}
+    for node in (square, cube, both):
+        degrees[node] = degree(node, degrees)
+    assert [degrees[node] for node in (square, cube, both)] == [2, 3, 3]
+    unrelated = graph.call_function(aten.exp.default, (other,))
+    assert degree(unrelated, degrees) == 0
+
+
+@pytest.mark.parametrize("target", [aten.exp.default, aten.relu.default, aten.pow.Tensor_Scalar])
+def test_what_is_not_known_has_no_degree(target: Any) -> None:
+    assert degrees_of(target, (M, 2), 0) == NONE
+
+
+def test_positions_that_must_not_be_sketched_have_none() -> None:
+    assert degrees_of(aten.div.Tensor, (M, M), 1) == NONE
+    assert degrees_of(aten.where.self, (MASK, M, M), 0) == NONE
+    for place in (1, 2, 5):  # queries, keys, log-sum-exp
+        arguments = CASES[-2][1]
+        assert degrees_of(CASES[-2][0], arguments, place) == NONE
+
+
+def test_every_rule_is_of_an_operator_that_exists() -> None:
+    rules: list[Callable[..., int]] = list(_RULES.values())
+    assert len(rules) > 50
+    assert all(callable(packet) for packet in _RULES)
