@@ -2,7 +2,9 @@
 
     P = softmax(scale q k^T + mask),   result = P v,
     grad_v = P^T g,   grad_P = g v^T,   grad_S = P (grad_P - rowsum(P grad_P)),
-    grad_q = scale grad_S k,   grad_k = scale grad_S^T q,   g = grad_output.
+    grad_q = scale grad_S k,   grad_k = scale grad_S^T q,   g = grad_output,
+
+and a mask that is trained has grad_S, summed along the axes along which it broadcasts.
 
 Torch keeps q, k, v and the result. Here one of two things is kept, by default what takes fewer
 bytes (`attention_nbytes`):
@@ -18,8 +20,9 @@ the gradients are linear in what is read of v; that by v is exact. Forward is to
 and backward costs the product q k^T once more.
 
 In both ways P stands in memory a strip at a time, in forward and in backward. Masked probabilities
-are known from the mask, which is kept as it was given, and read as exact zeros. A dropout's mask is
-drawn again from the key. Sums run in float32 at least.
+are known from the mask, which is kept as it was given (of a trained one, beside probabilities, a
+bit a number: `rad.functional.attention_mask`), and read as exact zeros. A dropout's mask is drawn
+again from the key. Sums run in float32 at least.
 
 On one core of a CPU, 8 examples of 8 heads, 128 queries and keys of width 32, in 4 bits:
 probabilities take 0.28 of the bytes that torch's fused kernel keeps (0.23 where causal) and 2.4
@@ -41,6 +44,7 @@ from rad.draws.dispatch import fold_in
 from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
 from rad.functional.arguments import check_real, product_dtype, without_autocast
+from rad.functional.attention_mask import attention_seen, attention_seen_bits, mask_bytes
 from rad.functional.attention_passes import KEYS, QUERIES, VALUES, Kept, attend, gradients
 from rad.functional.attention_shapes import Arranged, arrange
 from rad.functional.attention_tiles import Attention, Sizes, work
@@ -78,14 +82,14 @@ def scaled_dot_product_attention(
     """`torch.nn.functional.scaled_dot_product_attention` that keeps sketches.
 
     Forward is torch's to rounding (the dropout's mask is a function of the key), the gradients by
-    q, k and v are unbiased. Kept: what the module says under *probabilities* or *inputs*, the key
-    and the mask. `keep` chooses; by default it is what takes fewer bytes, and *inputs* for sketches
-    other than `DitheredRounding`. Rows of the sketch are the vectors of q, k and v and those of P:
-    short ones are kept in fewer bytes with a `block` of, say, 256.
+    q, k, v and the mask are unbiased. Kept: what the module says under *probabilities* or *inputs*,
+    the key and the mask. `keep` chooses; by default it is what takes fewer bytes, and *inputs* for
+    sketches other than `DitheredRounding`. Rows of the sketch are the vectors of q, k and v and
+    those of P: short ones are kept in fewer bytes with a `block` of, say, 256.
     Shapes: q (*, H, L, E), k (*, K, S, E), v (*, K, S, V) -> (*, H, L, V), K being H unless
     `enable_gqa`, and a mask that broadcasts to (*, H, L, S): of bool (True: seen), or added.
-    It is torch's own with `Identity`, with a mask that needs a gradient, where nothing needs one
-    and nothing is dropped, and for what torch refuses. Differentiating twice raises RuntimeError.
+    It is torch's own with `Identity`, where nothing needs a gradient and nothing is dropped, and
+    for what torch refuses. Differentiating twice raises RuntimeError.
     Raises UsageError for an unknown `keep` and for the probabilities of another sketch than
     `DitheredRounding`, TypeError for numbers that are not real floating-point ones, ValueError
     unless 0 <= dropout_p <= 1.
@@ -96,16 +100,14 @@ def scaled_dot_product_attention(
         raise ValueError(f"dropout probability must lie in [0, 1], got {dropout_p}")
     exact = _keeps_inputs(sketch, keep)
     arranged = None if isinstance(sketch, Identity) else arrange(q, k, v, attn_mask, enable_gqa)
-    grads = torch.is_grad_enabled()
-    needed = grads and any(x.requires_grad for x in (q, k, v))
-    trains_mask = grads and attn_mask is not None and attn_mask.requires_grad
+    needed = torch.is_grad_enabled() and any(_wanted(q, k, v, attn_mask))
     two_masks = is_causal and attn_mask is not None
-    if arranged is None or trains_mask or two_masks or not (needed or dropout_p):
+    if arranged is None or two_masks or not (needed or dropout_p):
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     if exact is None:
-        probabilities, inputs = _ways(arranged, _wanted(q, k, v), is_causal, sketch)
+        probabilities, inputs = _ways(arranged, is_causal, sketch)
         exact = inputs < probabilities
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     how = Attention(scale, is_causal, round((1 - dropout_p) * LEVELS), exact)
@@ -126,16 +128,17 @@ def attention_nbytes(
     *,
     sketch: Sketch,
     keep: Keep | None = None,
+    attn_mask: Tensor | None = None,
 ) -> int:
-    """Bytes that a call of `scaled_dot_product_attention` keeps, a mask aside.
+    """Bytes that a call of `scaled_dot_product_attention` keeps, a mask that is not trained aside.
 
     0 for what is torch's own: what its kernels keep is beyond this account.
     """
     exact = _keeps_inputs(sketch, keep)
-    arranged = None if isinstance(sketch, Identity) else arrange(q, k, v, None, enable_gqa)
+    arranged = None if isinstance(sketch, Identity) else arrange(q, k, v, attn_mask, enable_gqa)
     if arranged is None:
         return 0
-    probabilities, inputs = _ways(arranged, _wanted(q, k, v), is_causal, sketch)
+    probabilities, inputs = _ways(arranged, is_causal, sketch)
     if exact is None:
         return min(inputs, probabilities)
     return inputs if exact else probabilities
@@ -152,23 +155,25 @@ def _keeps_inputs(sketch: Sketch, keep: Keep | None) -> bool | None:
     return keep != "probabilities"
 
 
-def _wanted(*tensors: Tensor) -> list[bool]:
-    return [x.requires_grad for x in tensors]
+def _wanted(*tensors: Tensor | None) -> list[bool]:
+    return [x is not None and x.requires_grad for x in tensors]
 
 
-def _ways(arranged: Arranged, wanted: list[bool], causal: bool, sketch: Sketch) -> tuple[int, int]:
+def _ways(arranged: Arranged, causal: bool, sketch: Sketch) -> tuple[int, int]:
     """The bytes kept as probabilities, and as inputs."""
-    q, k, v, *_ = arranged
-    by_q, by_k, _ = wanted
+    q, k, v, mask, _ = arranged
+    by_q, by_k, by_mask = _wanted(q, k, mask)
     sizes, dtype = Sizes.of(q, k, v), product_dtype(q)
-    values = _vector_bytes(sketch, v, dtype) if by_q or by_k else 0
+    values = _vector_bytes(sketch, v, dtype) if by_q or by_k or by_mask else 0
     inputs = sum(x.numel() for x in (q, k)) * dtype.itemsize
     rounded = sum(
         _vector_bytes(sketch, x, dtype) for x, is_read in ((q, by_k), (k, by_q)) if is_read
     )
     for (rows, keys), count in _strips(sizes, causal, q.is_cpu).items():
         rounded += count * sketch.nbytes((rows, keys), accumulation_dtype(dtype))
-    return KEY_BYTES + values + rounded, KEY_BYTES + values + inputs
+    both = KEY_BYTES + values
+    of_mask = mask_bytes(mask)
+    return both + rounded + of_mask[0], both + inputs + of_mask[1]
 
 
 def _vector_bytes(sketch: Sketch, x: Tensor, dtype: torch.dtype) -> int:
@@ -199,14 +204,14 @@ class _Attention(torch.autograd.Function):
         sketch: Sketch,
     ) -> Tensor:
         ctx.how, ctx.sketch, ctx.sizes, ctx.dtype = how, sketch, Sizes.of(q, k, v), q.dtype
-        by_q, by_k, _ = ctx.needs_input_grad[:3]
+        by_q, by_k, _, by_mask = ctx.needs_input_grad[:4]
         of_inputs = _EXACTLY if how.exact else sketch
         kept = [
             _vectors(x, fold_in(key, use), used) if is_read else ()
             for x, use, used, is_read in (
                 (q, QUERIES, of_inputs, by_k or how.exact),
                 (k, KEYS, of_inputs, by_q or how.exact),
-                (v, VALUES, sketch, by_q or by_k),
+                (v, VALUES, sketch, by_q or by_k or by_mask),
             )
         ]
         strips: list[Tensor] = []
@@ -219,6 +224,9 @@ class _Attention(torch.autograd.Function):
         else:
             result, *strips = _attended(q, k, v, mask, key, how, None if how.exact else sketch)
         ctx.parts = [len(part) for part in kept]
+        ctx.mask_shape = None
+        if mask is not None and by_mask and not how.exact:
+            ctx.mask_shape, mask = list(mask.shape), attention_seen_bits(mask)
         ctx.save_for_backward(mask, key, *[tensor for part in kept for tensor in part], *strips)
         return result
 
@@ -230,7 +238,9 @@ class _Attention(torch.autograd.Function):
         for count in ctx.parts:
             parts.append(saved[:count])
             saved = saved[count:]
-        (queries, keys, values), wanted = parts, list(ctx.needs_input_grad[:3])
+        (queries, keys, values), wanted = parts, list(ctx.needs_input_grad[:4])
+        if ctx.mask_shape is not None:
+            mask = attention_seen(mask, ctx.mask_shape)
         kept = queries, keys, values, saved, mask, key
         with without_autocast(grad_output):
             if torch.compiler.is_compiling():
@@ -240,7 +250,7 @@ class _Attention(torch.autograd.Function):
                 all_kept = Kept(*kept, ctx.sizes, ctx.how, ctx.sketch, ctx.dtype)
                 found = gradients(grad_output, all_kept, wanted)
         grads = [grad if is_wanted else None for grad, is_wanted in zip(found, wanted, strict=True)]
-        return *grads, None, None, None, None
+        return *grads, None, None, None
 
 
 def _vectors(x: Tensor, key: Tensor, sketch: Sketch) -> tuple[Tensor, ...]:

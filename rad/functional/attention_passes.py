@@ -16,6 +16,7 @@ from rad.draws.casting import cast
 from rad.draws.dispatch import fold_in
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
+from rad.functional.attention_mask import add_gradient, in_type
 from rad.functional.attention_tiles import (
     Attention,
     Hidden,
@@ -35,8 +36,8 @@ from rad.packing.codes import PLANES
 from rad.sketches.base import Sketch
 from rad.sketches.rounding import DitheredRounding
 
-QUERIES, KEYS, VALUES, PROBABILITIES, DROPOUT = range(5)
-"""The sub-keys of what is kept, and of what is dropped: no two of them share a draw."""
+QUERIES, KEYS, VALUES, PROBABILITIES, DROPOUT, MASK = range(6)
+"""The sub-keys of what is kept, dropped or rounded: no two of them share a draw."""
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -157,33 +158,47 @@ class Kept:
 
 
 def gradients(grad_output: Tensor, kept: Kept, wanted: list[bool]) -> list[Tensor]:
-    """The gradients by q, k and v, of their type; empty where one is not `wanted`."""
-    sizes = kept.sizes
+    """The gradients by q, k, v and the mask, of their type; empty where one is not `wanted`."""
+    sizes, by_mask = kept.sizes, None
     results = [
         grad_output.new_empty(shape if is_wanted else 0, dtype=kept.dtype)
-        for shape, is_wanted in zip(sizes.shapes, wanted, strict=True)
+        for shape, is_wanted in zip(sizes.shapes, wanted[:3], strict=True)
     ]
+    if wanted[3] and kept.mask is not None:
+        by_mask = grad_output.new_zeros(kept.mask.shape, dtype=kept.wide)
     for tile, strips in kept.parts:
-        found = _of_tile(tile.of(grad_output, sizes).to(kept.wide), kept, wanted, tile, strips)
+        grad = tile.of(grad_output, sizes).to(kept.wide)
+        found = _of_tile(grad, kept, wanted, by_mask, tile, strips)
         for use, (result, total) in enumerate(zip(results, found, strict=True)):
             if wanted[use]:
                 rows = tile.rows(sizes.shapes[use], sizes)
                 flat, key = total.view(len(rows), -1), kept.sub_keys[use]
                 target = tile.of(result, sizes)
                 target.copy_(cast(flat, kept.dtype, key, READ, rows).view(target.shape))
-    return results
+    if by_mask is None:
+        return [*results, grad_output.new_empty(0, dtype=kept.dtype)]
+    return [*results, in_type(by_mask, kept.dtype, fold_in(kept.key, MASK))]
 
 
 def _of_tile(
-    grad: Tensor, kept: Kept, wanted: list[bool], tile: Tile, strips: list[Strip]
+    grad: Tensor,
+    kept: Kept,
+    wanted: list[bool],
+    by_mask: Tensor | None,
+    tile: Tile,
+    strips: list[Strip],
 ) -> Gradients:
-    """The gradients of a tile, from the one by its result (b, h, L, V); zeros if not `wanted`."""
-    by_q, by_k, by_v = wanted
+    """The gradients of a tile, from the one by its result (b, h, L, V); zeros if not `wanted`.
+
+    Adds that by the scores to `by_mask`.
+    """
+    by_q, by_k, by_v, _ = wanted
     how, sizes, n = kept.how, kept.sizes, len(tile.batch) * len(tile.heads)
     drops = kept.drop_keys if how.kept_levels < LEVELS else ()
     q = kept.read(kept.queries, QUERIES, tile) if by_k or how.exact else None
     k = kept.read(kept.keys, KEYS, tile).flatten(0, 1) if by_q or how.exact else None
-    v = kept.read(kept.values, VALUES, tile).flatten(0, 1) if by_q or by_k else None
+    needs_v = by_q or by_k or by_mask is not None
+    v = kept.read(kept.values, VALUES, tile).flatten(0, 1) if needs_v else None
     of_q = grad.new_empty(*grad.shape[:3], sizes.E if by_q else 0)
     of_k, of_v = (
         grad.new_zeros(n, sizes.S, width if is_wanted else 0)
@@ -202,6 +217,8 @@ def _of_tile(
         by_scores = rows_gradient(g_rows, rows, variances, rows).view(p.shape)
         if hidden is not None:
             hidden.fill(by_scores)
+        if by_mask is not None:
+            add_gradient(by_mask, by_scores, tile, strip, sizes)
         left = by_key_heads(by_scores, n)
         if by_q and k is not None:
             target = strip.of(of_q)
