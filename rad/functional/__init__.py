@@ -20,7 +20,7 @@ from rad.functional.linear_relu import linear_relu
 from rad.functional.lstm import lstm
 from rad.functional.matmul import matmul
 from rad.functional.multiply import multiply, multiply_grad_variances, multiply_nbytes
-from rad.functional.normalization import group_norm, layer_norm, rms_norm
+from rad.functional.normalization import group_norm, instance_norm, layer_norm, rms_norm
 from rad.functional.normalization_noise import batch_norm_grad_variance, norm_grad_variance
 from rad.functional.pooling import adaptive_avg_pool2d, avg_pool, max_pool
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
@@ -46,6 +46,7 @@ __all__ = [
     "group_norm",
     "gru",
     "in_slices",
+    "instance_norm",
     "keep_for_conv",
     "keep_for_linear",
     "layer_norm",

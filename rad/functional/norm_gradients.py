@@ -1,4 +1,4 @@
-"""The gradients of a layer, RMS or group norm, from a dithered copy."""
+"""The gradients of a layer, RMS, group or instance norm, from a dithered copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which numbers a layer, RMS or group norm normalises together."""
+"""Which numbers a layer, RMS, group or instance norm normalises together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Norm:
     taken as (batch, groups, channels of a group, space): `view`.
     """
 
-    kind: Literal["layer", "rms", "group"]
+    kind: Literal["layer", "rms", "group", "instance"]
     shape: Shape
     eps: float
     groups: int = 1
@@ -33,7 +33,7 @@ class Norm:
     def view(self, x: Tensor) -> Tensor:
         """x as (B, G, K, L): rows (b, g) are normalised, weights belong to (g, k)."""
         channels = math.prod(self.shape)
-        width = channels if self.kind != "group" else math.prod(x.shape[1:])
+        width = channels if self.kind in ("layer", "rms") else math.prod(x.shape[1:])
         batch = x.numel() // width if width else 0
         return x.reshape(batch, self.groups, channels // self.groups, width // max(1, channels))
 
@@ -50,6 +50,10 @@ class Norm:
             output, mean, r = torch.native_layer_norm(x, self.shape, weight, bias, self.eps)
         elif self.kind == "layer":
             output = F.layer_norm(x, self.shape, weight, bias, self.eps)
+        elif self.kind == "instance" and plain and x.numel():
+            output, mean, r = self._instances(x, weight, bias)
+        elif self.kind == "instance":
+            output = F.instance_norm(x, None, None, weight, bias, eps=self.eps)
         elif plain and x.numel():
             sizes = x.shape[0], x.shape[1], x[0, 0].numel()
             output, mean, r = torch.native_group_norm(
@@ -60,6 +64,16 @@ class Norm:
         if mean is not None:
             return output, mean.reshape(-1, 1), r.reshape(-1, 1)
         return output, *self._statistics(x, wide)
+
+    def _instances(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """An instance norm as torch calculates it: as the batch norm of one example."""
+        batch = len(x)
+        w, b = (None if p is None else p.repeat(batch) for p in (weight, bias))
+        one = x.contiguous().view(1, -1, *x.shape[2:])
+        output, mean, r = torch.native_batch_norm(one, w, b, None, None, True, 0.0, self.eps)
+        return output.view(x.shape), mean, r
 
     def _statistics(self, x: Tensor, wide: torch.dtype) -> tuple[Tensor | None, Tensor]:
         rows = self.rows(x)

@@ -1,4 +1,4 @@
-"""Layer, RMS and group normalisation that keep their normalised input, dithered.
+"""Layer, RMS, group and instance normalisation that keep their normalised input, dithered.
 
 Of each row of d numbers that are normalised together, the gradient by the input is
 
@@ -109,6 +109,49 @@ def group_norm(
     norm = Norm("group", (x.shape[1],), eps, num_groups)
     result: Tensor = _Normalise.apply(x, weight, bias, norm, sketch, key)
     return result
+
+
+def instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    sketch: Sketch,
+    key: Tensor,
+) -> Tensor:
+    """`torch.nn.functional.instance_norm` that keeps x_hat in a few bits, and r = 1 / deviation.
+
+    As `group_norm`, over the positions of each channel of each example: rows of d = L. Running
+    statistics move as torch's; `use_input_stats=False` is torch's own, with any sketch.
+    Shapes: x (N, C, *), all others (C,) -> as x. The result is contiguous. Raises ValueError for
+    one position a channel, as torch.
+    """
+    check_real(x)
+    check_quadratic(sketch)
+    running = running_mean, running_var
+    left = isinstance(sketch, Identity) or not use_input_stats
+    if left or x.dim() < 3 or x.numel() <= x.shape[0] * x.shape[1]:
+        return F.instance_norm(
+            x, *running, weight, bias, use_input_stats, momentum, eps
+        )  # and torch's errors
+    norm = Norm("instance", (x.shape[1],), eps, x.shape[1])
+    result: Tensor = _Normalise.apply(x, weight, bias, norm, sketch, key)
+    if running_mean is not None or running_var is not None:
+        _follow(x.detach(), running_mean, running_var, momentum)
+    return result
+
+
+def _follow(x: Tensor, mean: Tensor | None, var: Tensor | None, momentum: float) -> None:
+    """Move the running statistics (C,) towards those of x (N, C, *), averaged over examples."""
+    found = torch.var_mean(x.flatten(2).to(accumulation_dtype(x.dtype)), 2)
+    for running, new in zip((var, mean), found, strict=True):
+        if running is not None:
+            running.lerp_(new.mean(0).to(running.dtype), momentum)
 
 
 class _Normalise(torch.autograd.Function):

@@ -25,7 +25,7 @@ from rad.sketches.base import Sketch
 def norm_grad_variance(
     x: Tensor, grad_output: Tensor, norm: Norm, weight: Tensor | None, sketch: Sketch
 ) -> Tensor:
-    """E |grad_x_hat - grad_x|^2 of a layer, RMS or group norm, in closed form: float64, ().
+    """E |grad_x_hat - grad_x|^2 of a norm of rows, in closed form: float64, ().
 
     Shapes: as of `rad.functional.layer_norm`. Zero for `Identity`; raises UsageError for other
     sketches than `DitheredRounding`.

@@ -12,6 +12,7 @@ from rad.dtypes import accumulation_dtype
 from rad.functional.batch_normalization import rows_shape
 from rad.nn.base import KEY_BYTES, Exact
 from rad.nn.quadratic import Quadratic
+from rad.nn.serving import as_torch
 from rad.sketches import Identity
 
 
@@ -111,6 +112,52 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 
 class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
     """`torch.nn.BatchNorm3d` that keeps its rounded input (`rad.functional.batch_norm`)."""
+
+
+class _InstanceNorm(_Norm, nn.modules.instancenorm._InstanceNorm):
+    """Instance normalisation, with running statistics as torch's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return as_torch(nn.modules.instancenorm._InstanceNorm.forward, self, input)
+
+    def _apply_instance_norm(self, input: Tensor) -> Tensor:
+        """What torch's layer does with a batch, once it has looked at the shape."""
+        if not self.sketches_now():
+            exact: Tensor = super()._apply_instance_norm(input)
+            return exact
+        self.place_draws(input.device)
+        return functional.instance_norm(
+            input,
+            *(self.running_mean, self.running_var, self.weight, self.bias),
+            momentum=0.0 if self.momentum is None else self.momentum,
+            eps=self.eps,
+            sketch=self.sketch,
+            key=self.next_key(),
+        )
+
+    def _rows(self, x: Tensor) -> tuple[tuple[int, int], int]:
+        is_batch = x.dim() > self._get_no_batch_dim()
+        rows = x.shape[: 2 if is_batch else 1].numel()
+        return (rows, x.numel() // max(1, rows)), rows
+
+
+class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
+    """`torch.nn.InstanceNorm1d` that keeps its rounded input (`rad.functional.instance_norm`)."""
+
+
+class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
+    """`torch.nn.InstanceNorm2d` that keeps its rounded input (`rad.functional.instance_norm`)."""
+
+
+class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
+    """`torch.nn.InstanceNorm3d` that keeps its rounded input (`rad.functional.instance_norm`)."""
+
+
+WITH_STATISTICS = (
+    *(BatchNorm1d, BatchNorm2d, BatchNorm3d),
+    *(InstanceNorm1d, InstanceNorm2d, InstanceNorm3d),
+)
+"""Norms that mix the examples of a batch, or may in running statistics."""
 
 
 def _trailing(x: Tensor, shape: tuple[int, ...]) -> tuple[tuple[int, int], int]:

@@ -41,6 +41,9 @@ from rad.nn.normalization import (
     BatchNorm2d,
     BatchNorm3d,
     GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
     LayerNorm,
     RMSNorm,
 )
@@ -135,6 +138,9 @@ OPERATORS = (
     Operator(nn.BatchNorm1d, BatchNorm1d, "batch_norm", norm=True),
     Operator(nn.BatchNorm2d, BatchNorm2d, "batch_norm", norm=True),
     Operator(nn.BatchNorm3d, BatchNorm3d, "batch_norm", norm=True),
+    Operator(nn.InstanceNorm1d, InstanceNorm1d, "instance_norm", norm=True),
+    Operator(nn.InstanceNorm2d, InstanceNorm2d, "instance_norm", norm=True),
+    Operator(nn.InstanceNorm3d, InstanceNorm3d, "instance_norm", norm=True),
     Operator(nn.Softmax, Softmax, "softmax", norm=True),
 )
 

@@ -14,7 +14,7 @@ from rad.errors import UsageError
 from rad.functional.slices import in_slices
 from rad.nn.gated import GRU, LSTM
 from rad.nn.kinds import kind_of
-from rad.nn.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from rad.nn.normalization import WITH_STATISTICS
 from rad.nn.recurrent import RNN
 from rad.nn.registry import LAYERS, RAD_LAYERS
 from rad.nn.sequential import Sequential
@@ -23,7 +23,7 @@ from rad.nn.softmax import Softmax
 APART = frozenset(
     {
         *(kind for kind in LAYERS if not issubclass(kind, nn.RNNBase)),
-        *RAD_LAYERS.difference((RNN, LSTM, GRU, BatchNorm1d, BatchNorm2d, BatchNorm3d, Softmax)),
+        *RAD_LAYERS.difference((RNN, LSTM, GRU, Softmax), WITH_STATISTICS),
         *(nn.Identity, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
         *(nn.PReLU, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
     }

@@ -15,6 +15,7 @@ from rad.functional import (
     batch_norm_grad_variance,
     dithered,
     group_norm,
+    instance_norm,
     layer_norm,
     norm_grad_variance,
     rms_norm,
@@ -59,6 +60,8 @@ class Case:
             return rms_norm(x, self.trailing, w, self.eps, **how)
         if self.kind == "group":
             return group_norm(x, self.groups, w, b, self.eps, **how)
+        if self.kind == "instance":
+            return instance_norm(x, None, None, w, b, eps=self.eps, **how)
         return batch_norm(x, None, None, w, b, eps=self.eps, **how)
 
     def torchs(self, x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
@@ -68,6 +71,8 @@ class Case:
             return F.rms_norm(x, self.trailing, w, self.eps)
         if self.kind == "group":
             return F.group_norm(x, self.groups, w, b, self.eps)
+        if self.kind == "instance":
+            return F.instance_norm(x, None, None, w, b, eps=self.eps)
         return F.batch_norm(x, None, None, w, b, True, eps=self.eps)
 
     @property
@@ -141,6 +146,9 @@ CASES = {
     "group": Case("group", (3, 6, 4, 5), (6,), (3, 2, 60), (2,), groups=2),
     "group_plain": Case("group", (3, 6), None, (3, 3, 2), (2,), groups=3),
     "group_of_channels": Case("group", (3, 6, 7), (6,), (3, 6, 7), (2,), groups=6, eps=0.1),
+    "instance": Case("instance", (3, 6, 4, 2), (6,), (3, 6, 8), (2,)),
+    "instance_of_sequences": Case("instance", (3, 2, 7), (2,), (3, 2, 7), (2,), eps=0.1),
+    "instance_plain": Case("instance", (2, 3, 2, 3, 2), None, (2, 3, 12), (2,)),
     "batch": Case("batch", (5, 3, 4, 2), (3,), (5, 3, 8), (0, 2)),
     "batch_of_vectors": Case("batch", (9, 4), (4,), (9, 4), (0,), eps=0.1),
     "batch_of_one_channel": Case("batch", (5, 1, 7), (1,), (5, 1, 7), (0, 2)),
@@ -228,13 +236,13 @@ def uncorrected(
     return samples - (r * grad * v.view(parts.shape) / parts.shape[1]).view(-1)
 
 
-@pytest.mark.parametrize("kind", ["layer", "rms", "group"])
+@pytest.mark.parametrize("kind", ["layer", "rms", "group", "instance"])
 def test_gradients_of_rows_are_unbiased_with_the_stated_variance(kind: str) -> None:
     """2 bits a number; without the correction they would not be."""
     torch.manual_seed(1)
     sketch, d, eps = DitheredRounding(2), 6, 1e-5
-    channels = 3 if kind == "group" else d
-    shape = (1, channels, d // channels) if kind == "group" else (1, d)
+    channels = {"group": 3, "instance": 1}.get(kind, d)
+    shape = (1, channels, d // channels) if kind in ("group", "instance") else (1, d)
     x = torch.randn(shape, dtype=torch.float64)
     w = torch.rand(channels, dtype=torch.float64) + 0.5
     grad = torch.randn(shape, dtype=torch.float64)
@@ -242,10 +250,13 @@ def test_gradients_of_rows_are_unbiased_with_the_stated_variance(kind: str) -> N
     def output(x: Tensor, w: Tensor, norm: Callable[..., Tensor], **how: object) -> Tensor:
         first = 1 if norm.__name__ == "group_norm" else (d,)
         middle = () if norm.__name__ == "rms_norm" else (None,)
+        if norm.__name__ == "instance_norm":
+            return norm(x, weight=w, eps=eps, **how)
         return norm(x, first, w, *middle, eps, **how)
 
-    ours = {"layer": layer_norm, "rms": rms_norm, "group": group_norm}[kind]
-    theirs = {"layer": F.layer_norm, "rms": F.rms_norm, "group": F.group_norm}[kind]
+    ours = {"layer": layer_norm, "rms": rms_norm, "group": group_norm}.get(kind, instance_norm)
+    theirs = {"layer": F.layer_norm, "rms": F.rms_norm, "group": F.group_norm}
+    theirs = theirs.get(kind, F.instance_norm)
     many, weight = x.repeat(N, *[1] * (x.dim() - 1)).requires_grad_(), w.clone().requires_grad_()
     how = {"sketch": sketch, "key": KEY}
     (samples,) = torch.autograd.grad(
@@ -399,6 +410,8 @@ def test_empty_batches(shape: tuple[int, ...]) -> None:
     for output in (layer_norm(x, shape[1:], **how), rms_norm(x, shape[1:], **how)):
         assert torch.autograd.grad(output.sum(), x)[0].shape == shape
     assert group_norm(x, 2, **how).shape == shape
+    if len(shape) > 2:
+        assert instance_norm(x, **how).shape == shape
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         batch_norm(x[:0].new_zeros(1, 4), None, None, **how)
 
@@ -411,6 +424,7 @@ def test_layouts_and_autocast() -> None:
     how = {"sketch": sketch, "key": KEY}
     pairs: list[tuple[Tensor, Callable[..., Tensor], Callable[..., Tensor]]] = [
         (x, lambda x: group_norm(x, 3, **how), lambda x: F.group_norm(x, 3)),
+        (x, lambda x: instance_norm(x, **how), lambda x: F.instance_norm(x)),
         (
             x,
             lambda x: batch_norm(x, None, None, **how),

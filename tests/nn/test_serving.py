@@ -121,6 +121,10 @@ CASES: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
     ),
     "layer norm": (lambda m, x: F.layer_norm(x, (6,), m.w, m.w), {"w": torch.rand(6)}),
     "rms norm": (lambda m, x: F.rms_norm(x, (6,), m.w), {"w": torch.rand(6)}),
+    "instance norm": (
+        lambda m, x: F.instance_norm(x, weight=m.w, bias=m.w),
+        {"w": torch.rand(4)},
+    ),
     "group norm": (lambda m, x: F.group_norm(x, 2, m.w, m.w), {"w": torch.rand(4)}),
 }
 

@@ -50,3 +50,22 @@ def _group_norm(
     if key is None or path is None:
         return NotImplemented
     return functional.group_norm(input, num_groups, weight, bias, eps, sketch=path, key=key)
+
+
+@serves(F.instance_norm, keeps=on_path("its normalised input"))
+def _instance_norm(
+    run: Pass,
+    input: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    key, path = key_on_path(run, input), run.calls.path
+    if key is None or path is None:
+        return NotImplemented
+    rest = running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+    return functional.instance_norm(input, *rest, sketch=path, key=key)
