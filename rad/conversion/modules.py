@@ -18,13 +18,14 @@ from rad.conversion.copies import copied
 from rad.conversion.example import check_model
 from rad.conversion.functions import NAMES, served_modules
 from rad.conversion.readers import read_graph
+from rad.conversion.subclasses import can_become_rad, taken_name
 from rad.errors import UsageError
 from rad.functional.dithered import check_quadratic
 from rad.nn import LAYERS, NORMS, Linear, Sequential, Sketching
 from rad.nn.calls import Calls
 from rad.nn.kinds import become, kind_of
 from rad.nn.recomputing import is_recomputed, recompute, stop_recomputing, within_recomputed
-from rad.nn.registry import OPERATORS, operator_of
+from rad.nn.registry import operator_of
 from rad.nn.serving import calls_of, is_served, serve, stop_serving
 from rad.nn.shared import Shared
 from rad.sketches import Identity, Sketch
@@ -224,7 +225,7 @@ def _paths(model: nn.Module) -> Iterator[tuple[nn.Module, Sketch]]:
 def _norms(model: nn.Module) -> dict[str, nn.Module]:
     """The norms that have a RAD layer or are one, by their first names."""
     modules = _outside(model)
-    return {n: m for n, m in modules if kind_of(m) in NORM_KINDS and "forward" not in vars(m)}
+    return {n: m for n, m in modules if kind_of(m) in NORM_KINDS and can_become_rad(m)}
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -233,7 +234,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
     One whose forward was replaced by a function may compute something else, and is left alone.
     """
     modules = _outside(model)
-    return {n: m for n, m in modules if kind_of(m) in KINDS and "forward" not in vars(m)}
+    return {n: m for n, m in modules if kind_of(m) in KINDS and can_become_rad(m)}
 
 
 def _runs_layers(module: nn.Module) -> bool:
@@ -244,17 +245,12 @@ def _runs_layers(module: nn.Module) -> bool:
 
 def _check_names_are_free(layers: Mapping[str, nn.Module]) -> None:
     """Raise UsageError where a torch layer has an attribute that a RAD layer needs for itself."""
-    asked = {row.asks for row in OPERATORS if row.asks is not None}
-    needed = ("key", "calls", "sketch", "seed", "place", "shared", "replica", "mask", *asked)
     for name, layer in layers.items():
-        if kind_of(layer) not in LAYERS | NORMS:
-            continue
-        for attribute in needed:
-            if hasattr(layer, attribute):
-                raise UsageError(
-                    f"layer {name!r} has an attribute {attribute!r}, a name that its RAD layer "
-                    "needs: rename the attribute"
-                )
+        if kind_of(layer) in LAYERS | NORMS and (attribute := taken_name(layer)) is not None:
+            raise UsageError(
+                f"layer {name!r} has an attribute {attribute!r}, a name that its RAD layer "
+                "needs: rename the attribute"
+            )
 
 
 def _check_names_are_free_for_calls(modules: Mapping[str, nn.Module]) -> None:

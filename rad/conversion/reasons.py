@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from rad.conversion.subclasses import can_become_rad, taken_name
 from rad.nn import LAYERS, NORMS, RAD_LAYERS, Sketching
-from rad.nn.kinds import kind_of
+from rad.nn.kinds import kind_of, overridden
 from rad.nn.registry import MODULE_OF_FUNCTION, MODULE_OF_NODE, OPERATORS
 
 TORCHS = "what torch keeps"
@@ -48,7 +49,6 @@ _OF_NORM = Reason("a norm, rounded where rad.convert is given path=", _NORMS)
 _RECOMPUTE = "recompute around it (torch.utils.checkpoint), or write it with rad.functional"
 _PLAIN = "a plain torch layer in its place is converted"
 _OWN_FORWARD = Reason("a forward pass of its own may compute something else", _PLAIN)
-_SUBCLASS = Reason("a subclass of a torch layer may compute something else", _PLAIN)
 _UNKNOWN = Reason("no RAD layer for this type", _RECOMPUTE)
 _SMOOTH = Reason(
     "only StochasticRounding and DitheredRounding keep less of a derivative",
@@ -64,11 +64,23 @@ def reason_of(module: nn.Module) -> Reason | None:
         return _of_rad_layer(module) if module.keeps == TORCHS else None
     if kind in LAYERS | NORMS and "forward" in vars(module):
         return _OWN_FORWARD
+    if kind in LAYERS | NORMS and not can_become_rad(module):
+        return Reason(
+            f"its attribute {taken_name(module)!r} has a name that its RAD layer needs",
+            "rename the attribute",
+        )
     if kind in LAYERS:
         return UNCONVERTED
     if kind in NORMS:
         return _OF_NORM
-    return _SUBCLASS if issubclass(kind, (*LAYERS, *NORMS)) else _UNKNOWN
+    return _of_subclass(kind) if issubclass(kind, (*LAYERS, *NORMS)) else _UNKNOWN
+
+
+def _of_subclass(kind: type[nn.Module]) -> Reason:
+    layer = next(each for each in kind.__mro__ if each in LAYERS or each in NORMS)
+    name = overridden(kind, layer)
+    own = "" if name is None else f" with {name} of its own"
+    return Reason(f"a subclass of a torch layer{own} may compute something else", _PLAIN)
 
 
 def _of_rad_layer(module: nn.Module) -> Reason:

@@ -173,7 +173,7 @@ def fit(
     if not trial.layers and variant in sketching():
         raise UsageError(
             f"{variant} has nothing to sketch: the model has no linear, convolution or recurrent "
-            "layer of torch.nn (subclasses are left alone)"
+            "layer of torch.nn (subclasses with a forward pass of their own are left alone)"
         )
     if not trial.sketches and variant in sketching():
         raise UsageError(

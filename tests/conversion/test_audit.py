@@ -216,6 +216,9 @@ def test_a_model_that_is_not_converted_is_refused() -> None:
 class Masked(nn.Linear):
     """A subclass, which is left alone."""
 
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.abs(), self.bias)
+
 
 class Layers(nn.Module):
     """Layers without a RAD layer, and a calculation of its own."""
