@@ -3,16 +3,19 @@
 Prints as JSON, on rank 0, what the test asserts.
 """
 
+import copy
 import json
 import os
 import sys
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import rad
-from rad.sketches import SameSample, fold_in
+from rad.nn.serving import is_served
+from rad.sketches import DitheredRounding, SameSample, fold_in
 
 STEPS = 250
 SKETCH = SameSample(0.25)
@@ -94,6 +97,55 @@ def fully_sharded() -> bool:
     return all(torch.allclose(p.grad.full_tensor(), q.grad) for p, q in pairs)
 
 
+class Served(nn.Module):
+    """A gated block, whose norm, product and activation function are functional calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(F.layer_norm(x, (8,))).chunk(2, -1)
+        return x + self.down(F.silu(gate) * value)
+
+
+def served(sharded: bool, inplace: bool) -> dict[str, bool]:
+    """Whether gradients of a served module are the mean of the ranks', each with its own draws.
+
+    What a rank's should be is that of a copy by itself, which has the same place and passes.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    block, x = Served(), torch.randn(4, 8)
+    rounding = DitheredRounding(3)
+    alone = rad.convert(copy.deepcopy(block), rounding, path=rounding)
+
+    def wrapped(model: nn.Module) -> nn.Module:
+        return fully_shard(model) if sharded else DistributedDataParallel(model)
+
+    if inplace:
+        model = wrapped(block)
+        assert rad.convert(model, rounding, path=rounding, inplace=True) is model
+    else:
+        model = wrapped(rad.convert(block, rounding, path=rounding))
+    inner = model if sharded else model.module
+    assert isinstance(inner, nn.Module)
+    found = {"served": is_served(inner), "mean": True, "own draws": True}
+    for _ in range(2):
+        model.zero_grad()
+        alone.zero_grad()
+        model(x).square().sum().backward()
+        alone(x).square().sum().backward()
+        for p, q in zip(model.parameters(), alone.parameters(), strict=True):
+            grads = all_ranks(q.grad)
+            got = p.grad.full_tensor() if sharded else p.grad
+            found["mean"] &= torch.allclose(got, torch.stack(grads).mean(0), atol=1e-5)
+            if p.dim() > 1:
+                found["own draws"] &= not torch.equal(*grads)
+    return found
+
+
 def main() -> None:
     rank, file = int(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
@@ -104,6 +156,9 @@ def main() -> None:
         "keys": keys_of_ranks(None),
         "keys of one replica": keys_of_ranks(1),
         "sharded": fully_sharded(),
+        "served": [
+            served(sharded, inplace) for sharded in (False, True) for inplace in (False, True)
+        ],
     }
     if rank == 0:
         print(json.dumps(results), flush=True)

@@ -35,7 +35,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for rank in range(2)
     ]
     try:
-        outputs = [rank.communicate(timeout=120) for rank in ranks]
+        outputs = [rank.communicate(timeout=300) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -61,3 +61,8 @@ def test_processes_have_keys_of_their_own_or_of_their_replica(results: Any) -> N
 
 def test_layers_that_are_sharded_already_convert_in_place(results: Any) -> None:
     assert results["sharded"]
+
+
+@pytest.mark.parametrize("case", range(4), ids=["DDP", "DDP in place", "FSDP2", "FSDP2 in place"])
+def test_gradients_of_served_modules_are_the_mean_of_the_ranks(results: Any, case: int) -> None:
+    assert results["served"][case] == {"served": True, "mean": True, "own draws": True}
