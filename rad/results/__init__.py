@@ -1,20 +1,36 @@
 """Where runs live on disk, how they are written, and how they are read back. Needs no torch."""
 
-from rad.results.files import write_atomic
+from rad.results.files import write_atomic, write_together
 from rad.results.folder import RunFolder, difference, run_path
-from rad.results.origin import machine, name_of, provenance
-from rad.results.tables import make_folder, metrics, summaries, write_table
+from rad.results.locks import Held, locked
+from rad.results.origin import code, machine, name_of, provenance
+from rad.results.tables import (
+    NoRuns,
+    as_written,
+    make_folder,
+    metrics,
+    read_table,
+    summaries,
+    write_table,
+)
 
 __all__ = [
+    "Held",
+    "NoRuns",
     "RunFolder",
+    "as_written",
+    "code",
     "difference",
+    "locked",
     "machine",
     "make_folder",
     "metrics",
     "name_of",
     "provenance",
+    "read_table",
     "run_path",
     "summaries",
     "write_atomic",
     "write_table",
+    "write_together",
 ]

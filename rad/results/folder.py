@@ -5,11 +5,10 @@ and a lock that the operating system drops with the process keeps a second one o
 """
 
 import csv
-import fcntl
 import io
 import json
-import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rad.errors import UsageError
-from rad.results.files import write_atomic
+from rad.results.files import digest, write_atomic
+from rad.results.locks import locked
+from rad.results.summary import disagreement, parse, signed
 
 
 def run_path(
@@ -62,28 +63,58 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.csv"
         self.summary_file = self.path / "summary.json"
         self.checkpoint_file = self.path / "checkpoint.pt"
+        self.previous_checkpoint_file = self.path / "checkpoint.previous.pt"
 
     def finished(self) -> bool:
-        """Whether the run has left a readable summary."""
+        """Whether the run has left a summary that is whole, and the files that it vouches for."""
+        return self.summary_file.exists() and self._examine()[1] is None
+
+    def summary(self) -> dict[str, Any]:
+        """The fields of summary.json, once it and what it vouches for are found to be whole.
+
+        Raises:
+            UsageError: there is no summary, or one of the run's files is damaged.
+        """
+        if not self.summary_file.exists():
+            raise UsageError(f"{self.path} holds no finished run: there is no summary.json")
+        found, problem = self._examine()
+        if problem is not None:
+            raise UsageError(f"{problem}; {self._remedy()}")
+        return found
+
+    def _remedy(self) -> str:
+        return f"restore that file, or delete {self.path} and run it again"
+
+    def _examine(self) -> tuple[dict[str, Any], str | None]:
+        """What summary.json holds, and what is wrong with the files of the finished run."""
         try:
-            return isinstance(json.loads(self.summary_file.read_bytes()), dict)
-        except (OSError, ValueError):
-            return False
+            found, problem = parse(self.summary_file.read_bytes())
+            if problem is not None:
+                return found, f"{self.summary_file} {problem}"
+            if "sha256" not in found:
+                problem = disagreement(found, self.metrics_file.read_bytes())
+                return found, None if problem is None else f"{self.metrics_file} {problem}"
+            for file in (self.metrics_file, self.config_file):
+                recorded = found.get("digests", {}).get(file.name)
+                if recorded is not None and digest(file.read_bytes()) != recorded:
+                    return found, f"{file} does not match its digest in summary.json"
+        except OSError as error:
+            return {}, f"{error.filename} cannot be read ({error.strerror})"
+        return found, None
 
     @contextmanager
     def open(self, config_text: str) -> Iterator["RunFolder"]:
         """Hold the folder for the run that `config_text` (YAML) describes; write it if absent.
 
         Raises:
-            UsageError: the folder cannot be written, another process holds it, or it belongs to
-                another configuration. Files of runs that stand there are untouched.
+            UsageError: the folder cannot be written, another process holds it (`Held`), it belongs
+                to another configuration, or it holds a finished run that is damaged and that no
+                checkpoint brings back. Files of runs that stand there are untouched.
         """
-        lock = self._lock()
-        try:
+        self._make()
+        with locked(self.path / ".lock"):
             self._claim(config_text)
             yield self
-        finally:
-            os.close(lock)
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         """Write metrics.csv: None and absent values are empty, floats round-trip exactly."""
@@ -94,39 +125,31 @@ class RunFolder:
         write_atomic(self.metrics_file, text.getvalue().encode())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json, which marks the run as finished.
+        """Write summary.json, which marks the run as finished, with the digests of its files.
+
+        The older checkpoint is of no use from then on, and goes.
 
         Raises:
             ValueError: a value is NaN or infinite, which JSON cannot hold.
         """
-        text = json.dumps(summary, indent=2, allow_nan=False)
+        files = (self.metrics_file, self.config_file)
+        own = {file.name: digest(file.read_bytes()) for file in files if file.exists()}
+        fields = {**summary, "digests": {**summary.get("digests", {}), **own}}
+        text = json.dumps(signed(fields), indent=2, allow_nan=False)
         write_atomic(self.summary_file, f"{text}\n".encode())
+        self.previous_checkpoint_file.unlink(missing_ok=True)
 
-    def _lock(self) -> int:
-        """Lock the folder, made if need be; closing the descriptor unlocks it."""
+    def _make(self) -> None:
+        """Make the folder if need be, and see that it can be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise UsageError(
                 f"cannot write to the results folder {self.path} ({error.strerror}); "
                 "make it writable or choose another results folder"
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if isinstance(error, BlockingIOError):
-                message = f"another process is working on {self.path}; wait until it has ended"
-            else:
-                message = (
-                    f"cannot lock {self.path} ({error.strerror}); "
-                    "choose a results folder on a file system with locks"
-                )
-            raise UsageError(message) from error
-        return descriptor
 
     def _claim(self, config_text: str) -> None:
         if not self.config_file.exists():
@@ -144,6 +167,18 @@ class RunFolder:
                 f"{self.path} holds a run of another configuration (differing: {differing}); "
                 "delete that folder, or choose another experiment name or results folder"
             )
+        self._check_end()
+
+    def _check_end(self) -> None:
+        """A damaged end of the run is made again from a checkpoint, or else refused."""
+        if not self.summary_file.exists():
+            return
+        problem = self._examine()[1]
+        if problem is None:
+            return
+        if not self.checkpoint_file.exists():
+            raise UsageError(f"{problem}; {self._remedy()}")
+        print(f"{problem}; the run ends again from its checkpoint", file=sys.stderr)
 
 
 def difference(there: str, here: str) -> str:

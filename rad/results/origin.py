@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,12 @@ ENVIRONMENT = ("MALLOC_MMAP_THRESHOLD_",)
 """Variables that are part of a command where they are set: they change the memory it takes."""
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+NUMBERLESS = (
+    *("results", "plotting", "tuning", "graph", "benchmarks", "gradient_noise"),
+    "__pycache__",
+)
+"""Folders of `rad` whose code no training run's numbers depend on."""
 
 
 def provenance() -> dict[str, Any]:
@@ -62,6 +70,22 @@ def name_of(device: torch.device) -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+@cache
+def code() -> str:
+    """The digest of all sources in `rad` that a training run's numbers may depend on.
+
+    As they were when this process first asked.
+    """
+    package = Path(__file__).resolve().parents[1]
+    found = hashlib.sha256()
+    for folder, below, files in os.walk(package):
+        below[:] = sorted(name for name in below if name not in NUMBERLESS)
+        for name in sorted(file for file in files if file.endswith(".py")):
+            with open(os.path.join(folder, name), "rb") as stream:
+                found.update(f"{name} ".encode() + stream.read())
+    return found.hexdigest()
 
 
 def _git_commit() -> str | None:

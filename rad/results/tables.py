@@ -1,5 +1,7 @@
 """Runs read back from disk as data frames, and tables written with their provenance."""
 
+from __future__ import annotations
+
 import io
 import json
 from collections.abc import Mapping
@@ -9,8 +11,12 @@ from typing import Any
 import pandas as pd
 
 from rad.errors import UsageError
-from rad.results.files import write_atomic
+from rad.results.files import digest, write_together
 from rad.results.folder import RunFolder, component
+
+
+class NoRuns(UsageError):
+    """An experiment without a finished run."""
 
 
 def write_table(
@@ -21,18 +27,74 @@ def write_table(
     setting: str = "output",
     float_format: str | None = None,
 ) -> Path:
-    """Write `file` (CSV) and the summary beside it (JSON), each whole or not at all.
+    """Write `file` (CSV) and the summary beside it (JSON), with the table's digest.
 
-    Without a summary the one that lies there stays. `float_format` is that of
-    `DataFrame.to_csv`. Errors are those of `make_folder` and `write_atomic`.
+    Neither is touched before both have been written. Without a summary the one that lies there
+    stays, but for the digest. `float_format` is that of `DataFrame.to_csv`. Errors are those of
+    `make_folder` and `write_together`.
+
+    Raises:
+        UsageError: a table without rows.
     """
+    if table.empty:
+        raise UsageError(f"there is nothing to write to {file}, which stays as it is")
+    make_folder(file.parent, setting)
+    beside, data = file.with_suffix(".json"), _text(table, float_format).encode()
+    files = {file: data}
+    if summary is None and beside.exists():
+        summary = _read_json(beside)
+    if summary is not None:
+        digests = {"digests": {file.name: digest(data)}}
+        files[beside] = (json.dumps({**summary, **digests}, indent=2) + "\n").encode()
+    write_together(files)
+    return file
+
+
+def as_written(table: pd.DataFrame, float_format: str | None = None) -> pd.DataFrame:
+    """The table as `read_table` gives it back once it has been written."""
+    return pd.read_csv(io.StringIO(_text(table, float_format)))
+
+
+def _text(table: pd.DataFrame, float_format: str | None) -> str:
     text = io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n", float_format=float_format)
-    make_folder(file.parent, setting)
-    write_atomic(file, text.getvalue().encode())
-    if summary is not None:
-        write_atomic(file.with_suffix(".json"), (json.dumps(summary, indent=2) + "\n").encode())
-    return file
+    return text.getvalue()
+
+
+def read_table(file: Path, remedy: str = "make it again") -> pd.DataFrame:
+    """What `write_table` has written, held against its digest where one stands beside it.
+
+    Raises:
+        UsageError: it is missing or damaged; the message ends in the remedy.
+    """
+    try:
+        data, beside = file.read_bytes(), file.with_suffix(".json")
+        recorded = _read_json(beside).get("digests", {}) if beside.exists() else {}
+        if file.name in recorded and digest(data) != recorded[file.name]:
+            raise UsageError(
+                f"{file} does not match its digest in {beside.name}; restore it, or {remedy}"
+            )
+        if not data.endswith(b"\n"):
+            raise UsageError(f"{file} is cut off; restore it, or {remedy}")
+        table: pd.DataFrame = pd.read_csv(io.BytesIO(data))
+    except OSError as error:
+        raise UsageError(f"cannot read {file} ({error.strerror}); {remedy}") from error
+    except UsageError:
+        raise
+    except ValueError as error:
+        cause = " ".join(str(error).split())
+        raise UsageError(f"{file} is no table ({cause}); restore it, or {remedy}") from error
+    return table
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("digests", {}), dict):
+        raise UsageError(f"{file} is damaged; restore it, or delete it and the table beside it")
+    return found
 
 
 def make_folder(folder: Path, setting: str = "output") -> None:
@@ -54,18 +116,13 @@ def summaries(root: str | Path, experiment: str) -> pd.DataFrame:
     run's folder.
 
     Raises:
-        UsageError: the experiment has no finished run.
+        UsageError: the experiment has no finished run (`NoRuns`), or one that is damaged.
     """
     folder = Path(root) / component(experiment)
     files = sorted(folder.glob("*/budget=*/seed=*/summary.json"))
-    runs = [RunFolder(file.parent) for file in files]
-    records = [
-        {**json.loads(run.summary_file.read_bytes()), "path": str(run.path)}
-        for run in runs
-        if run.finished()
-    ]
+    records = [{**RunFolder(file.parent).summary(), "path": str(file.parent)} for file in files]
     if not records:
-        raise UsageError(
+        raise NoRuns(
             f"no finished run in {folder}; make some first, for example "
             f"python scripts/train.py +experiment={experiment}"
         )
@@ -76,7 +133,7 @@ def metrics(root: str | Path, experiment: str) -> pd.DataFrame:
     """The rows of metrics.csv of every finished run, with `variant, budget, seed, path`.
 
     Raises:
-        UsageError: the experiment has no finished run, or one without readable metrics.
+        UsageError: as `summaries`; or a run without readable metrics.
     """
     frames = []
     for _, run in summaries(root, experiment).iterrows():

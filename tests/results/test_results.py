@@ -166,6 +166,9 @@ def test_metrics_and_summary_files(tmp_path: Path) -> None:
     assert folder.finished()
     folder.summary_file.write_text('{"loss": 0.')
     assert not folder.finished()
+    with pytest.raises(UsageError, match=r"summary\.json is no JSON; restore that file") as raised:
+        folder.summary()
+    assert "\n" not in str(raised.value)
 
 
 def finish(root: Path, variant: str, budget: float | str, seed: int, loss: float) -> RunFolder:

@@ -1,6 +1,8 @@
 """Tables with their provenance beside them."""
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from rad.errors import UsageError
-from rad.results import machine, make_folder, name_of, write_table
+from rad.results import as_written, machine, make_folder, name_of, read_table, write_table
 
 TABLE = pd.DataFrame({"name": ["a", None], "value": [1 / 3, 2.0]})
 
@@ -19,11 +21,70 @@ def test_a_table_and_what_lies_beside_it(tmp_path: Path) -> None:
     file = tmp_path / "new/folder/table.csv"
     assert write_table(file, TABLE, {"device": "x"}) == file
     assert file.read_text() == "name,value\na,0.3333333333333333\n,2.0\n"
-    assert file.with_suffix(".json").read_text() == '{\n  "device": "x"\n}\n'
+    record = json.loads(file.with_suffix(".json").read_text())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert record == {"device": "x", "digests": {"table.csv": digest}}
     write_table(file, TABLE, None, float_format="%.3g")
     assert file.read_text() == "name,value\na,0.333\n,2\n"
-    assert json.loads(file.with_suffix(".json").read_text()) == {"device": "x"}
+    record = json.loads(file.with_suffix(".json").read_text())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert record == {"device": "x", "digests": {"table.csv": digest}}
     assert sorted(f.name for f in file.parent.iterdir()) == ["table.csv", "table.json"]
+
+
+def test_a_table_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "table.csv", TABLE, {}, float_format="%.3g")
+    pd.testing.assert_frame_equal(read_table(file), as_written(TABLE, "%.3g"))
+    assert read_table(file)["value"].tolist() == [0.333, 2.0]
+
+
+def test_a_table_without_a_digest_is_read_if_it_is_whole(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "table.csv", TABLE, {"device": "x"})
+    file.with_suffix(".json").write_text('{"device": "x"}')
+    assert len(read_table(file)) == 2
+    file.with_suffix(".json").unlink()
+    assert len(read_table(file)) == 2
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(UsageError, match=r"table\.csv is cut off; restore it, or call again"):
+        read_table(file, "call again")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("table.csv", "name,value\na,0.25\n,2.0\n", r"table\.csv does not match its digest"),
+        ("table.csv", None, r"cannot read .*table\.csv \(No such file"),
+        ("table.json", "{", r"table\.json is damaged"),
+        ("table.json", "[]", r"table\.json is damaged"),
+    ],
+)
+def test_a_damaged_table_is_refused(
+    name: str, text: str | None, words: str, tmp_path: Path
+) -> None:
+    file = write_table(tmp_path / "table.csv", TABLE, {"device": "x"})
+    (tmp_path / name).unlink() if text is None else (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=words):
+        read_table(file)
+
+
+def test_nothing_is_replaced_before_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_table(tmp_path / "table.csv", TABLE, {"device": "x"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match=r"nothing to write to .*table\.csv"):
+        write_table(file, TABLE[:0], {})
+    calls = iter([None, OSError(28, "No space left on device")])
+
+    def second_fails(descriptor: int) -> None:
+        if error := next(calls):
+            raise error
+
+    monkeypatch.setattr(os, "fsync", second_fails)
+    with pytest.raises(UsageError, match=r"table\.json \(No space left"):
+        write_table(file, TABLE[1:], {"device": "y"})
+    for name, data in before.items():
+        assert (tmp_path / name).read_bytes() == data
 
 
 def test_a_folder_that_cannot_be_made_names_its_setting(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Zip archives that carry a digest of themselves, as checkpoints do.
+
+The comment at an archive's end is `sha256:` and the SHA-256 of all that stands before these words.
+Whatever reads zip archives reads a sealed one.
+"""
+
+import io
+import struct
+import zipfile
+import zlib
+
+from rad.errors import first_line
+from rad.results.files import digest
+
+WORD = b"sha256:"
+COMMENT = len(WORD) + 64
+END = b"PK\x05\x06"
+"""The signature of the last record, of 22 bytes where there is no comment: its length ends it."""
+
+
+def seal(archive: bytes) -> bytes:
+    """The archive, which has no comment yet, with its digest."""
+    assert _bare(archive)
+    body = archive[:-2] + struct.pack("<H", COMMENT)
+    return body + WORD + digest(body).encode()
+
+
+def damage(archive: bytes) -> str | None:
+    """What is wrong with a sealed archive, or with one without a comment; None where nothing is.
+
+    Of an archive without a comment, as earlier versions wrote them, the checksums are looked at.
+    """
+    if _bare(archive):
+        return _wrong_checksum(archive)
+    body, comment = archive[:-COMMENT], archive[-COMMENT:]
+    if not comment.startswith(WORD):
+        return "its end is missing"
+    if comment != WORD + digest(body).encode():
+        return "it does not match its digest"
+    return None
+
+
+def _bare(archive: bytes) -> bool:
+    return archive[-22:-18] == END and archive[-2:] == b"\0\0"
+
+
+def _wrong_checksum(archive: bytes) -> str | None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            name = opened.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError) as error:
+        return first_line(error)
+    return None if name is None else f"{name} does not match its checksum"
