@@ -51,7 +51,7 @@ def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
     points: list[dict[str, Any]] = []
     tables: list[pd.DataFrame] = []
     for iteration in sorted(noise.iterations):
-        model = _trained(spec, dataset, iteration, Path(noise.checkpoints))
+        model = _trained(spec, dataset, iteration, Path(noise.checkpoints), origin["commit"])
         full = full_gradient(model, dataset, spec.settings.evaluation_batch)
         estimators = _estimators(spec, noise, model, dataset)
         table = measure(model, dataset, full, estimators, _sampling(config))
@@ -107,7 +107,9 @@ def _model(spec: RunSpec, dataset: Dataset) -> nn.Module:
     return model.to(spec.device)
 
 
-def _trained(spec: RunSpec, dataset: Dataset, iteration: int, checkpoints: Path) -> nn.Module:
+def _trained(
+    spec: RunSpec, dataset: Dataset, iteration: int, checkpoints: Path, commit: str
+) -> nn.Module:
     """The plain model after so many updates, each point a run of its own."""
     model = _model(spec, dataset)
     if iteration == 0:
@@ -119,13 +121,14 @@ def _trained(spec: RunSpec, dataset: Dataset, iteration: int, checkpoints: Path)
         train_loss_every=None,
         time_limit=None,
     )
-    used = {"dataset": dataset.name, "seed": spec.seed, "settings": asdict(settings)}
+    own = {key: value for key, value in asdict(settings).items() if key != "strict_resume"}
+    used = {"dataset": dataset.name, "seed": spec.seed, "settings": own}
     used |= {"dataset_options": spec.dataset_options} if spec.dataset_options else {}
     model_options = OmegaConf.to_container(spec.config.model)
     text = OmegaConf.to_yaml(OmegaConf.create({**used, "model": model_options}))
     folder = RunFolder(checkpoints / spec.experiment / f"iteration={iteration}")
     with folder.open(text):
-        train(model, dataset, settings, spec.seed, folder, NullLogger())
+        train(model, dataset, settings, spec.seed, folder, NullLogger(), commit=commit)
     return model
 
 

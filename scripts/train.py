@@ -63,7 +63,7 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
     diverged: list[Diverged] = []
     with ExitStack() as stack:
         different = {spec.path: spec for spec in specs}.values()
-        runs = [_prepared(spec, datasets, stack) for spec in different]
+        runs = [_prepared(spec, datasets, stack, origin["commit"]) for spec in different]
         ready = [run for run in runs if run is not None]
         if not ready:
             return
@@ -76,7 +76,9 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
         raise diverged[0]
 
 
-def _prepared(spec: RunSpec, datasets: dict[str, Dataset], stack: ExitStack) -> Prepared | None:
+def _prepared(
+    spec: RunSpec, datasets: dict[str, Dataset], stack: ExitStack, commit: str
+) -> Prepared | None:
     """The planned run, whose folder and logger `stack` closes; None where it has finished."""
     folder = RunFolder(spec.path)
     if folder.finished():
@@ -95,7 +97,7 @@ def _prepared(spec: RunSpec, datasets: dict[str, Dataset], stack: ExitStack) -> 
     logger = _logger(spec)
     stack.callback(logger.finish)
     settings = replace(spec.settings, batch_size=built.batch_size)
-    run = strides(built.model, datasets[key], settings, spec.seed, folder, logger)
+    run = strides(built.model, datasets[key], settings, spec.seed, folder, logger, commit=commit)
     return Prepared(spec, folder, built, run)
 
 
@@ -155,6 +157,7 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult, count: int = 1) -> d
         "seconds_per_iteration": result.seconds_per_iteration,
         **machine(spec.device),
         **({} if count == 1 else {"runs_per_process": count}),
+        **result.provenance(),
     }
 
 

@@ -34,7 +34,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         print(
             f"{spec.path}: {spec.plan.adjoint}, {memory['saved_bytes']:,} saved bytes", flush=True
         )
-        result = _train(spec, folder)
+        result = _train(spec, folder, origin["commit"])
         if result.finished:
             folder.write_summary({**summary(spec, memory, result), **origin})
     if not result.finished:
@@ -64,6 +64,7 @@ def summary(spec: PdeSpec, memory: dict[str, int], result: TrainResult) -> dict[
         "iterations": result.iterations,
         "seconds_per_iteration": result.seconds_per_iteration,
         **machine(spec.device),
+        **result.provenance(),
     }
 
 
@@ -80,7 +81,7 @@ def _measure(control: Control) -> dict[str, int]:
     }
 
 
-def _train(spec: PdeSpec, folder: RunFolder) -> TrainResult:
+def _train(spec: PdeSpec, folder: RunFolder, commit: str) -> TrainResult:
     options = spec.config.logger
     logger = WandbLogger(
         project=options.project,
@@ -92,7 +93,7 @@ def _train(spec: PdeSpec, folder: RunFolder) -> TrainResult:
         root=spec.config.results_root,
     )
     try:
-        return train(_control(spec), spec.settings, folder, logger)
+        return train(_control(spec), spec.settings, folder, logger, commit=commit)
     finally:
         logger.finish()
 

@@ -58,7 +58,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         with search.claim(tuning.trials, {"commit": origin["commit"]}) as trial:
             if trial is None:
                 break
-            loss = held_out_loss(spec, dataset, trial)
+            loss = held_out_loss(spec, dataset, trial, origin["commit"])
             search.finish(trial, loss)
         print(
             f"{study}, trial {trial.number}: learning rate {trial.learning_rate:.4g}, "
@@ -83,7 +83,7 @@ def check(config: DictConfig, overrides: list[str]) -> None:
     _spec(config, overrides)
 
 
-def held_out_loss(spec: RunSpec, dataset: Dataset, trial: Trial) -> float:
+def held_out_loss(spec: RunSpec, dataset: Dataset, trial: Trial, commit: str) -> float:
     """Train one trial; the loss on the held-out examples at its end, infinite if it diverged."""
     built = plan(spec, dataset)
     settings = replace(
@@ -96,7 +96,8 @@ def held_out_loss(spec: RunSpec, dataset: Dataset, trial: Trial) -> float:
         time_limit=None,
     )
     try:
-        result = train(built.model, dataset, settings, spec.seed, trial.folder, NullLogger())
+        run = built.model, dataset, settings, spec.seed, trial.folder, NullLogger()
+        result = train(*run, commit=commit)
     except Diverged:
         return math.inf
     return result.final["test_loss"]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rad.data import sequences
+from rad.data.digests import digest_of
 from rad.data.files import SPECS, download, read
 from rad.errors import UsageError
 
@@ -52,6 +53,12 @@ class Dataset:
     def model_arguments(self) -> dict[str, Any]:
         """What a model has to know of it (`rad.models.build`)."""
         return {"input_shape": self.image_shape, "classes": self.classes}
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the images and labels as they are here, in hexadecimal digits."""
+        images = self.train_images, self.test_images
+        return digest_of([*images, self.train_labels, self.test_labels])
 
     def batch(self, indices: Tensor, split: str = "train") -> tuple[Tensor, Tensor]:
         """Normalised float32 images (B, *image_shape) and int64 labels (B,) of `split`.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from rad.data.digests import digest_of
 from rad.errors import UsageError
 
 
@@ -28,6 +30,11 @@ class Text:
     def model_arguments(self) -> dict[str, int]:
         """What a model has to know of it (`rad.models.build`)."""
         return {"vocabulary": self.vocabulary}
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the tokens of both splits, in hexadecimal digits."""
+        return digest_of([self.train_tokens, self.test_tokens])
 
     def count(self, length: int, split: str = "train") -> int:
         """How many whole blocks of that length `split` has."""

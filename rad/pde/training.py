@@ -52,13 +52,20 @@ class Control(nn.Module):
         return control_loss(self.problem, self.theta, self.adjoint, fold_in(self.key, iteration))
 
 
-def train(control: Control, settings: Settings, folder: RunFolder, logger: Logger) -> TrainResult:
+def train(
+    control: Control,
+    settings: Settings,
+    folder: RunFolder,
+    logger: Logger,
+    *,
+    commit: str | None = None,
+) -> TrainResult:
     """Train `control` in place, resuming from the folder's checkpoint if any.
 
     The caller holds `folder.open(...)`, writes the summary and finishes the logger. Iteration n of
     metrics.csv has the exact loss after n updates; `seconds` are those of the updates. Of
     `settings`, batch sizes, `bootstrap`, `train_loss_every`, `clip_norm` and `cuda_graph` are not
-    used: there are no examples here.
+    used: there are no examples here. `commit` is the caller's, for the segments of a resumed run.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.
@@ -75,6 +82,8 @@ def train(control: Control, settings: Settings, folder: RunFolder, logger: Logge
         columns=COLUMNS,
         device=control.theta.device,
         remedy=f"lower the learning rate (now {settings.learning_rate:g}) or raise the budget",
+        rows=lambda updates: dict.fromkeys(range(0, updates, settings.evaluate_every), COLUMNS),
+        commit=commit,
     )
 
     def record(loss: float) -> None:

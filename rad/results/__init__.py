@@ -1,5 +1,6 @@
 """Where runs live on disk, how they are written, and how they are read back. Needs no torch."""
 
+from rad.results import seal
 from rad.results.files import write_atomic, write_together
 from rad.results.folder import RunFolder, difference, run_path
 from rad.results.locks import Held, locked
@@ -29,6 +30,7 @@ __all__ = [
     "provenance",
     "read_table",
     "run_path",
+    "seal",
     "summaries",
     "write_atomic",
     "write_table",

@@ -5,7 +5,7 @@ stays alive until the backward pass is what the graph itself keeps, and nothing 
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from itertools import count
 
@@ -43,6 +43,7 @@ def train(
     *,
     on_backward: Callable[[int], None] | None = None,
     graphs: graphed.Graphs | None = None,
+    commit: str | None = None,
 ) -> TrainResult:
     """Train `model` in place on `task`, resuming from the folder's checkpoint if any.
 
@@ -54,14 +55,23 @@ def train(
     metrics.csv describes the model after n updates: `batch_loss` and `learning_rate` are those of
     update n, `train_loss` is over the whole original training set, `seconds` excludes evaluation.
     `on_backward(n)` is called when the backward pass of update n is about to start; a run that is
-    so watched is never captured. `graphs` stands in for CUDA's.
+    so watched is never captured. `graphs` stands in for CUDA's. `commit` is the caller's, for the
+    segments of a run that is resumed.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.
         Diverged: a loss that is not finite; files written before stay.
     """
     run = strides(
-        model, task, settings, seed, folder, logger, on_backward=on_backward, graphs=graphs
+        model,
+        task,
+        settings,
+        seed,
+        folder,
+        logger,
+        on_backward=on_backward,
+        graphs=graphs,
+        commit=commit,
     )
     while True:
         try:
@@ -81,6 +91,7 @@ def strides(
     *,
     on_backward: Callable[[int], None] | None = None,
     graphs: graphed.Graphs | None = None,
+    commit: str | None = None,
 ) -> Strides:
     """`train`, a stride at a time; the pauses do not count in `seconds`."""
     task = task_of(task)
@@ -101,6 +112,9 @@ def strides(
         device=task.device,
         remedy=f"lower the learning rate (now {settings.learning_rate:g}), clip the gradient, "
         "or raise the budget",
+        rows=partial(_filled, settings, task.metrics),
+        data=task.digest(),
+        commit=commit,
     )
     weights = sampler.multiplicities()
     if not model.training:
@@ -127,6 +141,18 @@ def strides(
     session.write()
     last = session.progress.rows[-1]
     return session.result({key: value for key in evaluated if (value := last[key]) is not None})
+
+
+def _filled(settings: Settings, metrics: Sequence[str], updates: int) -> dict[int, set[str]]:
+    """The columns that are filled in each row, once so many updates are done."""
+    rows = {
+        n: {f"{split}_{metric}" for split in splits for metric in metrics}
+        for n, splits in settings.rows_after(updates).items()
+    }
+    for n, columns in rows.items():
+        columns |= {"batch_loss"} if n > 0 else set()
+        columns |= {"bootstrap_loss"} if settings.bootstrap and settings.trains_at(n) else set()
+    return rows
 
 
 def _advance(

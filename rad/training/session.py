@@ -6,22 +6,25 @@ A loop makes the updates; its session knows how far the run has come, and writes
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from rad.errors import Diverged
+from rad.errors import Diverged, UsageError
 from rad.results import RunFolder
-from rad.training import checkpoint
+from rad.training import checkpoint, segments
 from rad.training.checkpoint import Row
 from rad.training.loggers import Logger
 from rad.training.progress_bar import ProgressBar
+from rad.training.saved_state import Expected
 from rad.training.settings import Settings
 
 ALWAYS = ("iteration", "seconds", "learning_rate")
@@ -30,19 +33,32 @@ ALWAYS = ("iteration", "seconds", "learning_rate")
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: `final` holds the evaluations of its last row."""
+    """How a run ended: `final` holds the evaluations of its last row.
+
+    `segments` are those of `rad.training.segments`, one more than the run was resumed; `data` is
+    the digest of what it was trained on, None where there is none.
+    """
 
     finished: bool
     final: dict[str, float]
     iterations: int
     seconds_per_iteration: float
+    segments: tuple[dict[str, Any], ...] = ()
+    data: str | None = None
+
+    def provenance(self) -> dict[str, Any]:
+        """What summary.json tells of them: the data's digest, and the segments of a resumed run."""
+        resumed = {"segments": list(self.segments)} if len(self.segments) > 1 else {}
+        return {**resumed, **({} if self.data is None else {"digests": {"data": self.data}})}
 
 
 class Session:
     """One run of a loop, resumed from the folder's checkpoint if there is one.
 
     `columns` are those of metrics.csv after `ALWAYS`; `remedy` says what helps against a loss that
-    is not finite. The rows of a resumed run are logged again from the first on. The time limit
+    is not finite. `rows` is as in `Expected`, `data` the digest of what is trained on, `commit`
+    that of the caller. The rows of a resumed run are logged again from the first on; where its
+    numbers may differ from the unbroken run's, a line on stderr says why. The time limit
     counts from here. In a `with` statement the progress bar is shown.
 
     Raises:
@@ -61,6 +77,9 @@ class Session:
         columns: Sequence[str],
         device: torch.device,
         remedy: str,
+        rows: Callable[[int], Mapping[int, Collection[str]]] | None = None,
+        data: str | None = None,
+        commit: str | None = None,
     ) -> None:
         limit = settings.time_limit
         self._deadline = math.inf if limit is None else time.monotonic() + limit
@@ -69,9 +88,31 @@ class Session:
         self._bar: ProgressBar | None = None
         self.settings = settings
         self.columns = (*ALWAYS, *columns)
-        self.progress = checkpoint.restore(folder, *self._state)
+        expected = Expected(settings.iterations, self.columns, rows)
+        self.progress = checkpoint.restore(folder, *self._state, expected)
+        self._data = data
+        if not self.finished:
+            self._begin_segment(commit)
         for row in self.progress.rows:
             logger.log(row)
+
+    def _begin_segment(self, commit: str | None) -> None:
+        """Note what the updates from here on depend on, and say what has changed."""
+        done, now = self.progress, segments.here(self._device, self._data, commit)
+        before = segments.latest(done.segments)
+        where = f"{self._folder.path}: the run goes on from iteration {done.iteration}"
+        if before.get("data") not in (None, self._data):
+            raise UsageError(f"{where} with another data set; bring back the one it began with")
+        changed = ", ".join(segments.differences(before, now)) if before else ""
+        if changed and self.settings.strict_resume:
+            raise UsageError(
+                f"{where} with other {changed}; bring back what it began with, or set "
+                "training.strict_resume=false"
+            )
+        if changed:
+            word = "its numbers may differ from the unbroken run's"
+            print(f"{where} with other {changed}: {word}", file=sys.stderr, flush=True)
+        done.segments = segments.extended(done.segments, now, done.iteration)
 
     def __enter__(self) -> Session:
         progress = self.progress
@@ -165,4 +206,6 @@ class Session:
             final=dict(final),
             iterations=self.iteration,
             seconds_per_iteration=self.progress.seconds / max(self.iteration, 1),
+            segments=tuple(self.progress.segments),
+            data=self._data,
         )

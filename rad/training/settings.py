@@ -20,7 +20,8 @@ class Settings:
     seconds: the run then stops at a checkpoint, to be resumed. `cuda_graph` replays updates as a
     CUDA graph (`rad.training.cuda_graphs`), with the same results. `fused` updates each parameter
     in one kernel, as `rad.training.train` always does on CUDA devices: faster, and equal to
-    rounding.
+    rounding. `strict_resume` refuses to resume where code, versions, device or threads are not
+    those that the run has had so far, which is otherwise said only.
 
     Raises:
         UsageError: a value that cannot be used.
@@ -42,12 +43,13 @@ class Settings:
     time_limit: float | None = None
     cuda_graph: bool = False
     fused: bool = False
+    strict_resume: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             choices = ", ".join(OPTIMIZERS)
             raise UsageError(f"unknown optimizer {self.optimizer!r}; choose one of {choices}")
-        for name in ("bootstrap", "cuda_graph", "fused"):
+        for name in ("bootstrap", "cuda_graph", "fused", "strict_resume"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; set it to true or false")
         for name in (
@@ -86,6 +88,16 @@ class Settings:
     def checkpoints_at(self, iteration: int) -> bool:
         """Whether a checkpoint is written after `iteration` updates."""
         return self._due(iteration, self.checkpoint_every)
+
+    def rows_after(self, updates: int) -> dict[int, set[str]]:
+        """The iterations evaluated once so many updates are done, and which splits each time."""
+        periods = {self.evaluate_every, self.train_loss_every or self.evaluate_every}
+        due = {n for period in periods for n in range(0, updates + 1, period)}
+        due |= {self.iterations} if updates == self.iterations else set()
+        tests, trains = self.tests_at, self.trains_at
+        return {
+            n: {split for split, at in (("train", trains), ("test", tests)) if at(n)} for n in due
+        }
 
     def _due(self, iteration: int, period: int) -> bool:
         return iteration % period == 0 or iteration == self.iterations

@@ -62,6 +62,10 @@ class Task(ABC):
         """The values of `metrics`, from the means of the scores: by default those means."""
         return tuple(means)
 
+    def digest(self) -> str | None:
+        """A digest of the examples, in hexadecimal digits; None where a task does without."""
+        return None
+
     def first(self, count: int) -> Batch:
         """The first `count` training examples, again from the first where there are fewer."""
         return self.batch(torch.arange(count, device=self.device) % self.size())
@@ -90,6 +94,10 @@ class Classification(Task):
         """How many images `split` has."""
         dataset = self.dataset
         return len(dataset.train_labels if split == "train" else dataset.test_labels)
+
+    def digest(self) -> str:
+        """That of the data set."""
+        return self.dataset.digest
 
     def batch(self, indices: Tensor, split: str = "train") -> Batch:
         """Images (B, *image_shape) and their labels (B,)."""
@@ -133,6 +141,10 @@ class NextToken(Task):
     def size(self, split: str = "train") -> int:
         """How many blocks `split` has."""
         return self.text.count(self.length, split)
+
+    def digest(self) -> str:
+        """That of the text."""
+        return self.text.digest
 
     def batch(self, indices: Tensor, split: str = "train") -> Batch:
         """Tokens (B, length) and the next ones, of the same shape."""

@@ -64,9 +64,9 @@ def test_no_test_image_is_ever_seen(call: Call, monkeypatch: pytest.MonkeyPatch)
     seen: list[Dataset] = []
     held_out_loss = tune.held_out_loss
 
-    def spy(spec: Any, dataset: Dataset, trial: Any) -> float:
+    def spy(spec: Any, dataset: Dataset, *rest: Any) -> float:
         seen.append(dataset)
-        return held_out_loss(spec, dataset, trial)
+        return held_out_loss(spec, dataset, *rest)
 
     monkeypatch.setattr(data, "load", lambda *_: marked)
     monkeypatch.setattr(tune, "held_out_loss", spy)
