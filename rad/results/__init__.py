@@ -1,7 +1,7 @@
 """Where runs live on disk, how they are written, and how they are read back. Needs no torch."""
 
 from rad.results import seal
-from rad.results.files import write_atomic, write_together
+from rad.results.files import digest, write_atomic, write_together
 from rad.results.folder import RunFolder, difference, run_path
 from rad.results.locks import Held, locked
 from rad.results.origin import code, machine, name_of, provenance
@@ -22,6 +22,7 @@ __all__ = [
     "as_written",
     "code",
     "difference",
+    "digest",
     "locked",
     "machine",
     "make_folder",

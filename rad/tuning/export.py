@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from rad.results import write_atomic
+from rad.results import write_together
 from rad.tuning.space import PARAMETERS
 
 COLUMNS = ("study", "trial", *PARAMETERS, "held_out_loss", "commit")
@@ -40,9 +40,9 @@ def export(folder: Path, storage: BaseStorage) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(folder / "trials.csv", text.getvalue().encode())
     best = HEADER + yaml.safe_dump(winners, sort_keys=False, width=1000)
-    write_atomic(folder / "best.yaml", best.encode())
+    files = {"trials.csv": text.getvalue(), "best.yaml": best}
+    write_together({folder / name: data.encode() for name, data in files.items()})
 
 
 def _loss(trial: FrozenTrial) -> float:

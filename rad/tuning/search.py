@@ -7,7 +7,6 @@ but not locked was abandoned, and the next worker resumes it from its checkpoint
 
 from __future__ import annotations
 
-import fcntl
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,12 +17,12 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from rad.errors import UsageError
-from rad.results import RunFolder, difference
+from rad.results import Held, RunFolder, difference, locked
 from rad.tuning.export import export
+from rad.tuning.journal import Journal
 from rad.tuning.space import PARAMETERS, KeyedSampler, Space
 
 
@@ -45,8 +44,8 @@ class Search:
     where it is not there.
 
     Raises:
-        UsageError: unknown sampler, a folder that cannot be written or that is no journal, or a
-            study of that name with another configuration.
+        UsageError: unknown sampler, a folder that cannot be written, a journal that is damaged or
+            none, or a study of that name with another configuration.
     """
 
     def __init__(
@@ -61,17 +60,19 @@ class Search:
     ) -> None:
         self.folder, self.name, self.text, self.space = folder, name, text, space
         self.scratch = scratch / name
-        journal = folder / "journal.log"
+        self.journal = Journal(folder / "journal.log")
         with self._locked():
             try:
-                self.storage = JournalStorage(JournalFileBackend(str(journal)))
+                self.storage = JournalStorage(self.journal)
                 self.study = optuna.create_study(
                     storage=self.storage, sampler=sampler, study_name=name, load_if_exists=True
                 )
-            except (OSError, ValueError, KeyError) as error:
+            except UsageError:
+                raise
+            except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
                 raise UsageError(
-                    f"{journal} is no journal of trials ({type(error).__name__}); "
-                    "delete it to start afresh, or choose another experiment name"
+                    f"{self.journal.file} is damaged ({type(error).__name__}); restore it from a "
+                    "copy, or go on under another experiment_name"
                 ) from error
             there = self.study.user_attrs.get("config")
             if there is None:
@@ -79,7 +80,7 @@ class Search:
                 self.study.set_user_attr("notes", dict(notes))
             elif there != text:
                 raise UsageError(
-                    f"{journal} holds {name} with another configuration (differing: "
+                    f"{self.journal.file} holds {name} with another configuration (differing: "
                     f"{difference(there, text)}); choose another experiment_name"
                 )
 
@@ -121,9 +122,8 @@ class Search:
                 continue
             try:
                 return self._hold(trial.number, trial.params, stack)
-            except UsageError as error:
-                if not isinstance(error.__cause__, BlockingIOError):
-                    raise
+            except Held:
+                continue
         return None
 
     def _hold(self, number: int, values: Mapping[str, float], stack: ExitStack) -> Trial:
@@ -134,14 +134,13 @@ class Search:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among all workers of the folder; waits."""
+        """Alone among all workers of the folder, with a journal that ends well; waits."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            stream = (self.folder / ".lock").open("w")
         except OSError as error:
             raise UsageError(
                 f"cannot write to {self.folder} ({error.strerror}); choose another results_root"
             ) from error
-        with stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with locked(self.folder / ".lock", wait=True):
+            self.journal.mend()
             yield

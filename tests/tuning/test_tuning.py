@@ -185,14 +185,6 @@ def test_a_study_of_another_configuration_is_refused(tmp_path: Path) -> None:
         search(tmp_path, text=TEXT.replace("7", "9"))
 
 
-def test_a_damaged_journal_is_refused(tmp_path: Path) -> None:
-    work(search(tmp_path), 1)
-    journal = tmp_path / "results/journal.log"
-    journal.write_text("no journal\n" + journal.read_text())
-    with pytest.raises(UsageError, match=r"journal.log is no journal.*delete it"):
-        search(tmp_path)
-
-
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file")
     with pytest.raises(UsageError, match="choose another results_root"):
