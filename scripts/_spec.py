@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
-from rad.errors import UsageError
+from rad.errors import UsageError, first_line
 from rad.memory.budget import parse_budget
+from rad.results import RunFolder
 
 IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
 
@@ -45,6 +48,26 @@ def check_choice(key: str, value: Any, choices: Sequence[str]) -> None:
     """Raises UsageError for a value that is none of the choices."""
     if value not in choices:
         raise UsageError(f"unknown {key} {value!r}; choose one of {', '.join(choices)}")
+
+
+def check_listed(config: DictConfig, *names: str) -> None:
+    """Raises UsageError for a setting that is no list, or an empty one."""
+    for name in names:
+        value = OmegaConf.select(config, name)
+        if not isinstance(value, ListConfig) or len(value) == 0:
+            raise UsageError(f"{name} is {value}; give a list of one or more: {name}=[<a>,<b>]")
+
+
+def saved_config(folder: RunFolder) -> DictConfig:
+    """The configuration of a run whose summary has been read. Raises UsageError."""
+    file = folder.config_file
+    try:
+        saved = OmegaConf.load(file)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UsageError(f"cannot read {file} ({first_line(error)}); restore that file") from error
+    if not isinstance(saved, DictConfig):
+        raise UsageError(f"{file} holds no settings; restore that file")
+    return saved
 
 
 def check_seed(seed: Any) -> int:

@@ -12,14 +12,14 @@ from typing import Any
 
 import pandas as pd
 from _cli import CONFIGS, Script, run
-from _spec import choose_device
+from _spec import check_listed, choose_device
 from omegaconf import DictConfig
 
 from rad import data, models
 from rad.errors import UsageError
 from rad.gradient_noise.allocation import compare, train
 from rad.plotting import allocation_figure, save
-from rad.results import machine, provenance, write_table
+from rad.results import as_written, machine, provenance, write_table
 
 DATASETS = {"feedforward": ("mnist", 1.350e-3), "convnet": ("cifar10", 1.240e-3)}
 """Network -> data set and the paper's learning rate for full memory."""
@@ -46,13 +46,15 @@ def main(config: DictConfig, overrides: list[str]) -> None:
                     f"{label}: gain {found[0]['measured'] / found[1]['measured']:.2f}", flush=True
                 )
     file = Path(config.output) / "allocation.csv"
-    summary = {**machine(device), **origin}
-    write_table(file, pd.DataFrame(rows), summary, float_format="%.6g")
-    print(f"wrote {file} and {save(allocation_figure(pd.read_csv(file)), config.figure)[0]}")
+    table, summary = pd.DataFrame(rows), {**machine(device), **origin}
+    figure = allocation_figure(as_written(table, "%.6g"))
+    write_table(file, table, summary, float_format="%.6g")
+    print(f"wrote {file} and {save(figure, config.figure)[0]}")
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:
     """Refuse what can be seen to be wrong without data."""
+    check_listed(config, "networks", "variants")
     for network in config.networks:
         if network not in DATASETS:
             raise UsageError(f"unknown network {network!r}: choose among {', '.join(DATASETS)}")

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run
-from _spec import choose_device
+from _spec import check_listed, choose_device
 from omegaconf import DictConfig
 
 from rad.benchmarks.comparison import Compared, graphs_of, memory_of, speed_of
@@ -36,17 +36,23 @@ PDE = "pde"
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Measure, print, and write a table, its provenance and a figure."""
-    known = (*NETWORKS, PDE)
-    unknown = [network for network in config.networks if network not in known]
-    if unknown:
-        raise UsageError(f"unknown network {unknown[0]!r}: choose among {', '.join(known)}")
+    check(config, overrides)
     device, origin = choose_device(config.device), provenance()
     rows = [row for network in config.networks for row in _measured(network, config, device)]
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
-    file = Path(config.output) / f"{device.type}.csv"
+    file, figure = Path(config.output) / f"{device.type}.csv", benchmark_figure(table)
     write_table(file, table, {**machine(device), **origin})
-    print(f"wrote {file} and {save(benchmark_figure(table), config.figure)[0]}")
+    print(f"wrote {file} and {save(figure, config.figure)[0]}")
+
+
+def check(config: DictConfig, overrides: list[str]) -> None:
+    """Refuse what can be seen to be wrong before anything is measured."""
+    check_listed(config, "networks", "programs", "pde.fractions")
+    known = (*NETWORKS, PDE)
+    unknown = [network for network in config.networks if network not in known]
+    if unknown:
+        raise UsageError(f"unknown network {unknown[0]!r}: choose among {', '.join(known)}")
 
 
 def _measured(network: str, config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
@@ -95,4 +101,4 @@ def _builder(
 
 
 if __name__ == "__main__":
-    run(Script(main), "benchmark", CONFIGS / "measure")
+    run(Script(main, check), "benchmark", CONFIGS / "measure")

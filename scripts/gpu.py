@@ -221,10 +221,11 @@ def _record(output: Path, word: str, text: bytes) -> Path:
     except OSError as error:
         raise UsageError(f"cannot make {output.parent} ({error.strerror})") from error
     siblings = {word: output.with_suffix(f".{word}.txt") for word in ("failed", "skipped")}
-    for sibling in siblings.values():
-        sibling.unlink(missing_ok=True)
     file = siblings.get(word, output)
     write_atomic(file, text)
+    for sibling in siblings.values():
+        if sibling != file:
+            sibling.unlink(missing_ok=True)
     return file
 
 
@@ -246,12 +247,15 @@ def archive(file: str, folders: Sequence[str], since: float) -> int:
         for folder in map(Path, folders)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock" and path.stat().st_mtime >= since
-        if path.name != "checkpoint.pt" or not (path.parent / "summary.json").exists()
+        if not path.match("checkpoint*.pt") or not (path.parent / "summary.json").exists()
     ]
     Path(file).resolve().parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w:gz") as tar:
+    packed = Path(f"{file}.tmp")
+    packed.unlink(missing_ok=True)
+    with packed.open("xb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
         for path in new:
             tar.add(path)
+    packed.replace(file)
     return len(new)
 
 

@@ -2,7 +2,8 @@
 
 Trains the baseline, resuming from its checkpoints, and measures how far the gradients of sketches
 and of smaller batches lie from the full training-set gradient. Writes a table and its provenance
-after each point, and a figure. Settings: configs/train/gradient_noise.yaml.
+at the end (after each point to <name>.partial.csv), and a figure. Settings:
+configs/train/gradient_noise.yaml.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from rad.gradient_noise import Sampling, full_gradient, measure, weight_layers
 from rad.planning.variants import Built, build, sketching
 from rad.plotting import save
 from rad.plotting.gradient_noise import noise_figure
-from rad.results import RunFolder, machine, make_folder, provenance, write_table
+from rad.results import (
+    RunFolder,
+    machine,
+    make_folder,
+    provenance,
+    read_table,
+    write_partial,
+    write_whole,
+)
 from rad.training import NullLogger, train
 from rad.training.task import task_of
 
@@ -37,7 +46,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         _measure(config, overrides, file)
     elif not file.exists():
         raise UsageError(f"{file} is missing; set noise.measure=true to measure first")
-    png, _ = save(noise_figure(pd.read_csv(file)), config.noise.figure)
+    table = read_table(file, "set noise.measure=true to measure again")
+    png, _ = save(noise_figure(table), config.noise.figure)
     print(f"{file} is drawn in {png}")
 
 
@@ -60,7 +70,8 @@ def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
         points.append({"iteration": iteration, "train_loss": full.loss})
         print(f"iteration {iteration}: training loss {full.loss:.4g}", flush=True)
         summary = {**_summary(spec, config), "points": points, **origin}
-        write_table(file, pd.concat(tables), summary, setting="noise.output")
+        write_partial(file, pd.concat(tables), summary, setting="noise.output")
+    write_whole(file, pd.concat(tables), summary, setting="noise.output")
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 from _cli import CONFIGS, Script, run
-from _spec import choose_device
+from _spec import check_listed, choose_device
 from omegaconf import DictConfig
 
 from rad.benchmarks.largest_batch import check_programs, largest_batches
@@ -25,7 +25,7 @@ from rad.results import machine, provenance, write_table
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Search, measure, print, and write a table with its provenance."""
-    check(config)
+    check(config, overrides)
     device, origin = choose_device(config.device), provenance()
     limit = int(parse_budget(config.limit[device.type]).value)
     rows = [
@@ -49,8 +49,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     print(f"wrote {write_table(file, table, {**machine(device), **origin})}")
 
 
-def check(config: DictConfig) -> None:
+def check(config: DictConfig, overrides: list[str]) -> None:
     """Refuse what can be seen to be wrong before anything is measured. Raises UsageError."""
+    check_listed(config, "networks", "programs")
     for kind, limit in config.limit.items():
         if parse_budget(limit).kind != "bytes":
             raise UsageError(f"limit.{kind} is {limit}; give bytes, such as '4 GB'")
@@ -62,4 +63,4 @@ def check(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(Script(main), "largest_batch", CONFIGS / "measure")
+    run(Script(main, check), "largest_batch", CONFIGS / "measure")

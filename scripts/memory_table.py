@@ -22,7 +22,7 @@ from rad.benchmarks.networks import NETWORKS
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
 from rad.memory.paper import KEEP_FRACTIONS, PRINTED_MB, paper_bytes
 from rad.plotting import memory_figure, save
-from rad.results import machine, provenance, write_table
+from rad.results import as_written, machine, provenance, write_table
 
 BATCH = 150
 
@@ -38,9 +38,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     ]
     table = pd.DataFrame(cells)
     print(table.to_string(index=False))
-    file = Path(config.output) / "table1.csv"
+    file, figure = Path(config.output) / "table1.csv", memory_figure(as_written(table))
     write_table(file, table, {**machine(device), **origin})
-    print(f"wrote {file} and {save(memory_figure(pd.read_csv(file)), config.figure)[0]}")
+    print(f"wrote {file} and {save(figure, config.figure)[0]}")
 
 
 def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:

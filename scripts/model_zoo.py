@@ -13,32 +13,37 @@ from typing import Any
 import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run
-from _spec import check_choice, check_seed
+from _spec import check_choice, check_listed, check_seed
 from omegaconf import DictConfig
 
 from rad.benchmarks.zoo import ZOO, specimen
 from rad.benchmarks.zoo_programs import AUTO, PROGRAMS, zoo_rows
 from rad.errors import UsageError
-from rad.results import machine, provenance, write_table
+from rad.results import machine, provenance, write_partial, write_whole
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    """Measure, print and write a row for each model and program, after each model."""
+    """Measure, print and write a row for each model and program.
+
+    What is there after each model lies in cpu.partial.csv; cpu.csv is replaced by the whole.
+    """
     check(config, overrides)
-    origin, file = provenance(), Path(config.output) / "cpu.csv"
+    summary = {**machine(torch.device("cpu")), **provenance()}
+    file = Path(config.output) / "cpu.csv"
     rows: list[dict[str, Any]] = []
     for name in config.models:
         made = specimen(name, config.batch_size, config.seed)
         found = zoo_rows(made, list(config.programs), config.fraction, config.rounds)
         rows += [{"model": name, "batch_size": config.batch_size, **row} for row in found]
         print(pd.DataFrame(rows[-len(config.programs) :]).to_string(index=False), flush=True)
-        write_table(file, pd.DataFrame(rows), {**machine(torch.device("cpu")), **origin})
-    print(f"wrote {file}")
+        write_partial(file, pd.DataFrame(rows), summary)
+    print(f"wrote {write_whole(file, pd.DataFrame(rows), summary)}")
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:
     """Refuse what can be seen to be wrong before anything is measured."""
     check_seed(config.seed)
+    check_listed(config, "models", "programs")
     for name in config.models:
         check_choice("model", name, list(ZOO))
     for name in config.programs:

@@ -27,7 +27,7 @@ from rad.errors import UsageError
 from rad.pde import ReactionDiffusion
 from rad.planning.timing import alternate
 from rad.plotting import pareto_figure, save
-from rad.results import machine, make_folder, provenance, write_table
+from rad.results import machine, make_folder, provenance, read_table, write_table
 
 PDE = "pde"
 
@@ -37,6 +37,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     file, networks = Path(config.output) / "pareto.csv", list(config.networks)
     if not config.measure and not file.exists():
         raise UsageError(f"{file} is missing; set measure=true to measure first")
+    if not networks:
+        raise UsageError("there are no networks to compare; leave one or more in networks")
     make_folder(file.parent)
     known = {name: _known(name, config) for name in networks}
     summary = None
@@ -45,7 +47,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         measured = pd.concat([_measured(name, config, device) for name in networks])
         summary = {**machine(device), **origin}
     else:
-        measured = pd.read_csv(file)
+        measured = read_table(file, "set measure=true to measure again")
     tables = [joined(name, measured, *known[name]) for name in networks]
     if not config.measure:
         tables.append(measured[~measured["network"].isin(networks)])

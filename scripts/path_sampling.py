@@ -21,7 +21,7 @@ from rad.errors import UsageError
 from rad.graph.figures import figure1, figure2
 from rad.graph.relative_variance import COLUMNS, Place, rows_at
 from rad.plotting import save
-from rad.results import machine, make_folder, provenance, write_table
+from rad.results import as_written, machine, make_folder, provenance, write_table
 from rad.sketches import fold_in, make_key
 
 
@@ -33,8 +33,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     table = pd.DataFrame(measured(work, config.seed), columns=COLUMNS)
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     summary = {**machine(torch.device("cpu")), **origin}
+    figures = {"figure1": figure1(), "figure2": figure2(as_written(table, "%.6g"))}
     write_table(file, table, summary, float_format="%.6g")
-    figures = {"figure1": figure1(), "figure2": figure2(pd.read_csv(file))}
     drawn = [str(save(figure, Path(config.figures) / name)[0]) for name, figure in figures.items()]
     print(f"wrote {file}, {' and '.join(drawn)}")
 

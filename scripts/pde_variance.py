@@ -8,7 +8,6 @@ configs/measure/pde_variance.yaml.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run
 from _pde_spec import problem_of
-from omegaconf import DictConfig, OmegaConf
+from _spec import check_listed, saved_config
+from omegaconf import DictConfig
 from torch import Tensor
 
 from rad.errors import UsageError
@@ -35,11 +35,10 @@ LABELS = ("variant", "budget", "replacement", "bits")
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Measure, print, and write a table with its provenance."""
+    check(config, overrides)
     folder, origin = RunFolder(config.trained), provenance()
-    if not folder.finished():
-        raise UsageError(f"no finished run in {folder.path}; run scripts/train_pde.py first")
-    recorded = json.loads(folder.summary_file.read_bytes())
-    problem = problem_of(OmegaConf.load(folder.config_file).problem)
+    recorded = folder.summary()
+    problem = problem_of(saved_config(folder).problem)
     trained = [recorded["final"][f"theta_{i}"] for i in range(len(problem.series))]
     thetas = {
         "start": initial_theta(problem.series, recorded["seed"]),
@@ -64,6 +63,16 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     print(table.to_string(index=False))
     summary = {**machine(torch.device("cpu")), **origin}
     print(f"wrote {write_table(Path(config.output) / 'cpu.csv', table, summary)}")
+
+
+def check(config: DictConfig, overrides: list[str]) -> None:
+    """Refuse what can be seen to be wrong before anything is measured."""
+    check_listed(config, "variants", "fractions")
+    folder = RunFolder(config.trained)
+    if not folder.summary_file.exists():
+        raise UsageError(f"no finished run in {folder.path}; run scripts/train_pde.py first")
+    if folder.summary()["model"] != "reaction_diffusion":
+        raise UsageError(f"{folder.path} is no run of scripts/train_pde.py; give one as trained=")
 
 
 def _programs(
@@ -92,4 +101,4 @@ def _memory(problem: ReactionDiffusion, theta: Tensor, adjoint: Adjoint) -> dict
 
 
 if __name__ == "__main__":
-    run(Script(main), "pde_variance", CONFIGS / "measure")
+    run(Script(main, check), "pde_variance", CONFIGS / "measure")

@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run
 from _pde_spec import problem_of
+from _spec import check_listed, saved_config
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from rad.errors import UsageError
 from rad.pde import ReactionDiffusion
@@ -22,16 +23,19 @@ from rad.pde.cpu.trajectory import trajectory
 from rad.pde.training import initial_theta
 from rad.plotting import save
 from rad.plotting.pde import filmstrip, loss_figure, samples_figure, variance_figure
-from rad.results import RunFolder, metrics, summaries
+from rad.results import RunFolder, metrics, read_table, summaries
 from rad.sketches import DifferentSample, make_key
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Draw and write the figures, and print a table of the runs."""
+    check_listed(config, "film_times", "sample_fractions")
     runs = _select(summaries(config.results_root, config.experiment), config.overrides)
+    if set(runs["model"]) != {"reaction_diffusion"}:
+        raise UsageError(f"{config.experiment} has runs of another model; give one of train_pde.py")
     rows = _select(metrics(config.results_root, config.experiment), config.overrides)
     shown = _shown(runs, config.shown)
-    problem = problem_of(OmegaConf.load(RunFolder(shown["path"]).config_file).problem)
+    problem = problem_of(saved_config(RunFolder(shown["path"])).problem)
     theta = torch.tensor(
         [shown[f"final.theta_{i}"] for i in range(len(problem.series))], dtype=torch.float64
     )
@@ -41,7 +45,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         "_filmstrip": _film(problem, theta, int(shown["seed"]), list(config.film_times)),
     }
     if config.variance is not None:
-        figures["_variance"] = variance_figure(_table(Path(config.variance)))
+        remedy = "run scripts/pde_variance.py, or set variance=null"
+        figures["_variance"] = variance_figure(read_table(Path(config.variance), remedy))
     written = [save(figure, f"{config.output}{name}.png")[0] for name, figure in figures.items()]
     print(_final_losses(runs))
     print(f"wrote {', '.join(map(str, written))}")
@@ -95,16 +100,6 @@ def _steps(problem: ReactionDiffusion, times: list[float]) -> list[int]:
     if not all(0 <= step <= problem.steps for step in steps):
         raise UsageError(f"times {times} leave 0..{problem.steps * problem.dt:g}; choose others")
     return steps
-
-
-def _table(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        cause = str(error).strip()
-        raise UsageError(
-            f"cannot read {file} ({cause}); run scripts/pde_variance.py, or set variance=null"
-        ) from error
 
 
 def _final_losses(runs: pd.DataFrame) -> str:

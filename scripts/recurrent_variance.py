@@ -13,14 +13,14 @@ from typing import Any
 
 import pandas as pd
 from _cli import CONFIGS, Script, run
-from _spec import choose_device
+from _spec import check_listed, choose_device
 from omegaconf import DictConfig
 
 from rad import data
 from rad.errors import UsageError
 from rad.gradient_noise.recurrent import rows_of
 from rad.plotting import recurrent_figure, save
-from rad.results import machine, provenance, write_table
+from rad.results import as_written, machine, provenance, write_table
 
 SETTINGS = ("hidden", "keep_fraction", "batch_size", "draws", "seed")
 
@@ -37,13 +37,15 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         rows += rows_of(dataset, **settings)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
+    figure = recurrent_figure(as_written(table))
     file = Path(config.output) / "recurrent_variance.csv"
     write_table(file, table, {**settings, **machine(device), **origin})
-    print(f"wrote {file} and {save(recurrent_figure(pd.read_csv(file)), config.figure)[0]}")
+    print(f"wrote {file} and {save(figure, config.figure)[0]}")
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:
     """Refuse what can be seen to be wrong without data."""
+    check_listed(config, "downsample")
     for downsample in config.downsample:
         data.check_options("sequential_mnist", {"downsample": downsample})
     for name in ("hidden", "batch_size", "draws"):

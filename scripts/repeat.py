@@ -7,7 +7,6 @@ out the same, timing aside. Exit status 1 where it does not. An interrupted repe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ import pandas as pd
 import torch
 from _cli import BAD_INPUT, CONFIGS, refuse
 from _run_spec import RunSpec, read
+from _spec import saved_config
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from train import train_specs
@@ -32,9 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     """The exit status."""
     options = _parser().parse_args(arguments)
     recorded = RunFolder(options.run)
-    if not recorded.finished():
+    if not recorded.summary_file.exists():
         raise UsageError(f"{options.run} holds no finished run; name a folder with summary.json")
-    summary = json.loads(recorded.summary_file.read_text())
+    summary = recorded.summary()
     if summary["model"] == "reaction_diffusion":
         raise UsageError(
             f"{options.run} is no run of scripts/train.py; run its own command again: "
@@ -47,15 +47,18 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(summary["threads"])
     train_specs([spec])
     print(f"recorded on {summary['device']}, repeated on {name_of(spec.device)}")
-    differing = _differing(recorded, RunFolder(spec.path))
+    repeated = RunFolder(spec.path)
+    digests = [run.summary().get("digests", {}).get("data") for run in (recorded, repeated)]
+    if None not in digests and digests[0] != digests[1]:
+        print("the data set is another one than was recorded")
+    differing = _differing(recorded, repeated)
     print(f"metrics.csv differs: {differing}" if differing else "metrics.csv is the same")
     return 1 if differing else 0
 
 
 def _spec(recorded: RunFolder, options: argparse.Namespace) -> RunSpec:
     """The recorded run, with runtime settings of here and a folder below `--output`."""
-    saved = OmegaConf.load(recorded.config_file)
-    assert isinstance(saved, DictConfig)
+    saved = saved_config(recorded)
     with initialize_config_dir(str(CONFIGS / "train"), version_base="1.3"):
         config = compose("train", overrides=[f"{group}={saved[group].name}" for group in GROUPS])
     runtime: dict[str, Any] = {

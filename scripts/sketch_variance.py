@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run
-from _spec import check_choice, check_seed
+from _spec import check_choice, check_listed, check_seed
 from omegaconf import DictConfig
 
 from rad import data
@@ -61,6 +61,7 @@ def _inputs(config: DictConfig, count: int) -> dict[str, Rows]:
 def check(config: DictConfig, overrides: list[str]) -> None:
     """Refuse what can be seen to be wrong without data."""
     check_seed(config.seed)
+    check_listed(config, "rows", "fractions", "variants")
     for name in config.variants:
         check_choice("variant", name, list(kinds()))
     for name in ("features", "outputs", "batch_size", "draws"):

@@ -14,7 +14,7 @@ import pandas as pd
 from rad.benchmarks.programs import IN_SLICES
 from rad.errors import UsageError
 from rad.plotting import EXACT, select_overrides
-from rad.results import metrics, summaries
+from rad.results import NoRuns, metrics, read_table, summaries
 
 MEASURED = ("batch_size", "saved_bytes", "peak_bytes", "time_ratio", "rounds")
 """Columns that are measured; all others are looked up."""
@@ -86,13 +86,13 @@ def known_losses(root: str | Path, known: Known) -> dict[str, pd.Series]:
     """The losses of finished runs in that folder of results, by variant.
 
     Raises:
-        UsageError: a variant has runs with several sets of overrides.
+        UsageError: a variant has runs with several sets of overrides, or a run is damaged.
     """
     curves = {}
     for experiment in known.experiments:
         try:
             runs = summaries(root, experiment)
-        except UsageError:
+        except NoRuns:
             continue
         runs = known.at_budget(runs[runs["scale"] == known.scale])
         rows = metrics(root, experiment)
@@ -115,7 +115,7 @@ def known_noise(root: str | Path, known: Known) -> dict[str, float]:
     file = Path(root) / "gradient_noise" / f"{known.noise}.csv"
     if known.noise is None or not file.exists():
         return {}
-    table = pd.read_csv(file)
+    table = read_table(file)
     table = table[(table["weight"] == "all weights") & (table["iteration"] == known.point)]
     total = known.at_budget(table).set_index("variant")["total"]
     return dict(total / total["baseline"])
@@ -132,7 +132,7 @@ def known_pde_noise(root: str | Path, known: Known) -> dict[str, float]:
     file = Path(root) / known.noise / "cpu.csv"
     if not file.exists():
         return {}
-    table = known.at_budget(pd.read_csv(file))
+    table = known.at_budget(read_table(file))
     found: dict[str, float] = {}
     for variant in table["variant"].unique():
         rows = known.with_options(table, variant)

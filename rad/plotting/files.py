@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from rad.errors import UsageError
 from rad.plotting.style import RC
-from rad.results import write_atomic
+from rad.results import write_together
 
 
 def save(figure: Figure, path: str | Path) -> tuple[Path, Path]:
@@ -30,8 +30,11 @@ def save(figure: Figure, path: str | Path) -> tuple[Path, Path]:
         ) from error
     png, pdf = path.with_suffix(".png"), path.with_suffix(".pdf")
     with mpl.rc_context(RC):
-        write_atomic(png, _rendered(figure, "png", {"Software": None}))
-        write_atomic(pdf, _rendered(figure, "pdf", {"CreationDate": None}))
+        rendered = {
+            png: _rendered(figure, "png", {"Software": None}),
+            pdf: _rendered(figure, "pdf", {"CreationDate": None}),
+        }
+    write_together(rendered)
     return png, pdf
 
 

@@ -12,7 +12,9 @@ from rad.results.tables import (
     metrics,
     read_table,
     summaries,
+    write_partial,
     write_table,
+    write_whole,
 )
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "seal",
     "summaries",
     "write_atomic",
+    "write_partial",
     "write_table",
     "write_together",
+    "write_whole",
 ]

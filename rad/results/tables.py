@@ -50,6 +50,27 @@ def write_table(
     return file
 
 
+def write_partial(
+    file: Path, table: pd.DataFrame, summary: Mapping[str, Any], *, setting: str = "output"
+) -> Path:
+    """Write what there is so far of a table to `<name>.partial.csv`, as `write_table` does."""
+    return write_table(_partial(file), table, summary, setting=setting)
+
+
+def write_whole(
+    file: Path, table: pd.DataFrame, summary: Mapping[str, Any], *, setting: str = "output"
+) -> Path:
+    """`write_table`, at the end of which what `write_partial` left is removed."""
+    write_table(file, table, summary, setting=setting)
+    for part in (_partial(file), _partial(file).with_suffix(".json")):
+        part.unlink(missing_ok=True)
+    return file
+
+
+def _partial(file: Path) -> Path:
+    return file.with_suffix(f".partial{file.suffix}")
+
+
 def as_written(table: pd.DataFrame, float_format: str | None = None) -> pd.DataFrame:
     """The table as `read_table` gives it back once it has been written."""
     return pd.read_csv(io.StringIO(_text(table, float_format)))

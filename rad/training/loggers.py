@@ -114,7 +114,7 @@ class WandbLogger:
         records = own.parents[1].glob(f"offline-run-*/{own.name}")
         self._others = [record for record in records if record.parent != own.parent]
         rows = [_last_row(record) for record in self._others]
-        self._last = max((int(row.read_text() or -1) for row in rows if row.exists()), default=-1)
+        self._last = max((_number_in(row) for row in rows if row.exists()), default=-1)
         if self._others:
             _marker(own).touch()
 
@@ -141,6 +141,12 @@ def _marker(record: Path) -> Path:
 def _last_row(record: Path) -> Path:
     """The file beside a record that holds the iteration of its last row."""
     return record.with_suffix(".wandb.last_row")
+
+
+def _number_in(file: Path) -> int:
+    """The number that a file holds; -1 where a crash or damage left none."""
+    text = file.read_bytes()
+    return int(text) if text.isdigit() else -1
 
 
 def _run_id(project: str, name: str, root: str | Path) -> str:
