@@ -8,7 +8,7 @@ from pathlib import Path
 from rad.errors import UsageError
 
 
-def write_atomic(file: Path, data: bytes, *, keep: Path | None = None) -> None:
+def write_atomic(file: Path, data: bytes | memoryview, *, keep: Path | None = None) -> None:
     """Replace `file` by `data`, whole or not at all; what stood there before goes to `keep`.
 
     The temporary file has a fixed name, so that a killed process leaves at most one behind, which
@@ -23,10 +23,10 @@ def write_atomic(file: Path, data: bytes, *, keep: Path | None = None) -> None:
 
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Replace several files: none before all of them have been written. As `write_atomic`."""
-    _replace(files, None)
+    _replace(dict(files), None)
 
 
-def _replace(files: Mapping[Path, bytes], keep: Path | None) -> None:
+def _replace(files: Mapping[Path, bytes | memoryview], keep: Path | None) -> None:
     written = {}
     for file, data in files.items():
         try:
@@ -42,7 +42,7 @@ def _replace(files: Mapping[Path, bytes], keep: Path | None) -> None:
             raise _unwritable(file, error) from error
 
 
-def _beside(file: Path, data: bytes) -> Path:
+def _beside(file: Path, data: bytes | memoryview) -> Path:
     """Write `<file>.tmp`, onto the disk."""
     temporary = file.with_name(f"{file.name}.tmp")
     temporary.unlink(missing_ok=True)
@@ -60,6 +60,6 @@ def _unwritable(file: Path, error: OSError) -> UsageError:
     )
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """SHA-256, in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

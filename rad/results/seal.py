@@ -18,11 +18,15 @@ END = b"PK\x05\x06"
 """The signature of the last record, of 22 bytes where there is no comment: its length ends it."""
 
 
-def seal(archive: bytes) -> bytes:
-    """The archive, which has no comment yet, with its digest."""
-    assert _bare(archive)
-    body = archive[:-2] + struct.pack("<H", COMMENT)
-    return body + WORD + digest(body).encode()
+def seal(archive: io.BytesIO) -> memoryview:
+    """Add its digest to an archive that has no comment yet, in place; all its bytes."""
+    with archive.getbuffer() as body:
+        assert _bare(body)
+        body[-2:] = struct.pack("<H", COMMENT)
+        own = digest(body)
+    archive.seek(0, io.SEEK_END)
+    archive.write(WORD + own.encode())
+    return archive.getbuffer()
 
 
 def damage(archive: bytes) -> str | None:
@@ -32,7 +36,7 @@ def damage(archive: bytes) -> str | None:
     """
     if _bare(archive):
         return _wrong_checksum(archive)
-    body, comment = archive[:-COMMENT], archive[-COMMENT:]
+    body, comment = memoryview(archive)[:-COMMENT], archive[-COMMENT:]
     if not comment.startswith(WORD):
         return "its end is missing"
     if comment != WORD + digest(body).encode():
@@ -40,7 +44,7 @@ def damage(archive: bytes) -> str | None:
     return None
 
 
-def _bare(archive: bytes) -> bool:
+def _bare(archive: bytes | memoryview) -> bool:
     return archive[-22:-18] == END and archive[-2:] == b"\0\0"
 
 

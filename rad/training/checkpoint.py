@@ -63,8 +63,7 @@ def save(
         "segments": progress.segments,
     }
     torch.save(state, buffer)
-    data = seal.seal(buffer.getvalue())
-    write_atomic(folder.checkpoint_file, data, keep=folder.previous_checkpoint_file)
+    write_atomic(folder.checkpoint_file, seal.seal(buffer), keep=folder.previous_checkpoint_file)
 
 
 def restore(

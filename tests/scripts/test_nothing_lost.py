@@ -4,11 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import model_zoo
 import pandas as pd
 import pytest
 import repeat
 from calling import Call
 
+from rad.benchmarks.pareto import Known, known_losses
 from rad.errors import UsageError
 from rad.results import RunFolder, write_table
 
@@ -140,3 +142,37 @@ def test_a_run_of_another_program_is_refused(run: RunFolder, call: Call) -> None
     ):
         done = call(script, *arguments)
         assert (done.status, len(done.err.splitlines())) == (2, 1), done.err
+
+
+def test_losses_of_a_damaged_run_are_not_left_out(run: RunFolder, tmp_path: Path) -> None:
+    """An experiment without runs is passed over, one with a damaged run is not."""
+    known = Known(0.1, ["absent", "toy"], None, "train_loss", None, None)  # type: ignore[arg-type]
+    assert known_losses(tmp_path / "results", known).keys() <= {"project"}
+    run.metrics_file.write_bytes(run.metrics_file.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"metrics\.csv does not match"):
+        known_losses(tmp_path / "results", known)
+
+
+def test_a_measurement_that_breaks_off_leaves_the_table_that_there_was(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    whole = write_table(folder / "cpu.csv", pd.DataFrame({"model": ["a", "b", "c"]}), {})
+    before = whole.read_bytes()
+    calls: list[str] = []
+
+    def rows(made: str, *_: object) -> list[dict[str, str]]:
+        calls.append(made)
+        if len(calls) == 2:
+            raise UsageError("out of something")
+        return [{"program": "torch"}]
+
+    monkeypatch.setattr(model_zoo, "specimen", lambda name, *_: name)
+    monkeypatch.setattr(model_zoo, "zoo_rows", rows)
+    arguments = ("models=[gpt2,bert]", "programs=[torch]", "output=mine")
+    assert call("model_zoo", *arguments).status == 2
+    assert whole.read_bytes() == before
+    assert pd.read_csv(folder / "cpu.partial.csv")["model"].tolist() == ["gpt2"]
+    assert call("model_zoo", *arguments).status == 0
+    assert pd.read_csv(whole)["model"].tolist() == ["gpt2", "bert"]
+    assert sorted(file.name for file in folder.iterdir()) == ["cpu.csv", "cpu.json"]
