@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from io import StringIO
 from typing import Any
 
 import torch
@@ -59,10 +60,10 @@ def check_listed(config: DictConfig, *names: str) -> None:
 
 
 def saved_config(folder: RunFolder) -> DictConfig:
-    """The configuration of a run whose summary has been read. Raises UsageError."""
-    file = folder.config_file
+    """The configuration of a finished run. Raises UsageError."""
+    file, text = folder.config_file, folder.config_text()
     try:
-        saved = OmegaConf.load(file)
+        saved = OmegaConf.load(StringIO(text))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UsageError(f"cannot read {file} ({first_line(error)}); restore that file") from error
     if not isinstance(saved, DictConfig):

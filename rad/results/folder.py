@@ -10,12 +10,12 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rad.errors import UsageError
+from rad.errors import UsageError, first_line
 from rad.results.files import digest, write_atomic
 from rad.results.locks import locked
 from rad.results.summary import disagreement, parse, signed
@@ -82,6 +82,27 @@ class RunFolder:
             raise UsageError(f"{problem}; {self._remedy()}")
         return found
 
+    def config_text(self) -> str:
+        """What config.yaml of a finished run holds, once it is found to be whole.
+
+        Raises:
+            UsageError: as `summary`, or the configuration is damaged.
+        """
+        found, text = self.summary(), ""
+        try:
+            data = self.config_file.read_bytes()
+            text = data.decode()
+        except (OSError, UnicodeDecodeError) as error:
+            cause = first_line(error)
+            raise UsageError(
+                f"cannot read {self.config_file} ({cause}); {self._remedy()}"
+            ) from error
+        if not _matches(found, self.config_file, lambda: data):
+            raise UsageError(
+                f"{self.config_file} does not match its digest in summary.json; {self._remedy()}"
+            )
+        return text
+
     def _remedy(self) -> str:
         return f"restore that file, or delete {self.path} and run it again"
 
@@ -94,10 +115,8 @@ class RunFolder:
             if "sha256" not in found:
                 problem = disagreement(found, self.metrics_file.read_bytes())
                 return found, None if problem is None else f"{self.metrics_file} {problem}"
-            for file in (self.metrics_file, self.config_file):
-                recorded = found.get("digests", {}).get(file.name)
-                if recorded is not None and digest(file.read_bytes()) != recorded:
-                    return found, f"{file} does not match its digest in summary.json"
+            if not _matches(found, self.metrics_file, self.metrics_file.read_bytes):
+                return found, f"{self.metrics_file} does not match its digest in summary.json"
         except OSError as error:
             return {}, f"{error.filename} cannot be read ({error.strerror})"
         return found, None
@@ -179,6 +198,12 @@ class RunFolder:
         if not self.checkpoint_file.exists():
             raise UsageError(f"{problem}; {self._remedy()}")
         print(f"{problem}; the run ends again from its checkpoint", file=sys.stderr)
+
+
+def _matches(summary: Mapping[str, Any], file: Path, read: Callable[[], bytes]) -> bool:
+    """Whether a file is the one whose digest the summary holds, if it holds one."""
+    recorded = summary.get("digests", {}).get(file.name)
+    return recorded is None or digest(read()) == recorded
 
 
 def difference(there: str, here: str) -> str:

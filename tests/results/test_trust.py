@@ -131,19 +131,27 @@ def test_a_summary_that_lost_its_own_digest(tmp_path: Path) -> None:
     assert_refused(folder, tmp_path, "lacks its own digest")
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "config.yaml"])
-def test_files_that_are_not_what_the_summary_vouches_for(name: str, tmp_path: Path) -> None:
+def test_rows_that_are_not_what_the_summary_vouches_for(tmp_path: Path) -> None:
     folder = finished(tmp_path)
-    file = folder.path / name
+    file = folder.metrics_file
     whole = file.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole.replace(b"0", b"1"), b""):
         file.write_bytes(damaged)
-        assert not folder.finished()
-        with pytest.raises(UsageError, match=f"{name} does not match its digest in summary.json"):
-            read_all(tmp_path)
+        assert_refused(folder, tmp_path, r"metrics\.csv does not match its digest in summary\.json")
     file.unlink()
-    with pytest.raises(UsageError, match=rf"{name} cannot be read \(No such file"):
-        read_all(tmp_path)
+    assert_refused(folder, tmp_path, r"metrics\.csv cannot be read \(No such file")
+
+
+def test_a_configuration_is_read_back_if_it_is_the_runs(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    assert folder.config_text() == CONFIG
+    for damaged in (b"seed: 1\n", b"seed: 0", b"\xff"):
+        folder.config_file.write_bytes(damaged)
+        with pytest.raises(UsageError, match=r"config\.yaml.*; restore that file, or delete"):
+            folder.config_text()
+    unsigned = finished(tmp_path / "old", signed=False)
+    unsigned.config_file.write_text("seed: 1\n")
+    assert unsigned.config_text() == "seed: 1\n"
 
 
 @pytest.mark.parametrize(

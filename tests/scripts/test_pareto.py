@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from calling import Call
 
+from rad.results import write_table
+
 ONE = (
     "~networks.convnet",
     "~networks.irnn",
@@ -127,7 +129,7 @@ def test_looking_up_again_loses_no_network_and_invents_none(call: Call, tmp_path
     assert call("pareto", *PDE).status == 0
     file = tmp_path / "results/pareto/pareto.csv"
     other = pd.read_csv(file).assign(network="other")
-    pd.concat([pd.read_csv(file), other]).to_csv(file, index=False)
+    write_table(file, pd.concat([pd.read_csv(file), other]), None)
     assert call("pareto", *PDE, "measure=false").status == 0
     assert list(pd.read_csv(file)["network"].unique()) == ["pde", "other"]
     done = call("pareto", "measure=false")

@@ -1,5 +1,6 @@
 """A run, trained again from its config.yaml."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from calling import Call
 
 from rad.errors import UsageError
+from rad.results import RunFolder
 
 TINY = ("model.hidden=[12,9]", "optimizer.iterations=6", "training.evaluate_every=3")
 OTHER = ("variant=same_sample", "variant.replacement=false", "optimizer=sgd", "batch_size=40")
@@ -34,6 +36,9 @@ def test_the_rows_come_out_the_same(
     values = last.split(",")
     values[4] = "0.25"
     file.write_text("\n".join([*rows, ",".join(values)]) + "\n")
+    with pytest.raises(UsageError, match=r"metrics\.csv does not match its digest"):
+        repeat.main([str(summary.parent)])
+    RunFolder(summary.parent).write_summary(json.loads(before))  # vouches for what is there now
     assert repeat.main([str(summary.parent)]) == 1
     differs = "metrics.csv differs: train_loss at iteration 6: np.float64(0.25) was recorded"
     assert differs.replace("np.float64(0.25)", "0.25") in capsys.readouterr().out

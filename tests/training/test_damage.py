@@ -218,10 +218,9 @@ def test_damaged_results_are_refused_or_the_same(tmp_path: Path) -> None:
         folder.write_metrics(rows, ["iteration", "train_loss"])
         folder.write_summary(SUMMARY)
 
-    def read() -> tuple[Any, Any]:
-        return results.summaries(tmp_path, "toy").to_dict(), results.metrics(
-            tmp_path, "toy"
-        ).to_dict()
+    def read() -> tuple[Any, ...]:
+        runs, rows = results.summaries(tmp_path, "toy"), results.metrics(tmp_path, "toy")
+        return runs.to_dict(), rows.to_dict(), folder.config_text()
 
     first, refused = read(), 0
     for file in (folder.summary_file, folder.metrics_file, folder.config_file):
