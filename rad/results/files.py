@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rad.errors import UsageError
@@ -27,12 +28,15 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 
 def _replace(files: Mapping[Path, bytes | memoryview], keep: Path | None) -> None:
-    written = {}
+    written: dict[Path, Path] = {}
     for file, data in files.items():
+        temporary = file.with_name(f"{file.name}.tmp")
         try:
-            written[file] = _beside(file, data)
+            _write_new(temporary, data)
         except OSError as error:
+            _remove([*written.values(), temporary])
             raise _unwritable(file, error) from error
+        written[file] = temporary
     for file, temporary in written.items():
         try:
             if keep is not None and file.exists():
@@ -42,16 +46,21 @@ def _replace(files: Mapping[Path, bytes | memoryview], keep: Path | None) -> Non
             raise _unwritable(file, error) from error
 
 
-def _beside(file: Path, data: bytes | memoryview) -> Path:
-    """Write `<file>.tmp`, onto the disk."""
-    temporary = file.with_name(f"{file.name}.tmp")
+def _write_new(temporary: Path, data: bytes | memoryview) -> None:
+    """Write a file of that name, onto the disk; one that is there is removed, not written to."""
     temporary.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(temporary, flags, 0o666), "wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    return temporary
+
+
+def _remove(files: Iterable[Path]) -> None:
+    """So that a full disk has the room again."""
+    for file in files:
+        with suppress(OSError):
+            file.unlink()
 
 
 def _unwritable(file: Path, error: OSError) -> UsageError:

@@ -83,8 +83,7 @@ def test_nothing_is_replaced_before_all_is_written(
     monkeypatch.setattr(os, "fsync", second_fails)
     with pytest.raises(UsageError, match=r"table\.json \(No space left"):
         write_table(file, TABLE[1:], {"device": "y"})
-    for name, data in before.items():
-        assert (tmp_path / name).read_bytes() == data
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_made_names_its_setting(tmp_path: Path) -> None:
