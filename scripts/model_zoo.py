@@ -17,7 +17,7 @@ from _spec import check_choice, check_listed, check_seed
 from omegaconf import DictConfig
 
 from rad.benchmarks.zoo import ZOO, specimen
-from rad.benchmarks.zoo_programs import AUTO, PROGRAMS, zoo_rows
+from rad.benchmarks.zoo_programs import PLANNED, PROGRAMS, zoo_rows
 from rad.errors import UsageError
 from rad.results import machine, provenance, write_partial, write_whole
 
@@ -47,7 +47,7 @@ def check(config: DictConfig, overrides: list[str]) -> None:
     for name in config.models:
         check_choice("model", name, list(ZOO))
     for name in config.programs:
-        check_choice("program", name, [*PROGRAMS, AUTO])
+        check_choice("program", name, [*PROGRAMS, *PLANNED])
     if not 0 < config.fraction <= 1:
         raise UsageError(f"fraction is {config.fraction}; give a number in (0, 1]")
     for name, least in (("batch_size", 2), ("rounds", 1)):

@@ -20,7 +20,8 @@ from rad.planning.timing import alternate, error_of_ratio, ratio_of_medians
 from rad.planning.variants import fit
 from rad.sketches import DifferentSample, DitheredRounding, StochasticRounding
 
-AUTO = "auto"
+PLANNED = {"auto": False, "auto_recompute": True}
+"""What is planned for a budget, and whether recomputation is weighed against sketches."""
 
 PATH = DitheredRounding(4, block=256)
 DRAWS = 8
@@ -68,8 +69,8 @@ def zoo_rows(
 def _made(name: str, made: Specimen, fraction: float) -> Program:
     model = copy.deepcopy(made.model)
     try:
-        if name == AUTO:
-            return _planned(made, model, fraction)
+        if name in PLANNED:
+            return _planned(made, model, fraction, PLANNED[name])
         return Program(PROGRAMS[name](model))
     except UsageError as error:
         return Program(None, {"note": first_line(error)})
@@ -84,16 +85,25 @@ PROGRAMS: dict[str, Callable[[nn.Module], nn.Module]] = {
     ),
     "checkpointing": checkpointed,
 }
-"""How each program but `auto` is made of a model, in place."""
+"""How each program that is not planned is made of a model, in place."""
 
 
-def _planned(made: Specimen, model: nn.Module, fraction: float) -> Program:
+def _planned(made: Specimen, model: nn.Module, fraction: float, recompute: bool) -> Program:
     """What `auto` makes of the bytes of the parameters and a fraction of those saved."""
     budget = parameter_bytes(model) + int(fraction * saved_bytes(lambda: made.loss_of(model)))
     start = time.perf_counter()
-    plan = fit(model, made.inputs, made.loss_of_output, f"{budget} B", AUTO, path="auto")
+    plan = fit(
+        model,
+        made.inputs,
+        made.loss_of_output,
+        f"{budget} B",
+        "auto",
+        path="auto",
+        recompute=recompute,
+    )
     took = round(time.perf_counter() - start, 1)
     facts: dict[str, Any] = {"planning_seconds": took, "path": str(plan.path)}
+    facts |= {"recomputed": len(plan.recomputed)} if recompute else {}
     facts |= {"predicted_bytes": plan.memory.saved_bytes}
     return Program(convert(model, plan, inplace=True), facts)
 

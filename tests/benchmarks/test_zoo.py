@@ -6,7 +6,7 @@ from torch import nn
 
 import rad
 from rad.benchmarks.zoo import ZOO, Specimen, checkpointed, specimen
-from rad.benchmarks.zoo_programs import AUTO, PROGRAMS, zoo_rows
+from rad.benchmarks.zoo_programs import PLANNED, PROGRAMS, zoo_rows
 from rad.errors import UsageError
 from rad.memory import saved_bytes
 from rad.sketches import Identity
@@ -19,9 +19,9 @@ def gradients(made: Specimen, model: nn.Module) -> list[torch.Tensor]:
 
 
 def test_rows_of_a_model() -> None:
-    rows = {r["program"]: r for r in zoo_rows(specimen("vit", 2), [*PROGRAMS, AUTO], 0.2, 1)}
-    assert list(rows) == [*PROGRAMS, AUTO]
-    plain, auto = rows["torch"], rows[AUTO]
+    rows = {r["program"]: r for r in zoo_rows(specimen("vit", 2), [*PROGRAMS, *PLANNED], 0.2, 1)}
+    assert list(rows) == [*PROGRAMS, *PLANNED]
+    plain, auto = rows["torch"], rows["auto"]
     assert plain["gradient_error"] == 0
     assert rows["checkpointing"]["gradient_error"] < 1e-9
     assert auto["predicted_bytes"] == auto["saved_bytes"] <= 0.2 * plain["saved_bytes"]
