@@ -25,7 +25,14 @@ from rad.results import run_path
 from rad.training import Settings
 from rad.training.loggers import MODES
 
-RUNTIME = ("device", "results_root", "logger", "training.time_limit", "training.checkpoint_every")
+RUNTIME = (
+    "device",
+    "results_root",
+    "logger",
+    "training.time_limit",
+    "training.checkpoint_every",
+    "training.checkpoint_seconds",
+)
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

@@ -33,6 +33,7 @@ RUNTIME = (
     "logger",
     "training.time_limit",
     "training.checkpoint_every",
+    "training.checkpoint_seconds",
     "training.cuda_graph",
 )
 DATASET_HYPERPARAMETERS = ("iterations", "decay_factor", "decay_every", "tuned")

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 from _cli import CONFIGS, Script, run
 from _run_spec import RunSpec, read
@@ -119,7 +120,8 @@ def _trained(spec: RunSpec, dataset: Dataset, iteration: int, checkpoints: Path)
         train_loss_every=None,
         time_limit=None,
     )
-    used = {"dataset": dataset.name, "seed": spec.seed, "settings": asdict(settings)}
+    kept = {key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"}
+    used = {"dataset": dataset.name, "seed": spec.seed, "settings": kept}
     used |= {"dataset_options": spec.dataset_options} if spec.dataset_options else {}
     model_options = OmegaConf.to_container(spec.config.model)
     text = OmegaConf.to_yaml(OmegaConf.create({**used, "model": model_options}))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 from _cli import CONFIGS, Script, run
 from _spec import choose_device

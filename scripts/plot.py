@@ -5,6 +5,7 @@ The settings are those of configs/plot/plot.yaml.
 
 from pathlib import Path
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 from _cli import CONFIGS, Script, run
 from matplotlib.figure import Figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 import optuna
 from _cli import CONFIGS, Script, run
 from _run_spec import RunSpec, read

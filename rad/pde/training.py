@@ -12,7 +12,7 @@ from rad.pde.fourier import Fourier
 from rad.pde.problem import ReactionDiffusion
 from rad.results import RunFolder
 from rad.sketches import fold_in, make_key
-from rad.training import Logger, Settings, TrainResult
+from rad.training import Interruption, Logger, Settings, TrainResult
 from rad.training.optimizers import make_optimizer, set_learning_rate
 from rad.training.session import Session
 
@@ -55,7 +55,8 @@ class Control(nn.Module):
 def train(control: Control, settings: Settings, folder: RunFolder, logger: Logger) -> TrainResult:
     """Train `control` in place, resuming from the folder's checkpoint if any.
 
-    The caller holds `folder.open(...)`, writes the summary and finishes the logger. Iteration n of
+    The caller holds `folder.open(...)`, writes the summary and finishes the logger. A signal is
+    handled once the iteration has ended and a checkpoint is written. Iteration n of
     metrics.csv has the exact loss after n updates; `seconds` are those of the updates. Of
     `settings`, batch sizes, `bootstrap`, `train_loss_every`, `clip_norm` and `cuda_graph` are not
     used: there are no examples here.
@@ -65,6 +66,7 @@ def train(control: Control, settings: Settings, folder: RunFolder, logger: Logge
         Diverged: a loss that is not finite; files written before stay.
     """
     optimizer = make_optimizer([control.theta], settings, capturable=False)
+    interruption = Interruption()
     session = Session(
         control,
         optimizer,
@@ -75,6 +77,7 @@ def train(control: Control, settings: Settings, folder: RunFolder, logger: Logge
         columns=COLUMNS,
         device=control.theta.device,
         remedy=f"lower the learning rate (now {settings.learning_rate:g}) or raise the budget",
+        interruption=interruption,
     )
 
     def record(loss: float) -> None:
@@ -82,7 +85,7 @@ def train(control: Control, settings: Settings, folder: RunFolder, logger: Logge
         if settings.tests_at(session.iteration):
             session.record({"train_loss": loss})
 
-    with session:
+    with interruption, session:
         for iteration in session.strides():
             with session.timed():
                 set_learning_rate(optimizer, settings.learning_rate_at(iteration))
