@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from _settings import check_settings, rules_of
 from _signals import Stopped, leave, stopping
 from _workers import STOPPED, worker
 from hydra import compose
@@ -80,6 +81,7 @@ class Script:
         hydra_config = HydraConfig.get()
         beside = getattr(hydra_config.sweeper, "beside", None)
         overrides = list(hydra_config.overrides.task)
+        check_settings(config, rules_of(hydra_config.job.config_name))
         if beside and self.together is not None:
             name = hydra_config.job.config_name
             others = [(compose(name, job), job) for job in decode(beside)]

@@ -27,7 +27,6 @@ from rad.benchmarks.networks import NETWORKS
 from rad.benchmarks.pde_programs import adjoints_by_fraction, pde_programs
 from rad.benchmarks.programs import programs
 from rad.benchmarks.timing import alternate, error_of_ratio
-from rad.errors import UsageError
 from rad.pde import ReactionDiffusion
 from rad.plotting import benchmark_figure, save
 from rad.results import machine, provenance, write_table
@@ -37,10 +36,7 @@ PDE = "pde"
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Measure, print, and write a table, its provenance and a figure."""
-    known = (*NETWORKS, PDE)
-    unknown = [network for network in config.networks if network not in known]
-    if unknown:
-        raise UsageError(f"unknown network {unknown[0]!r}: choose among {', '.join(known)}")
+    check(config, overrides)
     device, origin = choose_device(config.device), provenance()
     rows = [row for network in config.networks for row in _measured(network, config, device)]
     table = pd.DataFrame(rows)
@@ -48,6 +44,12 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     file = Path(config.output) / f"{device.type}.csv"
     write_table(file, table, {**machine(device), **origin})
     print(f"wrote {file} and {save(benchmark_figure(table), config.figure)[0]}")
+
+
+def check(config: DictConfig, overrides: list[str]) -> None:
+    """Refuse what can be seen to be wrong before anything is measured."""
+    if PDE in config.networks:
+        ReactionDiffusion(config.pde.points, config.pde.steps, config.pde.dt)
 
 
 def _measured(network: str, config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
@@ -96,4 +98,4 @@ def _builder(
 
 
 if __name__ == "__main__":
-    run(Script(main), "benchmark", CONFIGS / "measure")
+    run(Script(main, check), "benchmark", CONFIGS / "measure")

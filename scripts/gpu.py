@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import _signals  # noqa: F401  # first of what takes time to load
 from _cli import BAD_INPUT, CONFIGS, refuse
 from _gpu_jobs import REPOSITORY, Job, jobs
+from _settings import check_settings, rules_of
 from _signals import Stopped, leave, stopping
 from _spec import choose_device
 from omegaconf import DictConfig, OmegaConf
@@ -87,10 +88,7 @@ def settings(overrides: Sequence[str]) -> DictConfig:
                 f"{override!r} is no setting; give key=value with one of {', '.join(config)}"
             )
         config.merge_with_dotlist([override])
-    for key, least in (("time_limit", 1), ("margin", 0), ("workers", 1), ("slice", 1)):
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-            raise UsageError(f"{key} is {value!r}; give a number of at least {least}")
+    check_settings(config, rules_of("gpu"), others=True)
     return config
 
 

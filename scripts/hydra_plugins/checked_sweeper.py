@@ -11,15 +11,17 @@ Hydra loads sweepers from packages of this folder's name only.
 
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from _cli import BAD_INPUT, Script, encode, one_line
+from _rules import check
+from _schema import RUNS_PER_PROCESS
+from _settings import check_settings, rules_of
 from _signals import Stopped
-from _spec import check_runs_per_process
 from _workers import STOPPED, watched
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -110,7 +112,8 @@ class CheckedSweeper(Sweeper):
 
     def _grouped(self, jobs: list[list[str]]) -> list[list[str]]:
         count = OmegaConf.select(self.config, "runs_per_process", default=1)
-        if check_runs_per_process(count) == 1:
+        check("runs_per_process", count, RUNS_PER_PROCESS)
+        if count == 1:
             return jobs
         groups = [jobs[start : start + count] for start in range(0, len(jobs), count)]
         return [[*first, f"hydra.sweeper.beside={encode(rest)}"] for first, *rest in groups]
@@ -126,8 +129,10 @@ class CheckedSweeper(Sweeper):
     def _check(self, job: list[str]) -> None:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, job)
         overrides = list(config.hydra.overrides.task)
+        rules = rules_of(config.hydra.job.config_name)
         with open_dict(config):
             del config["hydra"]
+        check_settings(config, rules)
         if self.check is not None:
             self.check(config, overrides)
 
@@ -137,14 +142,16 @@ def _raise_all(lines: Sequence[str]) -> None:
         raise Several([UsageError(line) for line in dict.fromkeys(lines)])
 
 
-def _values(override: Override) -> Iterator[str]:
+def _values(override: Override) -> list[str]:
     key = override.get_key_element()
     if not override.is_sweep_override():
-        yield f"{key}={override.get_value_element_as_str()}"
-    elif override.is_discrete_sweep():
-        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
-    else:
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
         raise UsageError(f"{override.input_line!r} is no list to sweep; write {key}=<a>,<b>,...")
+    values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise UsageError(f"{override.input_line!r} gives no value; write {key}=<a>,<b>,...")
+    return values
 
 
 ConfigStore.instance().store(

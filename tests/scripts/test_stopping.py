@@ -79,19 +79,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_run_ends_as_the_unbroken_one(
-    number: signal.Signals, tmp_path: Path, call: Call
-) -> None:
-    command = (*TINY, "variant=same_sample", "optimizer.iterations=1500")
+def test_a_signal_saves_and_the_run_ends_as_the_unbroken_one(tmp_path: Path, call: Call) -> None:
+    command = (*TINY, "variant=same_sample", "optimizer.iterations=1000")
     first = start(tmp_path, *command, *NEVER, "results_root=broken")
     wait(lambda: max(progress(tmp_path), default=0) >= 100, first)
-    first.send_signal(number)
+    first.send_signal(signal.SIGINT)
     _, err = first.communicate()
-    assert err == f"stopped by {number.name}; the same command goes on with what is unfinished\n"
-    assert first.returncode == 128 + number
+    assert err == "stopped by SIGINT; the same command goes on with what is unfinished\n"
+    assert first.returncode == 130
     (done,) = saved(tmp_path)
-    assert 100 <= done < 1500
+    assert 100 <= done < 1000
     for root in ("broken", "unbroken"):
         again = call("train", *command, f"results_root={root}")
         assert (again.status, again.err) == (0, "")
@@ -174,16 +171,6 @@ def test_a_sweep_goes_on_behind_bad_jobs(tmp_path: Path, call: Call) -> None:
         assert len(list((tmp_path / f"by_{together}").rglob("summary.json"))) == 2
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_parallel_launchers_go_on_behind_a_bad_job(launcher: str, tmp_path: Path) -> None:
-    done = start(tmp_path, "-m", f"hydra/launcher={launcher}", *FEW, "budget=9kB,0.5")
-    _, err = done.communicate()
-    assert done.returncode == 2
-    (line,) = err.splitlines()
-    assert line.startswith("error: budget=9kB: budget 9kB (9,000 bytes) is too small")
-    assert len(list(tmp_path.rglob("summary.json"))) == 1
-
-
 def test_a_bug_in_a_job_keeps_its_traceback_and_the_others_go_on(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,18 +189,18 @@ def test_a_bug_in_a_job_keeps_its_traceback_and_the_others_go_on(
 
 
 def test_a_preempted_job_of_a_cluster_saves_and_is_queued_again(tmp_path: Path, call: Call) -> None:
-    options = (*TINY, "variant=same_sample", "optimizer.iterations=1500")
+    options = (*TINY, "variant=same_sample", "optimizer.iterations=1000")
     sweep = start(tmp_path, "-m", "hydra/launcher=submitit_local", *options, *NEVER)
     wait(lambda: max(progress(tmp_path), default=0) >= 100, sweep)
     (task,) = (process for process in alive(sweep.pid) if "_submit" in command_of(process))
     os.kill(task, signal.SIGUSR2)
     _, err = sweep.communicate()
     assert (sweep.returncode, err) == (0, "")
-    (log,) = (file.read_text() for file in tmp_path.rglob("*_log.err"))
-    assert "preempted" in log
-    assert log.count("Starting with") == 2
+    logs = {file.suffix: file.read_text() for file in tmp_path.rglob("*_log.*")}
+    assert "this job is preempted" in logs[".err"]
+    assert logs[".out"].count("Starting with") == 2
     (summary,) = tmp_path.rglob("summary.json")
-    assert json.loads(summary.read_text())["iterations"] == 1500
+    assert json.loads(summary.read_text())["iterations"] == 1000
     preempted = rows(tmp_path / "results")
     assert call("train", *options, "results_root=unbroken").status == 0
     assert preempted == rows(tmp_path / "unbroken")
