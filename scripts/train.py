@@ -204,7 +204,7 @@ def _skipped(folder: RunFolder, spec: RunSpec) -> str:
     """The line for a finished run; its config.yaml may be missing or from another version."""
     try:
         changed = difference(folder.config_file.read_text(), spec.text)
-    except OSError:
+    except (OSError, ValueError):
         changed = ""
     note = f"; its configuration differs in {changed}" if changed else ""
     return f"{folder.path}: finished already, skipped{note}"

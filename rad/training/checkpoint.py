@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rad.errors import UsageError
-from rad.results import RunFolder, write_atomic
+from rad.results import RunFolder, difference, write_atomic
 
 Row = dict[str, int | float | None]
 """A row of metrics.csv; None where nothing was evaluated."""
@@ -76,7 +76,7 @@ def restore(
         raise UsageError(f"{file} is damaged or no checkpoint ({cause}); {remedy}") from error
     if not isinstance(state, dict) or state.keys() != KEYS:
         raise UsageError(f"{file} is not a checkpoint of this program; {remedy}")
-    if state["config"] != folder.config_file.read_text():
+    if difference(state["config"], folder.config_file.read_text()):
         raise UsageError(f"{file} belongs to another configuration; {remedy}")
     mismatch = _mismatch(_tensors(model), state["model"])
     if mismatch:
