@@ -67,9 +67,12 @@ class Script:
 
         A job of a sweep returns how it has failed, in lines (none where it has not), or `STOPPED`.
         """
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        hydra_config = HydraConfig.get()
+        checked = "beside" in hydra_config.sweeper  # by hydra_plugins/checked_sweeper.py
+        if checked and hydra_config.mode == RunMode.MULTIRUN:
             return self._in_sweep(config)
         try:
+            check_settings(config, rules_of(hydra_config.job.config_name))
             self._do(config)
         except BAD_INPUT as error:
             refuse(error)
@@ -81,7 +84,6 @@ class Script:
         hydra_config = HydraConfig.get()
         beside = getattr(hydra_config.sweeper, "beside", None)
         overrides = list(hydra_config.overrides.task)
-        check_settings(config, rules_of(hydra_config.job.config_name))
         if beside and self.together is not None:
             name = hydra_config.job.config_name
             others = [(compose(name, job), job) for job in decode(beside)]

@@ -147,9 +147,9 @@ class ListOf:
     @property
     def words(self) -> str:
         """Each entry's."""
-        count = f"of {self.length}, " if self.length else "not empty, " if self.least else ""
+        count = f"of {self.length}" if self.length else f"of at least {self.least}"
         different = ", none twice" if self.distinct else ""
-        return f"a list [a,b], {count}each {self.rule.words}{different}"
+        return f"a list [a,b,...] {count}, each {self.rule.words}{different}"
 
     def holds(self, value: Any) -> bool:
         """Lists only."""
@@ -258,6 +258,6 @@ def _check_mapping(name: str, value: Any, known: Sequence[str]) -> None:
             where = f"{name}." if name else ""
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UsageError(
-                f"unknown setting '{where}{key}', which adds to the known ones: {has} "
-                "(--cfg job in place of all settings shows them)"
+                f"'{where}{key}' adds or removes a setting: {has} (--cfg job in place of all "
+                "settings shows them)"
             )

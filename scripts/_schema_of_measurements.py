@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from _rules import Choice, Flag, ListOf, Named, Number, OrNull, Parsed, Rules, Some, Text, Whole
+from collections.abc import Iterable
+from typing import Any
+
+from _rules import (
+    Choice,
+    Flag,
+    ListOf,
+    Named,
+    Number,
+    OrNull,
+    Parsed,
+    Rules,
+    Some,
+    Text,
+    Whole,
+    shown,
+)
 from _schema import (
     BUDGET,
     COUNT,
@@ -38,15 +54,15 @@ _PAPERS = [kind.name for kind in kinds().values() if kind.of_paper]
 _ALLOCATED = ("feedforward", "convnet")
 
 
-def some(names: object) -> ListOf:
-    """A list of some of those names, each once."""
-    return ListOf(Choice(tuple(names)), distinct=True)  # type: ignore[arg-type]
+def some(names: Iterable[str]) -> ListOf:
+    """A list of some of those names, none twice."""
+    return ListOf(Choice(tuple(names)), distinct=True)
 
 
-def _check_bytes(size: object) -> None:
-    read = parse_budget(size) if isinstance(size, str) else None
+def _check_bytes(size: Any) -> None:
+    read = parse_budget(size) if isinstance(size, str | int | float) else None
     if read is None or read.kind != "bytes":
-        raise UsageError(f"{size!r} is no size: give bytes with a unit, such as '4 GB'")
+        raise UsageError(f"{shown(size)} is no size: give bytes above 1, or such as '4 GB'")
 
 
 _BYTES = Parsed(_check_bytes)

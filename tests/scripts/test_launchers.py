@@ -58,11 +58,11 @@ FEW = ("optimizer.iterations=20", "variant=same_sample")
 
 def test_parallel_runs_name_the_command_and_a_bad_one_ends_in_one_line(tmp_path: Path) -> None:
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "runs_per_process=2")
-    done = start(tmp_path, *FEW, *parallel, "seed=0,1,2", "budget=0.2")
+    done = start(tmp_path / "done", *FEW, *parallel, "seed=0,1,2", "budget=0.2")
     refused = start(tmp_path / "refused", "hydra/launcher=joblib", *FEW, "budget=2000,0.3")
     _, err = done.communicate()
     assert done.returncode == 0, err
-    summaries = [json.loads(file.read_text()) for file in finished(tmp_path)]
+    summaries = [json.loads(file.read_text()) for file in finished(tmp_path / "done")]
     counts = [summary.get("runs_per_process") for summary in summaries]
     assert sorted(counts, key=str) == [2, 2, None]
     for summary in summaries:
@@ -87,4 +87,4 @@ def test_a_job_of_a_cluster_names_the_command_and_a_bad_one_ends_in_one_line(
     (summary,) = finished(tmp_path)
     command = json.loads(summary.read_text())["command"]
     assert command.startswith("python scripts/train.py -m")
-    assert "budget=0.2" in command
+    assert "budget=2000,0.2" in command
