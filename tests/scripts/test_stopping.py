@@ -171,6 +171,12 @@ def test_a_sweep_goes_on_behind_bad_jobs(tmp_path: Path, call: Call) -> None:
         assert len(list((tmp_path / f"by_{together}").rglob("summary.json"))) == 2
 
 
+def test_under_hydras_own_sweeper_a_bad_job_ends_the_sweep(call: Call, tmp_path: Path) -> None:
+    done = call("train", "-m", "hydra/sweeper=basic", *FEW, "budget=9kB,0.5")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert not list(tmp_path.rglob("summary.json"))
+
+
 def test_a_bug_in_a_job_keeps_its_traceback_and_the_others_go_on(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
