@@ -1,5 +1,7 @@
 """What is raised for input that cannot be used, and for a training run that diverged."""
 
+from collections.abc import Sequence
+
 
 class UsageError(ValueError):
     """A configuration, budget, file or shape that cannot be used.
@@ -11,6 +13,14 @@ class UsageError(ValueError):
 
 class Diverged(UsageError):
     """Training has come to a loss that is not finite."""
+
+
+class Several(UsageError):
+    """Some errors, each of its own cause: `errors`."""
+
+    def __init__(self, errors: Sequence[UsageError]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = list(errors)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """What every script shares: Hydra, with bad input reported in one line.
 
-Bad input ends in one line on stderr and exit status 2, Ctrl-C in status 130; a bug keeps its
-traceback.
+Bad input ends in one line on stderr and exit status 2, a signal in one line and status 128 + its
+number; a bug keeps its traceback. A job of a sweep that fails does not keep the others from being
+done; what has failed is told at the end, in a line each.
 """
 
 import importlib.util
@@ -9,25 +10,33 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from _settings import check_settings, rules_of
+from _signals import Stopped, leave, stopping
+from _workers import STOPPED, worker
 from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rad.errors import UsageError
+from rad.errors import Several, UsageError, first_line
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BAD_INPUT = (UsageError, HydraException, OmegaConfBaseException)
+NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
 
 Main = Callable[[DictConfig, list[str]], None]
 Together = Callable[[list[tuple[DictConfig, list[str]]]], None]
@@ -53,19 +62,52 @@ class Script:
         others = [None if part is None else part.__name__ for part in (self.check, self.together)]
         return load_script, (inspect.getfile(self.main), self.main.__name__, others, sys.argv)
 
-    def __call__(self, config: DictConfig) -> None:
+    def __call__(self, config: DictConfig) -> list[str] | str | None:
+        """Do the job, or end the program where that fails.
+
+        A job of a sweep returns how it has failed, in lines (none where it has not), or `STOPPED`.
+        """
+        hydra_config = HydraConfig.get()
+        checked = "beside" in hydra_config.sweeper  # by hydra_plugins/checked_sweeper.py
+        if checked and hydra_config.mode == RunMode.MULTIRUN:
+            return self._in_sweep(config)
+        try:
+            check_settings(config, rules_of(hydra_config.job.config_name))
+            self._do(config)
+        except BAD_INPUT as error:
+            refuse(error)
+        except (MemoryError, RuntimeError) as error:
+            refuse(out_of_memory(error))
+        return None
+
+    def _do(self, config: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         beside = getattr(hydra_config.sweeper, "beside", None)
         overrides = list(hydra_config.overrides.task)
+        if beside and self.together is not None:
+            name = hydra_config.job.config_name
+            others = [(compose(name, job), job) for job in decode(beside)]
+            self.together([(config, overrides), *others])
+        else:
+            self.main(config, overrides)
+
+    def _in_sweep(self, config: DictConfig) -> list[str] | str:
         try:
-            if beside and self.together is not None:
-                name = hydra_config.job.config_name
-                others = [(compose(name, job), job) for job in decode(beside)]
-                self.together([(config, overrides), *others])
-            else:
-                self.main(config, overrides)
+            with nullcontext() if (here := worker()) is None else here.job():
+                self._do(config)
+        except Stopped:
+            if here is None:
+                raise
+            return STOPPED
         except BAD_INPUT as error:
-            refuse(error)
+            return lines_of(error)
+        except Exception as error:
+            try:
+                return lines_of(out_of_memory(error))
+            except Exception:
+                traceback.print_exc()
+            return [f"{type(error).__name__}: {first_line(error)} (a bug: its traceback is above)"]
+        return []
 
 
 def encode(jobs: list[list[str]]) -> str:
@@ -100,12 +142,15 @@ def run(script: Script, config_name: str, folder: Path) -> None:
     _share_modules_with_workers()
     main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(script)
     try:
-        check_overrides(get_args_parser().parse_args().overrides, folder)
-        main()
+        with stopping():
+            check_overrides(get_args_parser().parse_args().overrides, folder)
+            main()
     except BAD_INPUT as error:
         refuse(error)
+    except Stopped as stopped:
+        leave(stopped.number)
     except KeyboardInterrupt:
-        sys.exit(130)
+        leave(signal.SIGINT)
 
 
 def check_overrides(overrides: Sequence[str], folder: Path) -> None:
@@ -154,9 +199,23 @@ def _share_modules_with_workers() -> None:
 
 
 def refuse(error: Exception) -> NoReturn:
-    """Print one line for the error and exit with status 2."""
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    """Print one line for the error, or one for each of several, and exit with status 2."""
+    for line in lines_of(error):
+        print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
+
+
+def lines_of(error: Exception) -> list[str]:
+    """The messages of an error, each in one line."""
+    return [one_line(each) for each in (error.errors if isinstance(error, Several) else [error])]
+
+
+def out_of_memory(error: Exception) -> UsageError:
+    """What to say of an error for lack of memory; any other is raised again."""
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        cause = first_line(error)[:200]
+        return UsageError(f"out of memory ({cause}): choose smaller sizes, batches or budgets")
+    raise error
 
 
 def one_line(error: Exception) -> str:

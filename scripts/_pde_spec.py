@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _spec import (
-    check_budget,
-    check_choice,
-    check_seed,
-    choose_device,
-    config_text,
-    path_overrides,
-)
+from _schema import PDE
+from _settings import check_settings
+from _spec import choose_device, config_text, path_overrides
 from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
@@ -23,11 +18,11 @@ from rad.pde import Fourier, ReactionDiffusion
 from rad.pde.plan import PlannedAdjoint, plan
 from rad.results import run_path
 from rad.training import Settings
-from rad.training.loggers import MODES
 
 RUNTIME = (
     *("device", "results_root", "logger"),
-    *("training.time_limit", "training.checkpoint_every", "training.strict_resume"),
+    *("training.time_limit", "training.checkpoint_every", "training.checkpoint_seconds"),
+    "training.strict_resume",
 )
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -54,11 +49,10 @@ def read(config: DictConfig, overrides: Sequence[str]) -> PdeSpec:
         UsageError: a value that cannot be used, or an override that adds or removes a key.
     """
     config = config.copy()
+    check_settings(config, PDE)
     if config.variant.name == "baseline" or config.budget is None:
         config.budget = "full"
     OmegaConf.resolve(config)
-    check_budget(config.budget)
-    check_choice("logger.mode", config.logger.mode, MODES)
     kept = path_overrides(config, overrides, RUNTIME, script="train_pde")
     problem = problem_of(config.problem)
     variant = config.variant
@@ -66,7 +60,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> PdeSpec:
     return PdeSpec(
         config=config,
         experiment=str(config.experiment_name),
-        seed=check_seed(config.seed),
+        seed=config.seed,
         device=choose_device(config.device),
         problem=problem,
         plan=plan(

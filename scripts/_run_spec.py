@@ -6,24 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _spec import (
-    check_budget,
-    check_choice,
-    check_runs_per_process,
-    check_seed,
-    check_slices,
-    choose_device,
-    config_text,
-    path_overrides,
-)
+from _schema import TRAIN
+from _settings import check_settings
+from _spec import check_fits, choose_device, config_text, path_overrides
 from omegaconf import DictConfig, OmegaConf
 
-from rad.data import check_options
-from rad.planning.probe import KINDS
-from rad.planning.spend import ALLOCATIONS
 from rad.results import run_path
 from rad.training import Settings
-from rad.training.loggers import MODES
 
 RUNTIME = (
     "device",
@@ -33,6 +22,7 @@ RUNTIME = (
     "logger",
     "training.time_limit",
     "training.checkpoint_every",
+    "training.checkpoint_seconds",
     "training.strict_resume",
     "training.cuda_graph",
 )
@@ -65,17 +55,12 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
         UsageError: a value that cannot be used, or an override that adds or removes a key.
     """
     config = config.copy()
+    check_settings(config, TRAIN, others=True)
     if config.variant.name == "baseline" or config.budget is None:
         config.budget = "full"
     OmegaConf.resolve(config)
-    check_budget(config.budget)
-    check_choice("kind", config.kind, KINDS)
-    check_choice("allocation", config.allocation, ALLOCATIONS)
-    check_choice("logger.mode", config.logger.mode, MODES)
-    check_runs_per_process(config.runs_per_process)
-    check_slices(config.slices)
     dataset_options = _dataset_options(config)
-    check_options(config.dataset.name, dataset_options)
+    check_fits(config, dataset_options)
     experiment = str(config.experiment_name)
     usual = experiment == f"{config.model.name}_{config.dataset.name}"
     kept = path_overrides(
@@ -90,7 +75,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
         config=config,
         experiment=experiment,
         budget=config.budget,
-        seed=check_seed(config.seed),
+        seed=config.seed,
         device=choose_device(config.device),
         settings=_settings(config),
         dataset_options=dataset_options,

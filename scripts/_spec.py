@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Sequence
 from io import StringIO
 from typing import Any
@@ -10,11 +11,19 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
+from rad import models
+from rad.data import shape_of
 from rad.errors import UsageError, first_line
 from rad.memory.budget import parse_budget
 from rad.results import RunFolder
+
+LEAST_FRACTION = 1e-6
+"""Below which a budget that is a fraction keeps nothing of anything."""
+
+FLOATS_A_PARAMETER = 4
+"""Of Adam: weight, gradient, two moments."""
 
 IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
 
@@ -24,6 +33,8 @@ LATER = (("slices", None), ("optimizer.fused", False))
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; `auto` prefers CUDA. Raises UsageError if it is not there."""
+    if not isinstance(name, str):
+        raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<n>")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -42,21 +53,31 @@ def check_budget(budget: Any) -> None:
     """Raises UsageError for what is no memory budget."""
     if not isinstance(budget, str | int | float):
         raise UsageError(f"budget {budget} is not a memory budget: give one number or size")
-    parse_budget(budget)
+    read = parse_budget(budget)
+    if read.kind == "fraction" and read.value < LEAST_FRACTION:
+        raise UsageError(f"budget {budget} is too small: give {LEAST_FRACTION:g} or more")
 
 
-def check_choice(key: str, value: Any, choices: Sequence[str]) -> None:
-    """Raises UsageError for a value that is none of the choices."""
-    if value not in choices:
-        raise UsageError(f"unknown {key} {value!r}; choose one of {', '.join(choices)}")
+def check_fits(config: DictConfig, dataset_options: dict[str, Any]) -> None:
+    """Raises UsageError for a model that is not for the data set, or too large for this machine.
 
-
-def check_listed(config: DictConfig, *names: str) -> None:
-    """Raises UsageError for a setting that is no list, or an empty one."""
-    for name in names:
-        value = OmegaConf.select(config, name)
-        if not isinstance(value, ListConfig) or len(value) == 0:
-            raise UsageError(f"{name} is {value}; give a list of one or more: {name}=[<a>,<b>]")
+    Neither data are read nor weights made.
+    """
+    options: Any = OmegaConf.to_container(config.model)
+    name = options.pop("name")
+    shape, classes = shape_of(config.dataset.name, **dataset_options)
+    with torch.device("meta"):
+        try:
+            model = models.build(name, seed=0, input_shape=shape, classes=classes, **options)
+            needed = FLOATS_A_PARAMETER * sum(4 * each.numel() for each in model.parameters())
+        except (RuntimeError, OverflowError) as error:
+            raise UsageError(f"model {options} is not possible ({first_line(error)})") from error
+    there = memory_of_machine()
+    if needed > there:
+        raise UsageError(
+            f"model={name} with {options} takes {needed / 1e9:,.0f} GB for parameters, gradients "
+            f"and moments, and this machine has {there / 1e9:,.0f} GB: choose smaller ones"
+        )
 
 
 def saved_config(folder: RunFolder) -> DictConfig:
@@ -71,24 +92,9 @@ def saved_config(folder: RunFolder) -> DictConfig:
     return saved
 
 
-def check_seed(seed: Any) -> int:
-    """The seed. Raises UsageError for what is none."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise UsageError(f"seed is {seed!r}; give a whole number of at least 0")
-    return seed
-
-
-def check_slices(size: Any) -> None:
-    """Raises UsageError for what is no number of examples to work on at a time, or null."""
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise UsageError(f"slices is {size!r}; give a whole number of at least 1, or null")
-
-
-def check_runs_per_process(count: Any) -> int:
-    """The number of runs that train in one process. Raises UsageError for what is none."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise UsageError(f"runs_per_process is {count!r}; give a whole number of at least 1")
-    return count
+def memory_of_machine() -> int:
+    """Bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def path_overrides(

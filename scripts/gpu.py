@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -23,12 +22,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import _signals  # noqa: F401  # first of what takes time to load
 from _cli import BAD_INPUT, CONFIGS, refuse
 from _gpu_jobs import REPOSITORY, Job, jobs
+from _settings import check_settings, rules_of
+from _signals import Stopped, leave, stopping
 from _spec import choose_device
 from omegaconf import DictConfig, OmegaConf
 
@@ -40,7 +41,7 @@ LEAST_SLICE = 5.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status: 1 where a job failed, 130 where interrupted."""
+    """The exit status: 1 where a job failed, 128 + signal where one has ended it."""
     options = _parser().parse_args(arguments)
     config = settings(options.settings)
     planned = jobs(config, _device(config.device, options.dry_run))
@@ -51,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     work = Work(config, started)
     try:
         work.all(planned)
-    except KeyboardInterrupt:
-        work.interrupted = True
+    except Stopped as stopped:
+        work.stopped_by = stopped.number
     finally:
         work.stop()
         if options.archive is not None:
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{count} new files in {options.archive}", flush=True)
     left = sum(not job.finished() for job in planned)
     print(f"{len(planned) - left} of {len(planned)} jobs are finished; the same command goes on")
-    return 130 if work.interrupted else 1 if work.failed else 0
+    if work.stopped_by is not None:
+        return 128 + work.stopped_by
+    return 1 if work.failed else 0
 
 
 def _device(name: str, dry_run: bool) -> str:
@@ -85,10 +88,7 @@ def settings(overrides: Sequence[str]) -> DictConfig:
                 f"{override!r} is no setting; give key=value with one of {', '.join(config)}"
             )
         config.merge_with_dotlist([override])
-    for key, least in (("time_limit", 1), ("margin", 0), ("workers", 1), ("slice", 1)):
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-            raise UsageError(f"{key} is {value!r}; give a number of at least {least}")
+    check_settings(config, rules_of("gpu"), others=True)
     return config
 
 
@@ -126,7 +126,7 @@ class Work:
         self.deadline = started + config.time_limit
         self.running: dict[subprocess.Popen[bytes], Job] = {}
         self.failed: list[Job] = []
-        self.interrupted = False
+        self.stopped_by: int | None = None
 
     def all(self, planned: Sequence[Job]) -> None:
         """Every job that is not finished."""
@@ -267,13 +267,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(main(sys.argv[1:]))
+        with stopping():
+            sys.exit(main(sys.argv[1:]))
     except BAD_INPUT as error:
         refuse(error)
+    except Stopped as stopped:
+        leave(stopped.number)

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 from _cli import CONFIGS, Script, run
-from _spec import check_listed, choose_device
+from _spec import choose_device
 from omegaconf import DictConfig
 
-from rad.benchmarks.largest_batch import check_programs, largest_batches
-from rad.errors import UsageError
+from rad.benchmarks.largest_batch import largest_batches
 from rad.memory.budget import parse_budget
 from rad.results import machine, provenance, write_table
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Search, measure, print, and write a table with its provenance."""
-    check(config, overrides)
     device, origin = choose_device(config.device), provenance()
     limit = int(parse_budget(config.limit[device.type]).value)
     rows = [
@@ -49,18 +48,5 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     print(f"wrote {write_table(file, table, {**machine(device), **origin})}")
 
 
-def check(config: DictConfig, overrides: list[str]) -> None:
-    """Refuse what can be seen to be wrong before anything is measured. Raises UsageError."""
-    check_listed(config, "networks", "programs")
-    for kind, limit in config.limit.items():
-        if parse_budget(limit).kind != "bytes":
-            raise UsageError(f"limit.{kind} is {limit}; give bytes, such as '4 GB'")
-    check_programs(config.programs)
-    for key in ("step", "example", "rounds"):
-        value = config[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"{key} is {value!r}; give a whole number of at least 1")
-
-
 if __name__ == "__main__":
-    run(Script(main, check), "largest_batch", CONFIGS / "measure")
+    run(Script(main), "largest_batch", CONFIGS / "measure")

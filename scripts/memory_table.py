@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run

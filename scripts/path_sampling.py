@@ -11,13 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from rad.errors import UsageError
 from rad.graph.figures import figure1, figure2
 from rad.graph.relative_variance import COLUMNS, Place, rows_at
 from rad.plotting import save
@@ -48,18 +48,17 @@ def measured(work: list[Place], seed: int) -> list[dict[str, Any]]:
 
 def places(config: DictConfig) -> list[Place]:
     """Every combination that is measured. Raises UsageError for one that cannot be."""
-    try:
-        found = [
-            Place(width, kept, depth, config.draws if depth in config.measured_depths else 0)
-            for width, kept in config.settings
-            for depth in config.depths
-        ]
-    except (TypeError, ValueError) as error:
-        raise UsageError("write settings='[[8,2],[8,4]]' depths='[1,2]' draws=100") from error
-    if not found:
-        raise UsageError("there is nothing to measure; give settings and depths")
-    return found
+    return [
+        Place(width, kept, depth, config.draws if depth in config.measured_depths else 0)
+        for width, kept in config.settings
+        for depth in config.depths
+    ]
+
+
+def check(config: DictConfig, overrides: list[str]) -> None:
+    """Refuse what can be seen to be wrong before anything is measured."""
+    places(config)
 
 
 if __name__ == "__main__":
-    run(Script(main), "path_sampling", CONFIGS / "measure")
+    run(Script(main, check), "path_sampling", CONFIGS / "measure")

@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run
 from _pde_spec import problem_of
-from _spec import check_listed, saved_config
+from _spec import saved_config
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -67,7 +68,6 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def check(config: DictConfig, overrides: list[str]) -> None:
     """Refuse what can be seen to be wrong before anything is measured."""
-    check_listed(config, "variants", "fractions")
     folder = RunFolder(config.trained)
     if not folder.summary_file.exists():
         raise UsageError(f"no finished run in {folder.path}; run scripts/train_pde.py first")

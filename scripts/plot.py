@@ -5,6 +5,7 @@ The settings are those of configs/plot/plot.yaml.
 
 from pathlib import Path
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 from _cli import CONFIGS, Script, run
 from matplotlib.figure import Figure
@@ -23,15 +24,11 @@ from rad.plotting import (
 )
 from rad.results import metrics, summaries
 
-FIGURES = ("curves", "panels", "budgets")
-
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Write the figures, each as PNG and PDF."""
     if config.experiment is None:
         raise UsageError("no experiment: name a folder of results, such as experiment=quickstart")
-    if config.figure not in FIGURES:
-        raise UsageError(f"unknown figure {config.figure!r}: choose one of {', '.join(FIGURES)}")
     runs = summaries(config.results_root, config.experiment)
     rows = metrics(config.results_root, config.experiment)
     if config.figure == "budgets":

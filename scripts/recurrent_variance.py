@@ -11,13 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 from _cli import CONFIGS, Script, run
-from _spec import check_listed, choose_device
+from _spec import choose_device
 from omegaconf import DictConfig
 
 from rad import data
-from rad.errors import UsageError
 from rad.gradient_noise.recurrent import rows_of
 from rad.plotting import recurrent_figure, save
 from rad.results import as_written, machine, provenance, write_table
@@ -27,7 +27,6 @@ SETTINGS = ("hidden", "keep_fraction", "batch_size", "draws", "seed")
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Measure, print and write a row for each sketch and number of steps."""
-    check(config, overrides)
     device, origin = choose_device(config.device), provenance()
     settings: dict[str, Any] = {name: config[name] for name in SETTINGS}
     rows = []
@@ -43,18 +42,5 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     print(f"wrote {file} and {save(figure, config.figure)[0]}")
 
 
-def check(config: DictConfig, overrides: list[str]) -> None:
-    """Refuse what can be seen to be wrong without data."""
-    check_listed(config, "downsample")
-    for downsample in config.downsample:
-        data.check_options("sequential_mnist", {"downsample": downsample})
-    for name in ("hidden", "batch_size", "draws"):
-        least = 2 if name == "draws" else 1
-        if not isinstance(config[name], int) or config[name] < least:
-            raise UsageError(f"{name} is {config[name]!r}; give a whole number of at least {least}")
-    if not isinstance(config.keep_fraction, int | float) or not 0 < config.keep_fraction <= 1:
-        raise UsageError(f"keep_fraction is {config.keep_fraction!r}; give a number in (0, 1]")
-
-
 if __name__ == "__main__":
-    run(Script(main, check), "recurrent_variance", CONFIGS / "measure")
+    run(Script(main), "recurrent_variance", CONFIGS / "measure")

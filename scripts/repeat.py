@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 import torch
 from _cli import BAD_INPUT, CONFIGS, refuse
 from _run_spec import RunSpec, read
+from _signals import Stopped, leave, stopping
 from _spec import saved_config
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -98,8 +100,9 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        with stopping():
+            sys.exit(main(sys.argv[1:]))
     except BAD_INPUT as error:
         refuse(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except Stopped as stopped:
+        leave(stopped.number)

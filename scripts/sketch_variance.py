@@ -11,25 +11,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 import pandas as pd
 import torch
 from _cli import CONFIGS, Script, run
-from _spec import check_choice, check_listed, check_seed
 from omegaconf import DictConfig
 
 from rad import data
-from rad.errors import UsageError
 from rad.gradient_noise.equal_bytes import Rows, noise_rows, normal_rows, trained_rows
 from rad.results import machine, provenance, write_table
 from rad.sketches import make_key
-from rad.sketches.registry import kinds
 
 SETTINGS = ("features", "outputs", "decay", "dataset", "iterations", "batch_size", "draws", "seed")
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Measure, print and write a row for each input, fraction and kind of sketch."""
-    check(config, overrides)
     origin = provenance()
     settings: dict[str, Any] = {name: config[name] for name in SETTINGS}
     rows = [
@@ -58,20 +55,5 @@ def _inputs(config: DictConfig, count: int) -> dict[str, Rows]:
     }
 
 
-def check(config: DictConfig, overrides: list[str]) -> None:
-    """Refuse what can be seen to be wrong without data."""
-    check_seed(config.seed)
-    check_listed(config, "rows", "fractions", "variants")
-    for name in config.variants:
-        check_choice("variant", name, list(kinds()))
-    for name in ("features", "outputs", "batch_size", "draws"):
-        least = 2 if name == "draws" else 1
-        if not isinstance(config[name], int) or config[name] < least:
-            raise UsageError(f"{name} is {config[name]!r}; give a whole number of at least {least}")
-    for fraction in config.fractions:
-        if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-            raise UsageError(f"fractions has {fraction!r}; give numbers in (0, 1]")
-
-
 if __name__ == "__main__":
-    run(Script(main, check), "sketch_variance", CONFIGS / "measure")
+    run(Script(main), "sketch_variance", CONFIGS / "measure")

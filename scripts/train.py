@@ -7,19 +7,22 @@ an interrupted one resumes.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 from _cli import CONFIGS, Script, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
 from rad import data, models, slice_batches
 from rad.data import Dataset
-from rad.errors import Diverged
+from rad.errors import Several, UsageError
 from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
 from rad.planning.variants import Built, Plan, build
 from rad.results import RunFolder, difference, machine, provenance
 from rad.training import (
+    Interruption,
     Strides,
     TrainResult,
     WandbLogger,
@@ -55,29 +58,40 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
     """Plan, train and write runs side by side; runs of one folder count once.
 
     Raises:
-        UsageError: a run cannot be planned, and none has started; or one has diverged, and the
-            others have ended.
+        UsageError: a run cannot be planned, or has diverged, and the others have ended; `Several`
+            where that is true of several.
     """
     origin = provenance()
     datasets: dict[str, Dataset] = {}
-    diverged: list[Diverged] = []
-    with ExitStack() as stack:
-        different = {spec.path: spec for spec in specs}.values()
-        runs = [_prepared(spec, datasets, stack, origin["commit"]) for spec in different]
-        ready = [run for run in runs if run is not None]
-        if not ready:
-            return
-        for index, outcome in side_by_side([run.run for run in ready], ready[0].spec.device):
-            if isinstance(outcome, Diverged):
-                diverged.append(outcome)
+    failed: dict[Path, UsageError] = {}
+    ready: list[Prepared] = []
+    different = {spec.path: spec for spec in specs}
+    with ExitStack() as stack, Interruption() as interruption:
+        for spec in different.values():
+            try:
+                run = _prepared(spec, datasets, stack, interruption, origin["commit"])
+                ready += [] if run is None else [run]
+            except UsageError as error:
+                failed[spec.path] = error
+        runs = [run.run for run in ready]
+        for index, outcome in side_by_side(runs, specs[0].device):
+            if isinstance(outcome, UsageError):
+                failed[ready[index].spec.path] = outcome
             else:
                 _end(ready[index], outcome, len(ready), origin)
-    if diverged:
-        raise diverged[0]
+    if len(different) == 1:
+        for only in failed.values():
+            raise only
+    if failed:
+        raise Several([UsageError(f"{path}: {error}") for path, error in failed.items()])
 
 
 def _prepared(
-    spec: RunSpec, datasets: dict[str, Dataset], stack: ExitStack, commit: str
+    spec: RunSpec,
+    datasets: dict[str, Dataset],
+    stack: ExitStack,
+    interruption: Interruption,
+    commit: str,
 ) -> Prepared | None:
     """The planned run, whose folder and logger `stack` closes; None where it has finished."""
     folder = RunFolder(spec.path)
@@ -97,7 +111,16 @@ def _prepared(
     logger = _logger(spec)
     stack.callback(logger.finish)
     settings = replace(spec.settings, batch_size=built.batch_size)
-    run = strides(built.model, datasets[key], settings, spec.seed, folder, logger, commit=commit)
+    run = strides(
+        built.model,
+        datasets[key],
+        settings,
+        spec.seed,
+        folder,
+        logger,
+        commit=commit,
+        interruption=interruption,
+    )
     return Prepared(spec, folder, built, run)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import _signals  # noqa: F401  # first of what takes time to load
 from _cli import CONFIGS, Script, run
 from _pde_spec import PdeSpec, read
 from omegaconf import DictConfig, OmegaConf

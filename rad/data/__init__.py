@@ -3,7 +3,7 @@
 What is done with them, loss and metrics, is a `rad.training.Task`.
 """
 
-from rad.data.dataset import NAMES, Dataset, check_options, load
+from rad.data.dataset import NAMES, Dataset, check_options, load, shape_of
 from rad.data.text import Text, characters
 
-__all__ = ["NAMES", "Dataset", "Text", "characters", "check_options", "load"]
+__all__ = ["NAMES", "Dataset", "Text", "characters", "check_options", "load", "shape_of"]

@@ -97,8 +97,7 @@ def load(
         UsageError: unknown name, what `check_options` refuses, failed download, or a file that is
             not what its name promises.
     """
-    if name not in NAMES:
-        raise UsageError(f"unknown data set {name!r}; choose one of {', '.join(NAMES)}")
+    check_name(name)
     check_options(name, options)
     if name == "digits":
         return _digits(device)
@@ -115,6 +114,27 @@ def load(
     return Dataset(
         name, **on_device, mean=spec.mean, std=spec.std, classes=spec.classes, white=white
     )
+
+
+def shape_of(name: str, **options: Any) -> tuple[tuple[int, ...], int]:
+    """The shape of an example and the number of classes, without touching the set's file.
+
+    Arguments and errors are those of `load`.
+    """
+    check_name(name)
+    check_options(name, options)
+    if name == "digits":
+        return (1, 8, 8), 10
+    spec = SPECS[name.removeprefix("sequential_")]
+    if name == "sequential_mnist":
+        return (spec.shape[1] * spec.shape[2] // options.get("downsample", 1) ** 2, 1), spec.classes
+    return spec.shape, spec.classes
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError for what is no data set."""
+    if name not in NAMES:
+        raise UsageError(f"unknown data set {name!r}; choose one of {', '.join(NAMES)}")
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from rad.errors import UsageError, first_line
 UNREADABLE = (
     OSError,
     EOFError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,

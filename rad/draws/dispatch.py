@@ -18,10 +18,11 @@ from rad.draws import reference
 
 def fold_in(key: Tensor, i: int | Tensor) -> Tensor:
     """`rad.draws.reference.fold_in`: of one key on the CPU without torch's operators."""
-    if isinstance(i, Tensor) or key.dim() or not (key.is_cpu and backends.is_readable(key)):
+    words = None if key.dim() else backends.host_keys(key)
+    if isinstance(i, Tensor) or words is None:
         return reference.fold_in(key, i)
-    word = reference.signed(reference.mixed(int(key) + (i + 1) * reference.FOLD))
-    return torch.full((), word, dtype=torch.int64, device="cpu")
+    folded = reference.mixed(int(words[0]) + (i + 1) * reference.FOLD)
+    return torch.full((), reference.signed(folded), dtype=torch.int64, device="cpu")
 
 
 def step_keys(key: Tensor, steps: int, first: int = 0) -> Tensor:

@@ -23,12 +23,18 @@ def convnet(
     Shapes: (B, C, H, W) -> logits (B, classes).
 
     Raises:
-        UsageError: `pool_every` is no whole number of at least 1, or `kernel` none that is odd.
+        UsageError: inputs that are no images, or too small to be pooled so often, `channels` that
+            are no whole numbers of at least 1, `pool_every` none, or `kernel` none that is odd.
     """
     if not isinstance(pool_every, int) or isinstance(pool_every, bool) or pool_every < 1:
         raise UsageError(f"pool_every is {pool_every!r}: give a whole number of at least 1")
     if not isinstance(kernel, int) or isinstance(kernel, bool) or kernel < 1 or kernel % 2 == 0:
         raise UsageError(f"kernel is {kernel!r}: give an odd whole number of at least 1")
+    if len(input_shape) != 3:
+        raise UsageError(f"a convnet reads images (C, H, W), and these are {tuple(input_shape)}")
+    for outputs in channels:
+        if not isinstance(outputs, int) or isinstance(outputs, bool) or outputs < 1:
+            raise UsageError(f"channels has {outputs!r}: give whole numbers of at least 1")
     width, height, breadth = input_shape
     layers: list[nn.Module] = []
     for number, outputs in enumerate(channels, 1):
@@ -37,4 +43,8 @@ def convnet(
         if number % pool_every == 0:
             layers.append(nn.AvgPool2d(2))
             height, breadth = height // 2, breadth // 2
+    if not height * breadth:
+        raise UsageError(
+            f"{len(channels)} channels pool images {tuple(input_shape)} away: give fewer"
+        )
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * height * breadth, classes))

@@ -12,7 +12,7 @@ from rad.pde.fourier import Fourier
 from rad.pde.problem import ReactionDiffusion
 from rad.results import RunFolder
 from rad.sketches import fold_in, make_key
-from rad.training import Logger, Settings, TrainResult
+from rad.training import Interruption, Logger, Settings, TrainResult
 from rad.training.optimizers import make_optimizer, set_learning_rate
 from rad.training.session import Session
 
@@ -62,7 +62,8 @@ def train(
 ) -> TrainResult:
     """Train `control` in place, resuming from the folder's checkpoint if any.
 
-    The caller holds `folder.open(...)`, writes the summary and finishes the logger. Iteration n of
+    The caller holds `folder.open(...)`, writes the summary and finishes the logger. A signal is
+    handled once the iteration has ended and a checkpoint is written. Iteration n of
     metrics.csv has the exact loss after n updates; `seconds` are those of the updates. Of
     `settings`, batch sizes, `bootstrap`, `train_loss_every`, `clip_norm` and `cuda_graph` are not
     used: there are no examples here. `commit` is the caller's, for the segments of a resumed run.
@@ -72,6 +73,7 @@ def train(
         Diverged: a loss that is not finite; files written before stay.
     """
     optimizer = make_optimizer([control.theta], settings, capturable=False)
+    interruption = Interruption()
     session = Session(
         control,
         optimizer,
@@ -84,6 +86,7 @@ def train(
         remedy=f"lower the learning rate (now {settings.learning_rate:g}) or raise the budget",
         rows=lambda updates: dict.fromkeys(range(0, updates, settings.evaluate_every), COLUMNS),
         commit=commit,
+        interruption=interruption,
     )
 
     def record(loss: float) -> None:
@@ -91,7 +94,7 @@ def train(
         if settings.tests_at(session.iteration):
             session.record({"train_loss": loss})
 
-    with session:
+    with interruption, session:
         for iteration in session.strides():
             with session.timed():
                 set_learning_rate(optimizer, settings.learning_rate_at(iteration))

@@ -13,6 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from rad.errors import UsageError
 from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, byte_text, label_of, ordered
 
+OF_THE_RUN = ("variant", "budget", "seed", "path")
+"""Columns that tell of which run a row is."""
+
 
 def convergence(
     metrics: pd.DataFrame,
@@ -97,8 +100,9 @@ def evaluated(metrics: pd.DataFrame) -> list[str]:
 
 
 def check_column(metrics: pd.DataFrame, name: str) -> None:
-    """Raises UsageError for a column that the metrics lack or that is empty."""
-    if name not in metrics or metrics[name].isna().all():
+    """Raises UsageError for a column that the metrics lack, that is empty, or measures nothing."""
+    measured = name in metrics and name not in OF_THE_RUN and not metrics[name].isna().all()
+    if not measured or not pd.api.types.is_numeric_dtype(metrics[name]):
         own = [f"{split}_{metric}" for split in ("train", "test") for metric in evaluated(metrics)]
         there = ", ".join(name for name in dict.fromkeys([*LABELS, *own]) if name in metrics)
         raise UsageError(f"there is no {name!r} in the metrics: choose one of {there}")

@@ -15,10 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rad.errors import UsageError, first_line
 from rad.results.files import digest, write_atomic
 from rad.results.locks import locked
 from rad.results.summary import disagreement, parse, signed
+
+ABSENT = "absent"
 
 
 def run_path(
@@ -207,27 +211,36 @@ def _matches(summary: Mapping[str, Any], file: Path, read: Callable[[], bytes]) 
 
 
 def difference(there: str, here: str) -> str:
-    """The top-level keys in which two YAML texts differ, with both values where scalar."""
-    old, new = _blocks(there), _blocks(here)
+    """The top-level keys in which two YAML texts differ, with both values where scalar.
+
+    What they mean is compared, comments and layout aside.
+
+    Raises:
+        UsageError: a text that is no YAML mapping.
+    """
+    old, new = _parsed(there), _parsed(here)
     words = []
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key, "absent"), new.get(key, "absent")
-        if before != after:
-            scalars = "\n" not in before + after
-            words.append(f"{key} ({before} there, {after} here)" if scalars else key)
+        before, after = old.get(key, ABSENT), new.get(key, ABSENT)
+        if before != after or str(before) != str(after):
+            scalars = not any(isinstance(value, dict | list) for value in (before, after))
+            values = f" ({_shown(before)} there, {_shown(after)} here)" if scalars else ""
+            words.append(f"{key}{values}")
     return ", ".join(words)
 
 
-def _blocks(text: str) -> dict[str, str]:
-    """Each top-level key of a YAML text with everything below it."""
-    blocks: dict[str, str] = {}
-    key = ""
-    for line in text.splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if line[0] in " -":
-            blocks[key] = f"{blocks.get(key, '')}\n{line}"
-        else:
-            key, _, value = line.partition(":")
-            blocks[key] = value.strip()
-    return blocks
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        cause = " ".join(str(error).split())[:200]
+        raise UsageError(f"a configuration is no YAML ({cause}); restore it") from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"a configuration is no mapping, but {tree!r:.60}; restore it")
+    return {str(key): value for key, value in tree.items()}
+
+
+def _shown(value: Any) -> str:
+    """As YAML has it."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

@@ -4,6 +4,7 @@ A new kind of problem is a `Task` here or in a file of one's own. Of the library
 `rad.errors` only.
 """
 
+from rad.training.interruption import Interruption
 from rad.training.loggers import Logger, NullLogger, WandbLogger
 from rad.training.loop import Strides, strides, train
 from rad.training.session import TrainResult
@@ -14,6 +15,7 @@ from rad.training.task import Batch, Classification, NextToken, Task
 __all__ = [
     "Batch",
     "Classification",
+    "Interruption",
     "Logger",
     "NextToken",
     "NullLogger",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rad.errors import UsageError
-from rad.results import RunFolder, seal, write_atomic
+from rad.results import RunFolder, difference, seal, write_atomic
 from rad.training.saved_state import KEYS, LATER, Expected, problem, problem_of_optimizer
 from rad.training.segments import Segment
 
@@ -87,7 +87,7 @@ def restore(
     remedy = f"delete {folder.path}/checkpoint*.pt to start this run afresh, or use another folder"
     if not isinstance(state, dict) or not KEYS <= state.keys() <= KEYS | LATER:
         raise UsageError(f"{file} is not a checkpoint of this program; {remedy}")
-    if state["config"] != folder.config_file.read_text():
+    if difference(state["config"], folder.config_file.read_text()):
         raise UsageError(f"{file} belongs to another configuration; {remedy}")
     mismatch = _mismatch(_tensors(model), state["model"])
     if mismatch:

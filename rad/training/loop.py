@@ -17,6 +17,7 @@ from rad.data import Dataset
 from rad.results import RunFolder
 from rad.training import cuda_graphs as graphed
 from rad.training.batches import Sampler
+from rad.training.interruption import Interruption
 from rad.training.loggers import Logger
 from rad.training.optimizers import make_optimizer, set_learning_rate
 from rad.training.session import Session, TrainResult
@@ -56,29 +57,32 @@ def train(
     update n, `train_loss` is over the whole original training set, `seconds` excludes evaluation.
     `on_backward(n)` is called when the backward pass of update n is about to start; a run that is
     so watched is never captured. `graphs` stands in for CUDA's. `commit` is the caller's, for the
-    segments of a run that is resumed.
+    segments of a run that is resumed. A signal is handled once the stride has ended and a
+    checkpoint is written (`Interruption`).
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.
         Diverged: a loss that is not finite; files written before stay.
     """
-    run = strides(
-        model,
-        task,
-        settings,
-        seed,
-        folder,
-        logger,
-        on_backward=on_backward,
-        graphs=graphs,
-        commit=commit,
-    )
-    while True:
-        try:
-            next(run)
-        except StopIteration as end:
-            result: TrainResult = end.value
-            return result
+    with Interruption() as interruption:
+        run = strides(
+            model,
+            task,
+            settings,
+            seed,
+            folder,
+            logger,
+            on_backward=on_backward,
+            graphs=graphs,
+            commit=commit,
+            interruption=interruption,
+        )
+        while True:
+            try:
+                next(run)
+            except StopIteration as end:
+                result: TrainResult = end.value
+                return result
 
 
 def strides(
@@ -92,8 +96,12 @@ def strides(
     on_backward: Callable[[int], None] | None = None,
     graphs: graphed.Graphs | None = None,
     commit: str | None = None,
+    interruption: Interruption | None = None,
 ) -> Strides:
-    """`train`, a stride at a time; the pauses do not count in `seconds`."""
+    """`train`, a stride at a time; the pauses do not count in `seconds`.
+
+    `interruption` is that of all runs that take turns.
+    """
     task = task_of(task)
     sampler = Sampler(task.size(), settings.batch_size, seed, task.device, settings.bootstrap)
     graphs = graphed.CudaGraphs() if graphs is None else graphs
@@ -115,6 +123,7 @@ def strides(
         rows=partial(_filled, settings, task.metrics),
         data=task.digest(),
         commit=commit,
+        interruption=interruption,
     )
     weights = sampler.multiplicities()
     if not model.training:

@@ -22,6 +22,7 @@ from rad.errors import Diverged, UsageError
 from rad.results import RunFolder
 from rad.training import checkpoint, segments
 from rad.training.checkpoint import Row
+from rad.training.interruption import Interruption
 from rad.training.loggers import Logger
 from rad.training.progress_bar import ProgressBar
 from rad.training.saved_state import Expected
@@ -59,7 +60,8 @@ class Session:
     is not finite. `rows` is as in `Expected`, `data` the digest of what is trained on, `commit`
     that of the caller. The rows of a resumed run are logged again from the first on; where its
     numbers may differ from the unbroken run's, a line on stderr says why. The time limit
-    counts from here. In a `with` statement the progress bar is shown.
+    counts from here. In a `with` statement the progress bar is shown, and a signal that
+    `interruption` holds waits for a checkpoint.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.
@@ -80,12 +82,15 @@ class Session:
         rows: Callable[[int], Mapping[int, Collection[str]]] | None = None,
         data: str | None = None,
         commit: str | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
         limit = settings.time_limit
         self._deadline = math.inf if limit is None else time.monotonic() + limit
         self._state = (model, optimizer, generator)
         self._folder, self._logger, self._device, self._remedy = folder, logger, device, remedy
+        self._interruption = Interruption() if interruption is None else interruption
         self._bar: ProgressBar | None = None
+        self._next_checkpoint = 0.0
         self.settings = settings
         self.columns = (*ALWAYS, *columns)
         expected = Expected(settings.iterations, self.columns, rows)
@@ -117,6 +122,7 @@ class Session:
     def __enter__(self) -> Session:
         progress = self.progress
         self._bar = ProgressBar(self.settings.iterations, progress.iteration, self._device)
+        self._interruption.running.add(self)
         return self
 
     def __exit__(
@@ -125,6 +131,7 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._interruption.running.discard(self)
         if self._bar is not None:
             self._bar.close()
 
@@ -142,14 +149,25 @@ class Session:
         """The updates done before each stride, until all are done or the time is over.
 
         The caller makes one update or some for each; a checkpoint is written after a stride where
-        one is due, and at the end.
+        one is due, before a signal is handled, and at the end.
         """
         expired = False
+        self._put_off()
         while self.iteration < self.settings.iterations and not expired:
             yield self.iteration
-            expired = time.monotonic() >= self._deadline
-            if expired or self.settings.checkpoints_at(self.iteration):
+            now, asked = time.monotonic(), self._interruption.asked is not None
+            expired = now >= self._deadline
+            in_time = now >= self._next_checkpoint or self.settings.checkpoints_at(self.iteration)
+            if expired or asked or in_time:
                 checkpoint.save(self._folder, *self._state, self.progress)
+                self._put_off()
+            if asked:
+                self._interruption.saved(self)
+
+    def _put_off(self) -> None:
+        """Count the seconds until the next checkpoint from now."""
+        period = self.settings.checkpoint_seconds
+        self._next_checkpoint = math.inf if period is None else time.monotonic() + period
 
     @contextmanager
     def timed(self) -> Iterator[None]:

@@ -11,17 +11,19 @@ OPTIMIZERS = ("adam", "sgd")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of `rad.training.train`; every period counts iterations.
+    """The settings of `rad.training.train`; a period `..._every` counts iterations.
 
     `weight_decay` is L2 in the gradient (Adam's own, not decoupled). The learning rate is
     multiplied by `decay_factor` every `decay_every` iterations. `clip_norm` bounds the gradient's
     norm over all parameters. `bootstrap` trains on a sample of the training set, of its size and
-    with replacement. `train_loss_every` is `evaluate_every` where None. `time_limit` is in
-    seconds: the run then stops at a checkpoint, to be resumed. `cuda_graph` replays updates as a
-    CUDA graph (`rad.training.cuda_graphs`), with the same results. `fused` updates each parameter
-    in one kernel, as `rad.training.train` always does on CUDA devices: faster, and equal to
-    rounding. `strict_resume` refuses to resume where code, versions, device or threads are not
-    those that the run has had so far, which is otherwise said only.
+    with replacement. `train_loss_every` is `evaluate_every` where None. A checkpoint is due after
+    `checkpoint_every` iterations and after `checkpoint_seconds`, whichever comes first (None: the
+    former alone). `time_limit` is in seconds: the run then stops at a checkpoint, to be resumed.
+    `cuda_graph` replays updates as a CUDA graph (`rad.training.cuda_graphs`), with the same
+    results. `fused` updates each parameter in one kernel, as `rad.training.train` always does on
+    CUDA devices: faster, and equal to rounding. `strict_resume` refuses to resume where code,
+    versions, device or threads are not those that the run has had so far, which is otherwise said
+    only.
 
     Raises:
         UsageError: a value that cannot be used.
@@ -39,6 +41,7 @@ class Settings:
     evaluate_every: int = 400
     train_loss_every: int | None = None
     checkpoint_every: int = 1000
+    checkpoint_seconds: float | None = 60.0
     evaluation_batch: int = 1000
     time_limit: float | None = None
     cuda_graph: bool = False
@@ -65,7 +68,7 @@ class Settings:
                 _check_count(name, getattr(self, name))
         for name in ("learning_rate", "decay_factor"):
             _check_positive(name, getattr(self, name))
-        for name in ("clip_norm", "time_limit"):
+        for name in ("clip_norm", "time_limit", "checkpoint_seconds"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
         if self.weight_decay != 0:

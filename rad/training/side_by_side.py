@@ -10,18 +10,19 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from rad.errors import Diverged
+from rad.errors import UsageError
 from rad.training.loop import Strides
 from rad.training.session import TrainResult
 
 
 def side_by_side(
     runs: Sequence[Strides], device: torch.device
-) -> Iterator[tuple[int, TrainResult | Diverged]]:
+) -> Iterator[tuple[int, TrainResult | UsageError]]:
     """Advance all `runs` (of `rad.training.strides`) in turn; yield (index, outcome) at each end.
 
-    Where one diverges, the others go on. The outcome is that of the run alone, provided
-    that no model draws from torch's global generators. Any other error ends them all.
+    Where one diverges, or cannot use its files, the others go on. The outcome is that of the run
+    alone, provided that no model draws from torch's global generators. Any other error ends them
+    all.
     """
     contexts = [_stream(device) for _ in runs]
     active = dict(enumerate(runs))
@@ -37,7 +38,9 @@ def side_by_side(
             run.close()
 
 
-def _stride(run: Strides, context: AbstractContextManager[object]) -> TrainResult | Diverged | None:
+def _stride(
+    run: Strides, context: AbstractContextManager[object]
+) -> TrainResult | UsageError | None:
     """One stride of a run; its outcome at the end."""
     with context:
         try:
@@ -45,7 +48,7 @@ def _stride(run: Strides, context: AbstractContextManager[object]) -> TrainResul
         except StopIteration as end:
             result: TrainResult = end.value
             return result
-        except Diverged as error:
+        except UsageError as error:
             return error
     return None
 

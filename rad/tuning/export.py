@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml  # type: ignore[import-untyped]
+import yaml
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 

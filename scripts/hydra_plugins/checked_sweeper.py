@@ -1,4 +1,6 @@
-"""Hydra's basic sweep, in which a bad job is found before the first job starts.
+"""Hydra's basic sweep, in which bad jobs are found before the first job starts.
+
+A job that fails later does not keep the others from being done.
 
 Where the configuration has `runs_per_process`, so many jobs are launched as one: the first of them,
 which finds the others in `hydra.sweeper.beside`.
@@ -7,12 +9,20 @@ It writes no multirun.yaml: `rad.results` keeps each run's configuration beside 
 Hydra loads sweepers from packages of this folder's name only.
 """
 
-from collections.abc import Iterator
+import shutil
+import signal
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
-from _cli import Script, encode
-from _spec import check_runs_per_process
+from _cli import BAD_INPUT, Script, encode, one_line
+from _rules import check
+from _schema import RUNS_PER_PROCESS
+from _settings import check_settings, rules_of
+from _signals import Stopped
+from _workers import STOPPED, watched
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -22,7 +32,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from rad.errors import UsageError
+from rad.errors import Several, UsageError, first_line
 
 
 @dataclass
@@ -55,41 +65,93 @@ class CheckedSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Check all jobs, then launch them; raises what a job has raised."""
+        """Check all jobs, then launch them.
+
+        Raises:
+            UsageError: jobs that cannot be done, before one starts; or those that have failed, when
+                all have ended.
+            Stopped: a signal, when the jobs have saved where they are.
+        """
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = {
             override.get_key_element(): override for override in parser.parse_overrides(arguments)
         }
         jobs = [list(job) for job in product(*map(_values, given.values()))]
-        for job in jobs:
-            self._check(job)
-        for done in self.launcher.launch(self._grouped(jobs), initial_job_idx=0):
-            _ = done.return_value
+        swept = [at for at, each in enumerate(given.values()) if each.is_sweep_override()]
+        names = [" ".join(job[at] for at in swept) for job in jobs]
+        _raise_all([line for job in jobs for line in self._bad(job)])
+        groups = self._grouped(jobs)
+        failed = []
+        for index, outcome in enumerate(self._launched(groups)):
+            if outcome == STOPPED:
+                raise Stopped(signal.SIGTERM)
+            label = f"{names[index]}: " if len(groups) == len(jobs) and names[index] else ""
+            failed += [f"{label}{line}" for line in outcome]
+        _raise_all(failed)
+
+    def _launched(self, groups: list[list[str]]) -> list[Any]:
+        """What the jobs return."""
+        target = str(OmegaConf.select(self.config, "hydra.launcher._target_"))
+        if "Slurm" in target and shutil.which("srun") is None:
+            raise UsageError(
+                "hydra/launcher=submitit_slurm needs Slurm's srun, which is not installed here: "
+                "choose joblib or submitit_local"
+            )
+        try:
+            with watched() if "joblib" in target else nullcontext():
+                done = self.launcher.launch(groups, initial_job_idx=0)
+            return [each.return_value for each in done]
+        except BAD_INPUT:
+            raise
+        except Exception as error:
+            cause = f"{type(error).__name__}: {first_line(error)}"
+            raise UsageError(
+                f"the launcher has failed or lost a job ({cause}): check its settings; the same "
+                "command goes on with what is unfinished"
+            ) from error
 
     def _grouped(self, jobs: list[list[str]]) -> list[list[str]]:
         count = OmegaConf.select(self.config, "runs_per_process", default=1)
-        if check_runs_per_process(count) == 1:
+        check("runs_per_process", count, RUNS_PER_PROCESS)
+        if count == 1:
             return jobs
         groups = [jobs[start : start + count] for start in range(0, len(jobs), count)]
         return [[*first, f"hydra.sweeper.beside={encode(rest)}"] for first, *rest in groups]
 
+    def _bad(self, job: list[str]) -> list[str]:
+        """Why the job cannot be done, in a line."""
+        try:
+            self._check(job)
+        except BAD_INPUT as error:
+            return [one_line(error)]
+        return []
+
     def _check(self, job: list[str]) -> None:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, job)
         overrides = list(config.hydra.overrides.task)
+        rules = rules_of(config.hydra.job.config_name)
         with open_dict(config):
             del config["hydra"]
+        check_settings(config, rules)
         if self.check is not None:
             self.check(config, overrides)
 
 
-def _values(override: Override) -> Iterator[str]:
+def _raise_all(lines: Sequence[str]) -> None:
+    if lines:
+        raise Several([UsageError(line) for line in dict.fromkeys(lines)])
+
+
+def _values(override: Override) -> list[str]:
     key = override.get_key_element()
     if not override.is_sweep_override():
-        yield f"{key}={override.get_value_element_as_str()}"
-    elif override.is_discrete_sweep():
-        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
-    else:
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
         raise UsageError(f"{override.input_line!r} is no list to sweep; write {key}=<a>,<b>,...")
+    values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise UsageError(f"{override.input_line!r} gives no value; write {key}=<a>,<b>,...")
+    return values
 
 
 ConfigStore.instance().store(

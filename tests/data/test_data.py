@@ -1,7 +1,9 @@
 """Data sets: contents, normalisation, damaged files, downloads."""
 
+import io
 import pickle
 import struct
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,26 @@ def _write_idx(folder: Path, there: Arrays) -> None:
             )
             header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
             (folder / f"{prefix}-{name}-ubyte").write_bytes(header + array.tobytes())
+
+
+def test_a_header_of_terabytes(tmp_path: Path) -> None:
+    file = tmp_path / "mnist.npz"
+    header = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (4 * 10**12,)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("train_images.npy", header.getvalue())
+    with pytest.raises(UsageError, match=r"mnist.npz is not a readable .npz archive") as refusal:
+        data.load("mnist", tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_shape_of_examples_needs_no_file() -> None:
+    assert data.shape_of("digits") == (data.load("digits").image_shape, 10)
+    assert data.shape_of("cifar10") == ((3, 32, 32), 10)
+    assert data.shape_of("sequential_mnist", downsample=4) == ((49, 1), 10)
+    with pytest.raises(UsageError, match="unknown data set"):
+        data.shape_of("imagenet")
 
 
 @pytest.mark.usefixtures("tiny")

@@ -169,3 +169,19 @@ def test_all_gradients_of_a_20_step_irnn_are_unbiased() -> None:
     samples = torch.stack([gradient(converted) for _ in range(600)])
     check_unbiased(samples, gradient(peer))
     check_biased_is_caught(samples, gradient(peer))
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "words"),
+    [
+        ((49, 1), (4,), "reads images"),
+        ((1, 8, 8), (0, 2), "channels has 0"),
+        ((1, 8, 8), (2.0,), "channels has 2.0"),
+        ((1, 8, 8), (2,) * 8, "pool images .* away"),
+    ],
+)
+def test_a_convnet_refuses_what_it_cannot_read(
+    shape: tuple[int, ...], channels: tuple[int, ...], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        models.build("convnet", shape, 10, seed=0, channels=channels)

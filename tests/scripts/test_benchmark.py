@@ -87,7 +87,7 @@ def test_processes_of_their_own_tell_high_water_marks(call: Call, tmp_path: Path
 def test_an_unknown_network_is_refused(call: Call) -> None:
     done = call("benchmark", "networks=[feedforward,resnet]")
     assert done.status == 2
-    assert "unknown network 'resnet'" in done.err
+    assert "networks is ['feedforward', 'resnet']; give a list" in done.err
 
 
 @pytest.mark.cuda

@@ -6,6 +6,7 @@ import depth_variance as script
 import pandas as pd
 import pytest
 from _cli import CONFIGS
+from _settings import check_settings, rules_of
 from hydra import compose, initialize_config_dir
 
 from rad.errors import UsageError
@@ -30,4 +31,4 @@ def test_rows_and_provenance(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", ["depths=[0]", "draws=1", "batch_size=0", "width=x", "bits=[1.5]"])
 def test_bad_settings_are_refused(bad: str) -> None:
     with pytest.raises(UsageError, match=bad.split("=")[0]):
-        script.main(configured(bad), [])
+        check_settings(configured(bad), rules_of("depth_variance"))

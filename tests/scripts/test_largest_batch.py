@@ -49,10 +49,10 @@ def test_the_batch_found_fits_and_the_next_does_not(call: Call, tmp_path: Path) 
     ("argument", "message"),
     [
         ("limit.cpu=20", "raise limit.cpu"),
-        ("limit.cpu=0.5", "limit.cpu is 0.5; give bytes"),
-        ("programs=[torch,accumulation]", "accumulation has no batch of any size"),
+        ("limit.cpu=0.5", "limit.cpu: 0.5 is no size: give bytes"),
+        ("programs=[torch,accumulation]", "programs is ['torch', 'accumulation']; give a list"),
         ("step=0", "step is 0; give a whole number"),
-        ("networks=[resnet]", "unknown network 'resnet'"),
+        ("networks=[resnet]", "networks is ['resnet']; give a list"),
     ],
 )
 def test_bad_settings_are_refused(call: Call, argument: str, message: str) -> None:

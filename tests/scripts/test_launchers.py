@@ -14,6 +14,7 @@ TINY = ("model.hidden=[6]", "training.evaluate_every=500", "logger.mode=disabled
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
     command = [sys.executable, str(SCRIPTS / "train.py"), "-m", *TINY, *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -55,13 +56,13 @@ def test_an_interrupted_parallel_sweep_finishes_what_is_missing(tmp_path: Path) 
 FEW = ("optimizer.iterations=20", "variant=same_sample")
 
 
-def test_parallel_runs_name_the_command_and_bad_ones_end_in_one_line(tmp_path: Path) -> None:
+def test_parallel_runs_name_the_command_and_a_bad_one_ends_in_one_line(tmp_path: Path) -> None:
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "runs_per_process=2")
-    done = start(tmp_path, *FEW, *parallel, "seed=0,1,2", "budget=0.2")
-    refused = start(tmp_path, "hydra/launcher=joblib", *FEW, "budget=2000")
+    done = start(tmp_path / "done", *FEW, *parallel, "seed=0,1,2", "budget=0.2")
+    refused = start(tmp_path / "refused", "hydra/launcher=joblib", *FEW, "budget=2000,0.3")
     _, err = done.communicate()
     assert done.returncode == 0, err
-    summaries = [json.loads(file.read_text()) for file in finished(tmp_path)]
+    summaries = [json.loads(file.read_text()) for file in finished(tmp_path / "done")]
     counts = [summary.get("runs_per_process") for summary in summaries]
     assert sorted(counts, key=str) == [2, 2, None]
     for summary in summaries:
@@ -69,16 +70,21 @@ def test_parallel_runs_name_the_command_and_bad_ones_end_in_one_line(tmp_path: P
         assert "budget=0.2" in summary["command"]
     _, err = refused.communicate()
     assert refused.returncode == 2
-    assert "Traceback" not in err
-    (line,) = (line for line in err.splitlines() if line.startswith("error:"))
+    (line,) = err.splitlines()
+    assert line.startswith("error: budget=2000: ")
     assert "too small" in line
+    assert len(finished(tmp_path / "refused")) == 1
 
 
-def test_a_job_of_a_cluster_names_the_command(tmp_path: Path) -> None:
-    done = start(tmp_path, "hydra/launcher=submitit_local", *FEW, "budget=0.2")
+def test_a_job_of_a_cluster_names_the_command_and_a_bad_one_ends_in_one_line(
+    tmp_path: Path,
+) -> None:
+    done = start(tmp_path, "hydra/launcher=submitit_local", *FEW, "budget=2000,0.2")
     _, err = done.communicate()
-    assert done.returncode == 0, err
+    assert done.returncode == 2, err
+    (line,) = err.splitlines()
+    assert line.startswith("error: budget=2000: ")
     (summary,) = finished(tmp_path)
     command = json.loads(summary.read_text())["command"]
     assert command.startswith("python scripts/train.py -m")
-    assert "budget=0.2" in command
+    assert "budget=2000,0.2" in command

@@ -7,6 +7,7 @@ import pytest
 import recurrent_variance as script
 import torch
 from _cli import CONFIGS
+from _settings import check_settings, rules_of
 from hydra import compose, initialize_config_dir
 
 from rad import data
@@ -45,4 +46,4 @@ def test_rows_provenance_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_bad_settings_are_refused(bad: str) -> None:
     with pytest.raises(UsageError, match=bad.split("=")[0]):
-        script.main(configured(bad), [])
+        check_settings(configured(bad), rules_of("recurrent_variance"))

@@ -1,7 +1,7 @@
 """What specifications of runs have in common."""
 
 import pytest
-from _spec import check_slices, choose_device, config_text, path_overrides
+from _spec import choose_device, config_text, path_overrides
 from omegaconf import OmegaConf
 
 from rad.errors import UsageError
@@ -59,14 +59,6 @@ def test_later_settings_that_are_off_are_left_out(name: str, on: object, off: ob
         texts.append(config_text(config, RUNTIME))
     assert texts[0] == config_text(before, RUNTIME)
     assert OmegaConf.select(OmegaConf.create(texts[1]), name) == on
-
-
-@pytest.mark.parametrize("size", [0, 1.5, True, "many"])
-def test_slices_of_no_number_are_refused(size: object) -> None:
-    check_slices(None)
-    check_slices(15)
-    with pytest.raises(UsageError, match="whole number of at least 1, or null"):
-        check_slices(size)
 
 
 @pytest.mark.parametrize("name", ["tpu", "meta", "cuda:99"])

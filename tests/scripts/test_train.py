@@ -200,8 +200,8 @@ BAD = {
     "batch": (("batch_size=0",), "batch_size is 0.*whole number"),
     "iterations": (("optimizer.iterations=1.5",), "iterations is 1.5.*whole"),
     "learning rate": (("optimizer.learning_rate=fast",), "learning_rate is 'fast'"),
-    "width": (("model.hidden=[0]",), "hidden width 0"),
-    "width of no list": (("model.hidden=5",), "hidden widths 5.*list"),
+    "width": (("model.hidden=[0]",), "model.hidden is .0.; give a list"),
+    "width of no list": (("model.hidden=5",), "model.hidden is 5; give a list"),
     "device": (("device=tpu",), "device 'tpu'.*auto"),
     "absent device": (("device=cuda:99",), "device 'cuda:99'.*auto"),
     "logger mode": (("logger.mode=loud",), "logger.mode 'loud'; choose one of online"),
@@ -268,13 +268,14 @@ def test_a_bug_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) 
         call("train", *TINY)
 
 
-def test_interrupt_is_quiet(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_in_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "plan", interrupted)
     done = call("train", *TINY)
-    assert (done.status, done.err) == (130, "")
+    assert done.status == 130
+    assert done.err == "stopped by SIGINT; the same command goes on with what is unfinished\n"
 
 
 def test_the_plan_counts_as_the_loop_saves() -> None:

@@ -90,8 +90,8 @@ def test_the_experiment_beyond_the_paper(train: Call, tmp_path: Path) -> None:
     ("arguments", "pattern"),
     [
         (("problem.dt=0.001",), r"dt=0.001 is unstable.*largest stable dt.*0\.0009765625"),
-        (("problem.dtype=int8",), "unknown dtype 'int8'.*float64"),
-        (("problem.terms=[[0]]",), "no term of the series"),
+        (("problem.dtype=int8",), "unknown problem.dtype 'int8'.*float64"),
+        (("problem.terms=[[0]]",), "terms is .*each a list .* of 2"),
         (("problem.terms=3",), "terms is 3"),
         (("problem.points=two",), "points is 'two'"),
         (("variant=project",), "unknown variant 'project'.*checkpointing"),

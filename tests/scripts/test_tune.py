@@ -100,11 +100,11 @@ def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(
 
 BAD = {
     "range": (("tuning.learning_rate=[1,0.1]",), "range of learning_rate.*low < high"),
-    "no range": (("tuning.weight_decay=3",), "weight_decay is 3.*low, high"),
+    "no range": (("tuning.weight_decay=3",), "weight_decay is 3; give a list .* of 2"),
     "trials": (("tuning.trials=0",), "tuning.trials is 0.*whole number"),
     "held out": (("tuning.held_out=half",), "held_out is 'half'"),
     "too many held out": (("dataset=digits", "tuning.held_out=1437"), "of 1,437 training"),
-    "sampler": (("tuning.sampler=grid",), "unknown sampler 'grid'.*random, tpe"),
+    "sampler": (("tuning.sampler=grid",), "unknown tuning.sampler 'grid'.*random, tpe"),
     "tuned value": (("optimizer.learning_rate=1",), "sets what is tuned"),
     "late in a sweep": (("-m", "budget=0.1,-1"), "budget -1"),
     "unknown key": (("tuning.pruner=x",), "unknown setting 'tuning.pruner'"),

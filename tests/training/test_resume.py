@@ -17,6 +17,7 @@ from training import tiny_run
 
 from rad.errors import UsageError
 from rad.results import RunFolder
+from rad.training import Interruption, checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +136,90 @@ def test_checkpoint_of_something_else(tmp_path: Path) -> None:
     assert_refused(tmp_path, "another model .more is unknown.")
     torch.save(state | {"model": state["model"] | {"1.bias": torch.zeros(3)}}, file)
     assert_refused(tmp_path, r"1\.bias is torch.float32 \(3,\) there, torch.float32 \(24,\) here")
+
+
+def test_comments_and_layout_make_no_other_configuration(tmp_path: Path) -> None:
+    settings = replace(tiny_run.SETTINGS, iterations=1)
+    tiny_run.run(tmp_path, settings)
+    config = RunFolder(tmp_path).config_file
+    config.write_text("# mine\nseed: 5 # as usual\n\nexperiment:   'tiny'\n")
+    assert tiny_run.run(tmp_path, settings).finished
+    config.write_text("experiment: tiny\nseed: 5.0\n")
+    assert_refused(tmp_path, r"another configuration .*seed \(5.0 there, 5 here\)")
+
+
+def test_checkpoints_are_due_after_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Path
+) -> None:
+    written: list[int] = []
+    save = checkpoint.save
+
+    def spy(folder: RunFolder, *state: Any) -> None:
+        written.append(state[-1].iteration)
+        save(folder, *state)
+
+    monkeypatch.setattr(checkpoint, "save", spy)
+    rarely = replace(tiny_run.SETTINGS, checkpoint_every=10**6)
+    for seconds, count in ((1e-9, 18), (None, 1), (1e6, 1)):
+        written.clear()
+        path = tmp_path / str(seconds)
+        assert tiny_run.run(path, replace(rarely, checkpoint_seconds=seconds)).finished
+        assert len(written) == count
+        assert rows_of(path) == rows_of(unbroken)
+
+
+class Left(Exception):
+    """What the handler of a test raises."""
+
+
+def test_a_signal_waits_for_a_checkpoint_and_its_handler_decides(
+    tmp_path: Path, unbroken: Path
+) -> None:
+    """A handler that returns lets training go on; one that raises leaves what resumes."""
+    handled: list[int] = []
+    rarely = replace(tiny_run.SETTINGS, checkpoint_every=10**6, checkpoint_seconds=None)
+
+    def handle(number: int, frame: object) -> None:
+        handled.append(state_of(tmp_path)["iteration"])
+        if len(handled) == 2:
+            raise Left
+
+    def kill(update: int) -> None:
+        if update in (33, 77):
+            signal.raise_signal(signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, handle)
+    try:
+        with pytest.raises(Left):
+            tiny_run.run(tmp_path, rarely, on_backward=kill)
+        assert signal.getsignal(signal.SIGUSR2) is handle
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert handled == [40, 80]
+    assert tiny_run.run(tmp_path, rarely).finished
+    assert_same_end(tmp_path, unbroken)
+
+
+def test_a_second_interrupt_waits_for_nobody() -> None:
+    with Interruption() as interruption:
+        interruption.running.add("a loop")
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.asked == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_waits_for_all_that_take_turns() -> None:
+    with Interruption() as interruption:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)  # no loop runs
+        interruption.running |= {"one", "other"}
+        signal.raise_signal(signal.SIGINT)
+        interruption.saved("one")
+        assert interruption.asked == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            interruption.saved("other")
 
 
 def assert_refused(path: Path, words: str) -> None:
