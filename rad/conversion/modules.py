@@ -88,7 +88,7 @@ def convert(
     Functions of torch that forward passes call by themselves (`F.relu(x)`, `x @ y`) are served like
     layers (`rad.nn.serving`), with draws by the module, its pass and the call: products by `path`
     alone, but for a call with the weight and bias of a layer right below, which is that layer's.
-    Not with `functions=False`, and not in compiled programs. A part of a forward pass that
+    Not with `functions=False`. A part of a forward pass that
     non-reentrant checkpointing runs again, and that is no module, needs `functions=False`.
     The modules named in `recomputed`, with all inside them, are torch's, and keep the tensors that
     they are given alone: their forward passes run once more in the backward pass

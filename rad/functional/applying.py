@@ -18,3 +18,17 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
         return plain
     result: Tensor = super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
     return result
+
+
+def apart(*tensors: Tensor | None) -> list[Any]:
+    """The tensors, a repeated one as a view of itself in compiled programs.
+
+    There an autograd function that is given one tensor twice loses one of its gradients.
+    """
+    if not torch.compiler.is_compiling():
+        return list(tensors)
+    found: list[Tensor | None] = []
+    for x in tensors:
+        is_repeated = x is not None and any(x is other for other in found)
+        found.append(x.view_as(x) if is_repeated and x is not None else x)
+    return found

@@ -43,6 +43,7 @@ from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.dispatch import fold_in
 from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
+from rad.functional.applying import apart
 from rad.functional.arguments import check_real, product_dtype, without_autocast
 from rad.functional.attention_mask import attention_seen, attention_seen_bits, mask_bytes
 from rad.functional.attention_passes import KEYS, QUERIES, VALUES, Kept, attend, gradients
@@ -113,7 +114,7 @@ def scaled_dot_product_attention(
     how = Attention(scale, is_causal, round((1 - dropout_p) * LEVELS), exact)
     q, k, v = (x.to(product_dtype(x)) for x in (arranged.q, arranged.k, arranged.v))
     if needed:
-        result: Tensor = _Attention.apply(q, k, v, arranged.mask, key, how, sketch)
+        result: Tensor = _Attention.apply(*apart(q, k, v, arranged.mask), key, how, sketch)
     else:
         result = _attended(q, k, v, arranged.mask, key, how, None)[0]
     return result.reshape(*arranged.lead, *result.shape[2:])

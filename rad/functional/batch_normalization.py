@@ -25,6 +25,7 @@ from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.casting import cast
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
+from rad.functional.applying import apart
 from rad.functional.arguments import check_real
 from rad.functional.dithered import check_quadratic, error_variances, keep_rows, of_rows, piece_of
 from rad.functional.second_order import OF_NORM, refused
@@ -67,7 +68,9 @@ def batch_norm(
             x, running_mean, running_var, weight, bias, training, momentum, eps
         )  # and torch's errors
     running = running_mean, running_var
-    output, *updated = _BatchNorm.apply(x, weight, bias, *running, momentum, eps, sketch, key)
+    output, *updated = _BatchNorm.apply(
+        *apart(x, weight, bias), *running, momentum, eps, sketch, key
+    )
     for statistic, new in zip(running, updated, strict=True):
         if statistic is not None:
             statistic.copy_(new)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rad.draws.dispatch import fold_in
 from rad.errors import UsageError
+from rad.functional.applying import apart
 from rad.functional.arguments import check_real, product_dtype
 from rad.functional.compression import keep, read
 from rad.functional.second_order import OF_PRODUCT, refused
@@ -35,7 +36,7 @@ def matmul(a: Tensor, b: Tensor, *, sketch: Sketch, key: Tensor) -> Tensor:
         raise UsageError(f"matmul of tensors of {a.dim()} and {b.dim()} axes: give at least two")
     if isinstance(sketch, Identity) or not (a.numel() and b.numel()):
         return torch.matmul(a, b)
-    result: Tensor = _Product.apply(a, b, sketch, key)
+    result: Tensor = _Product.apply(*apart(a, b), sketch, key)
     return result
 
 

@@ -21,6 +21,7 @@ from rad.draws.casting import cast
 from rad.draws.dispatch import fold_in
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
+from rad.functional.applying import apart
 from rad.functional.arguments import check_real
 from rad.functional.compression import keep
 from rad.functional.dithered import piece_of
@@ -57,7 +58,7 @@ def multiply(x: Tensor, y: Tensor, *, sketch: Sketch, key: Tensor) -> Tensor:
     wanted = [factor.requires_grad and torch.is_grad_enabled() for factor in (x, y)]
     if all(isinstance(s, Identity) for s, w in zip(sketches, wanted, strict=True) if w):
         return x * y
-    result: Tensor = _Multiply.apply(x, y, x is y, *sketches, key)
+    result: Tensor = _Multiply.apply(*apart(x, y), x is y, *sketches, key)
     return result
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
 from rad.dtypes import accumulation_dtype
+from rad.functional.applying import apart
 from rad.functional.arguments import check_real
 from rad.functional.dithered import check_quadratic, keep_rows
 from rad.functional.norm_gradients import gradients
@@ -58,7 +59,7 @@ def layer_norm(
     if isinstance(sketch, Identity):
         return F.layer_norm(x, normalized_shape, weight, bias, eps)
     norm = Norm("layer", tuple(normalized_shape), eps)
-    result: Tensor = _Normalise.apply(x, weight, bias, norm, sketch, key)
+    result: Tensor = _Normalise.apply(*apart(x, weight, bias), norm, sketch, key)
     return result
 
 
@@ -107,7 +108,7 @@ def group_norm(
     if isinstance(sketch, Identity) or x.dim() < 2 or x.shape[1] % num_groups:
         return F.group_norm(x, num_groups, weight, bias, eps)
     norm = Norm("group", (x.shape[1],), eps, num_groups)
-    result: Tensor = _Normalise.apply(x, weight, bias, norm, sketch, key)
+    result: Tensor = _Normalise.apply(*apart(x, weight, bias), norm, sketch, key)
     return result
 
 
@@ -140,7 +141,7 @@ def instance_norm(
             x, *running, weight, bias, use_input_stats, momentum, eps
         )  # and torch's errors
     norm = Norm("instance", (x.shape[1],), eps, x.shape[1])
-    result: Tensor = _Normalise.apply(x, weight, bias, norm, sketch, key)
+    result: Tensor = _Normalise.apply(*apart(x, weight, bias), norm, sketch, key)
     if running_mean is not None or running_var is not None:
         _follow(x.detach(), running_mean, running_var, momentum)
     return result

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from rad.sketches import Identity, Sketch
+from rad.sketches import DitheredRounding, Identity, Sketch, StochasticRounding
 from rad.sketches.blockwise import Rounding
 
 
@@ -28,11 +28,26 @@ class Calls:
     place: int = 0
     replica: int | None = None
 
-    @property
-    def of_derivatives(self) -> Sketch:
-        """For the derivatives of activation functions: a rounding, or `Identity` for torch's."""
+    of_derivatives: Sketch = field(init=False, compare=False)
+    """For the derivatives of activation functions: a rounding, or `Identity` for torch's."""
+
+    of_two_values: Sketch = field(init=False, compare=False)
+    """The same for derivatives of two values, of which a bit tells which, exactly."""
+
+    of_probabilities: Sketch | None = field(init=False, compare=False)
+    """For the probabilities of a loss, which its gradient is linear in; None for torch's."""
+
+    def __post_init__(self) -> None:
+        # made here once: torch.compile does not trace how sketches are made
         wanted = self.sketch if self.path is None else self.path
-        return wanted if isinstance(wanted, Rounding) else Identity()
+        rounding = wanted if isinstance(wanted, Rounding) else Identity()
+        two = StochasticRounding(1, wanted.block) if isinstance(wanted, Rounding) else rounding
+        of_loss = None
+        if isinstance(self.path, DitheredRounding):
+            of_loss = StochasticRounding(self.path.bits, self.path.block)
+        object.__setattr__(self, "of_derivatives", rounding)
+        object.__setattr__(self, "of_two_values", two)
+        object.__setattr__(self, "of_probabilities", of_loss)
 
 
 class Pass(Protocol):

@@ -6,8 +6,8 @@ that `rad.nn.functions` knows to RAD's. A module inside that is served, too, has
 itself; RAD layers inside compute as they do elsewhere. Draws are functions of (seed, place of the
 module, number of its pass, number of the call in that pass).
 
-In evaluation mode, without gradients, in compiled programs and under torch.func's transforms a
-module runs as it is.
+In evaluation mode, without gradients and under torch.func's transforms a module runs as it is.
+torch.compile traces the mode and the servers, so that a compiled program has their operators.
 """
 
 from __future__ import annotations
@@ -129,8 +129,9 @@ def _run(module: nn.Module | None, function: Callable[..., Any], *args: Any, **k
     if found is None:
         if module is None:
             return function(*args, **kwargs)
-        with _Interception() as mode:
-            mode.current = _Pass(module, mode)
+        mode = _Interception()
+        mode.current = _Pass(module, mode)
+        with mode:
             return function(*args, **kwargs)
     outer = found.current
     found.current = None if module is None else _Pass(module, found)
@@ -142,7 +143,7 @@ def _run(module: nn.Module | None, function: Callable[..., Any], *args: Any, **k
 
 def as_torch(function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(*arguments)`, in which no call of torch's functions is served."""
-    if torch.compiler.is_compiling() or not torch._C._len_torch_function_stack():
+    if not torch._C._len_torch_function_stack():
         return function(*arguments)
     return _run(None, function, *arguments)
 
@@ -155,8 +156,6 @@ def _over(base: Any) -> Any:
 
 def _serving(forward_of_base: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return forward_of_base(self, *args, **kwargs)
         return _run(self if keeps_now(self) else None, forward_of_base, self, *args, **kwargs)
 
     return forward

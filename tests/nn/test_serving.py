@@ -353,15 +353,6 @@ def test_under_transforms_calls_are_torchs() -> None:
     assert torch.equal(got, want)
 
 
-def test_compiled_models_run_as_torch() -> None:
-    block, x = Block(), torch.randn(4, 8, requires_grad=True)
-    converted = rad.convert(block, Identity(), path=PATH)
-    compiled = torch.compile(converted, backend="aot_eager")
-    g = torch.randn(4, 8)
-    for got, want in zip(gradients(compiled, x, g), gradients(block, x, g), strict=True):
-        torch.testing.assert_close(got, want)
-
-
 def test_convert_again_and_not_at_all() -> None:
     model = rad.convert(Block(), ROUNDED, path=PATH)
     again = rad.convert(model, rad.StochasticRounding(8))

@@ -15,8 +15,7 @@ from rad.functional.activation import Activation
 from rad.functional.in_place import overwrite
 from rad.nn.calls import Pass
 from rad.nn.functions.registry import Server, has_gradient, of_derivative, serves
-from rad.sketches import Identity, StochasticRounding
-from rad.sketches.blockwise import Rounding
+from rad.sketches import Identity
 
 
 def _elementwise(
@@ -27,11 +26,9 @@ def _elementwise(
     is_two_valued: bool = False,
 ) -> Any:
     """A function number by number; of two-valued derivatives a bit tells which, exactly."""
-    sketch = run.calls.of_derivatives
+    sketch = run.calls.of_two_values if is_two_valued else run.calls.of_derivatives
     if isinstance(sketch, Identity) or not has_gradient(x):
         return NotImplemented
-    if is_two_valued and isinstance(sketch, Rounding):
-        sketch = StochasticRounding(1, sketch.block)
     key = run.next_key(x.device)
     output = functional.elementwise(x, activation, sketch=sketch, key=key)
     return overwrite(x, output) if inplace else output
@@ -80,6 +77,7 @@ for _functions, _server in {
 @serves(torch.pow, Tensor.pow, Tensor.__pow__, keeps=of_derivative)
 def _pow(run: Pass, input: Any, exponent: Any, **others: Any) -> Any:
     """A power that is a number, such as a square, of which torch keeps the input."""
-    if others or not isinstance(exponent, int | float) or exponent in (0, 1):
+    known = isinstance(exponent, int | float) and exponent not in (0, 1)
+    if others or not known or torch.compiler.is_compiling():  # which takes Activations only
         return NotImplemented
     return _elementwise(run, input, partial(torch.pow, exponent=exponent))

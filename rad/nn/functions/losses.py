@@ -14,7 +14,6 @@ from rad.nn.functions.registry import (
     on_path,
     serves,
 )
-from rad.sketches import DitheredRounding, StochasticRounding
 
 
 @serves(F.cross_entropy, keeps=on_path("its probabilities, rounded at random"))
@@ -29,11 +28,10 @@ def _cross_entropy(
     reduction: Any = "mean",
     label_smoothing: float = 0.0,
 ) -> Any:
-    key, path = key_on_path(run, input), run.calls.path
+    key, sketch = key_on_path(run, input), run.calls.of_probabilities
     usual = (weight, size_average, reduce, label_smoothing) == (None, None, None, 0.0)
     if not (usual and reduction in ("mean", "sum") and has_gradient(input) and input.dim() == 2):
         return NotImplemented
-    if key is None or not isinstance(path, DitheredRounding) or target.is_floating_point():
+    if key is None or sketch is None or target.is_floating_point():
         return NotImplemented
-    sketch = StochasticRounding(path.bits, path.block)
     return functional.cross_entropy(input, target, ignore_index, reduction, sketch=sketch, key=key)

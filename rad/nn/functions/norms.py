@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
 from rad import functional
@@ -32,7 +33,7 @@ def _layer_norm(
     )
 
 
-@serves(F.rms_norm, keeps=on_path("its normalised input"))
+@serves(F.rms_norm, torch.rms_norm, keeps=on_path("its normalised input"))
 def _rms_norm(
     run: Pass, input: Any, normalized_shape: Any, weight: Any = None, eps: Any = None
 ) -> Any:

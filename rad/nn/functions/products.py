@@ -79,7 +79,9 @@ def _product(run: Pass, a: Tensor, b: Tensor) -> Any:
 
 @serves(F.multi_head_attention_forward, keeps=on_path("its input"))
 def _multi_head_attention(run: Pass, *arguments: Any, **options: Any) -> Any:
-    """Its own calls are served: projections, products and softmax."""
+    """Its own calls are served: projections, products and softmax. Not in compiled programs."""
+    if torch.compiler.is_compiling():
+        return NotImplemented
     return run.serving(_unchecked(F.multi_head_attention_forward), *arguments, **options)
 
 
