@@ -90,23 +90,17 @@ def wait_for(folder: Path, pattern: str, count: int, process: subprocess.Popen[s
         time.sleep(0.05)
 
 
-def test_interrupted_twice_it_ends_with_the_rows_of_unbroken_runs(
-    tmp_path: Path, call: Call
-) -> None:
+def test_interrupted_it_ends_with_the_rows_of_unbroken_runs(tmp_path: Path, call: Call) -> None:
     variants = ("variant=baseline,same_sample", "budget=0.1", "seed=0,1")
     assert call("train", "-m", "+experiment=quickstart", *variants).status == 0
 
     broken = tmp_path / "broken"
-    for pattern, count, signum in (
-        ("config.yaml", 1, signal.SIGINT),
-        ("summary.json", 1, signal.SIGTERM),
-    ):
-        process = start(broken, "time_limit=300", "--archive", "part.tar.gz")
-        wait_for(broken, pattern, count, process)
-        process.send_signal(signum)
-        process.communicate()
-        assert process.returncode == 128 + signum
-        assert (broken / "part.tar.gz").exists()
+    process = start(broken, "time_limit=300", "--archive", "part.tar.gz")
+    wait_for(broken, "summary.json", 1, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert (broken / "part.tar.gz").exists()
     done = len(list(broken.rglob("summary.json")))
     assert 0 < done < 4
     last = start(broken, "time_limit=300", "--archive", "new.tar.gz")
@@ -182,14 +176,14 @@ def test_every_measurement_names_a_script_and_settings_that_exist() -> None:
 
 def test_a_benchmark_cut_off_leaves_nothing_half_done_and_runs_again(tmp_path: Path) -> None:
     measured = tmp_path / "results/gpu"
-    long = tiny_benchmark(10**7)
+    long = tiny_benchmark(10**6)
     process = start(tmp_path, "steps=[benchmarks]", long, "time_limit=300")
     assert process.stdout is not None
     assert process.stdout.readline() == "tiny ...\n"
     time.sleep(4)
     process.send_signal(signal.SIGTERM)
     process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 128 + signal.SIGTERM
     assert not measured.exists()
 
     short = start(tmp_path, "steps=[benchmarks]", long, "time_limit=7")

@@ -34,7 +34,7 @@ def finished(folder: Path) -> dict[Path, int]:
 
 
 def test_an_interrupted_parallel_sweep_finishes_what_is_missing(tmp_path: Path) -> None:
-    sweep = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.iterations=2000")
+    sweep = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.iterations=800")
     sweep += ("variant=reduced_batch,same_sample", "seed=0,1")
     first = start(tmp_path, *sweep)
     while not finished(tmp_path) and first.poll() is None:

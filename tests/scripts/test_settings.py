@@ -204,7 +204,7 @@ def command_lines(draw: st.DrawFn) -> tuple[str, dict[str, str]]:
     }
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(command_lines())
 def test_random_command_lines_are_refused_in_one_line_or_make_sense(
     command: tuple[str, dict[str, str]],
