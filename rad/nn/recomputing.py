@@ -89,7 +89,7 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not keeps_now(self):
             return as_torch(partial(forward, self, *args, **kwargs))
-        args, kwargs = _without_caches(args, kwargs)
+        args, kwargs = _without_caches(self, args, kwargs)
         if torch.compiler.is_compiling():
             return checkpoint(partial(forward, self), *args, use_reentrant=False, **kwargs)
         leaves, nest = tree_flatten((args, kwargs))
@@ -115,17 +115,19 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _without_caches(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments without caches of keys and values, as blocks of the transformers library get.
 
     Nobody reads them in training, and a second run would fill them once more: that library leaves
-    them out of its checkpoints, too. Raises UsageError for a cache that holds something.
+    them out of its checkpoints, too. Raises UsageError for a cache that holds something of this
+    block's layers already.
     """
     caches = [value for value in (*args, *kwargs.values()) if _is_cache(value)]
     if not caches:
         return args, kwargs
-    if any(cache.get_seq_length() for cache in caches):
+    layers = {part.layer_idx for part in module.modules() if hasattr(part, "layer_idx")}
+    if any(cache.get_seq_length(layer) for cache in caches for layer in layers):
         raise UsageError(
             "a cache holds keys and values already, which a recomputed block cannot add to: train "
             "without one (use_cache=False)"
