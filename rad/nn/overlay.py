@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from rad.errors import UsageError
+
 Forward = Callable[..., Any]
 
 
@@ -34,3 +36,16 @@ def class_over(
     }
     made: Any = type(base)(base.__name__, (base,), contents)
     return made
+
+
+def take_off(module: nn.Module, mark: str, what: str) -> None:
+    """Give a module the class beneath that of `class_over` again.
+
+    Raises UsageError, in which `what` is in the way, where torch has made a class over it.
+    """
+    if mark not in vars(type(module)):
+        raise UsageError(
+            f"{what} under a class that torch has made over the module since (fully_shard): "
+            "convert before"
+        )
+    module.__class__ = vars(type(module))[mark]

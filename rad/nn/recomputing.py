@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from rad.errors import UsageError
 from rad.nn.base import keeps_now
 from rad.nn.kinds import RECOMPUTES
-from rad.nn.overlay import class_over
+from rad.nn.overlay import class_over, take_off
 from rad.nn.serving import as_torch
 
 CHANGING = "rad_changing"
@@ -53,12 +53,7 @@ def stop_recomputing(module: nn.Module) -> None:
 
     Raises UsageError where torch has made a class over that which recomputes.
     """
-    if RECOMPUTES not in vars(type(module)):
-        raise UsageError(
-            "a module cannot be taken out of recomputation under a class that torch has made over "
-            "it since (fully_shard): convert before"
-        )
-    module.__class__ = vars(type(module))[RECOMPUTES]
+    take_off(module, RECOMPUTES, "a module cannot be taken out of recomputation")
     vars(module).pop(CHANGING, None)
 
 

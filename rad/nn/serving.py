@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from rad.errors import UsageError
 from rad.nn.base import Sketching, advance, keeps_now, start_draws
 from rad.nn.calls import Calls
 from rad.nn.functions import SERVERS
 from rad.nn.kinds import SERVES
-from rad.nn.overlay import class_over
+from rad.nn.overlay import class_over, take_off
 from rad.sketches import fold_in
 
 CALLS, KEY, COUNT = "rad_calls", "rad_key", "rad_count"
@@ -49,12 +48,7 @@ def stop_serving(module: nn.Module) -> None:
 
     Raises UsageError where torch has made a class over that which serves.
     """
-    if SERVES not in vars(type(module)):
-        raise UsageError(
-            "functional calls cannot be left to torch again under a class that torch has made over "
-            "the module since (fully_shard): convert with functions=False before"
-        )
-    module.__class__ = vars(type(module))[SERVES]
+    take_off(module, SERVES, "functional calls cannot be left to torch again (functions=False)")
     del vars(module)[CALLS], module._buffers[KEY], module._buffers[COUNT]
     module._non_persistent_buffers_set.difference_update((KEY, COUNT))
 

@@ -40,11 +40,6 @@ def degree(node: fx.Node, degrees: Degrees) -> int:
     return NONE if rule is None else min(NONE, rule(node, of))
 
 
-def is_known(target: Any) -> bool:
-    """Whether there is a rule for an operator."""
-    return _packet(target) in _RULES
-
-
 def _packet(target: Any) -> Any:
     return getattr(target, "overloadpacket", target)
 
