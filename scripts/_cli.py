@@ -2,7 +2,8 @@
 
 Bad input ends in one line on stderr and exit status 2, a signal in one line and status 128 + its
 number; a bug keeps its traceback. A job of a sweep that fails does not keep the others from being
-done; what has failed is told at the end, in a line each.
+done; what has failed is told at the end, in a line each. Scripts import this first: Ctrl-C is quiet
+while the rest loads, too.
 """
 
 import importlib.util
@@ -18,10 +19,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rad.processes.signals import Stopped, end_while_loading, leave, stopping
+
+end_while_loading(Path(__file__).resolve().parent)  # what follows takes seconds to load
+
 import hydra
-from _settings import check_settings, rules_of
-from _signals import Stopped, leave, stopping
-from _workers import STOPPED, worker
+from _spec import check_settings, rules_of
 from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -33,6 +36,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rad.errors import Several, UsageError, first_line
+from rad.processes.workers import STOPPED, worker
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BAD_INPUT = (UsageError, HydraException, OmegaConfBaseException)

@@ -12,12 +12,12 @@ from typing import Any
 
 from _cli import CONFIGS
 from _run_spec import read
-from _spec import choose_device
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from rad.errors import UsageError
 from rad.results import RunFolder, name_of, summaries
+from rad.schema.values import choose_device
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _schema import PDE
-from _settings import check_settings
-from _spec import choose_device, config_text, path_overrides
+from _spec import check_settings, config_text, path_overrides
 from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
 from rad.pde import Fourier, ReactionDiffusion
 from rad.pde.plan import PlannedAdjoint, plan
 from rad.results import run_path
+from rad.schema.training import PDE
+from rad.schema.values import choose_device
 from rad.training import Settings
 
 RUNTIME = (

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _schema import TRAIN
-from _settings import check_settings
-from _spec import check_fits, choose_device, config_text, path_overrides
+from _spec import check_fits, check_settings, config_text, path_overrides
 from omegaconf import DictConfig, OmegaConf
 
 from rad.results import run_path
+from rad.schema.training import TRAIN
+from rad.schema.values import choose_device
 from rad.training import Settings
 
 RUNTIME = (

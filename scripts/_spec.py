@@ -1,10 +1,10 @@
-"""What specifications of runs have in common: checks, their paths, the text of config.yaml."""
+"""What specifications of runs have in common: settings against their schema, paths, texts."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -16,11 +16,9 @@ from yaml import YAMLError
 from rad import models
 from rad.data import shape_of
 from rad.errors import UsageError, first_line
-from rad.memory.budget import parse_budget
 from rad.results import RunFolder
-
-LEAST_FRACTION = 1e-6
-"""Below which a budget that is a fraction keeps nothing of anything."""
+from rad.schema import training
+from rad.schema.rules import Anything, Choice, Named, Rules, check, shown
 
 FLOATS_A_PARAMETER = 4
 """Of Adam: weight, gradient, two moments."""
@@ -31,31 +29,58 @@ LATER = (("slices", None), ("optimizer.fused", False))
 """Settings that came after the first results, and what they are where they are off."""
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` prefers CUDA. Raises UsageError if it is not there."""
-    if not isinstance(name, str):
-        raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<n>")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def rules_of(config_name: str | None) -> Rules:
+    """The schema of `configs/*/<config_name>.yaml`."""
+    name = str(config_name).upper()
+    if not hasattr(training, name):
+        from rad.schema import measurements
+
+        return getattr(measurements, name)
+    return getattr(training, name)
+
+
+def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) -> None:
+    """Refuse settings that are not as the rules say; `others` without rules may be there.
+
+    Raises:
+        UsageError: the first of them, in one line.
+    """
+    if others:
+        found = {str(key): Anything() for key in config if key != "scales"}
+        rules = found | dict(rules)
+    _check_mappings(config, rules)
+    _check_scale(config)
+    tree = _resolved(config)
+    tree.pop("scales", None)
+    check("", tree, rules)
+
+
+def _check_mappings(config: DictConfig, rules: Rules) -> None:
+    """Others refer to what is in them."""
+    for key, rule in rules.items():
+        if not isinstance(rule, Mapping | Named) or OmegaConf.is_interpolation(config, key):
+            continue
+        value = config.get(key)
+        if not isinstance(value, DictConfig):
+            possible = "its entries"
+            if isinstance(rule, Named):
+                possible = f"one of {', '.join(rule.rules)}"
+            raise UsageError(f"{key} is {shown(value)}; give {possible}")
+
+
+def _check_scale(config: DictConfig) -> None:
+    scales = config.get("scales")
+    if isinstance(scales, DictConfig):
+        check("scale", config.get("scale"), Choice([str(name) for name in scales]))
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
     try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<n>") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:<n>")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UsageError(f"device {name!r} is not there ({count} CUDA devices); use device=auto")
-    return device
-
-
-def check_budget(budget: Any) -> None:
-    """Raises UsageError for what is no memory budget."""
-    if not isinstance(budget, str | int | float):
-        raise UsageError(f"budget {budget} is not a memory budget: give one number or size")
-    read = parse_budget(budget)
-    if read.kind == "fraction" and read.value < LEAST_FRACTION:
-        raise UsageError(f"budget {budget} is too small: give {LEAST_FRACTION:g} or more")
+        tree: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "a setting"
+        raise UsageError(f"{key} refers to what is not there ({first_line(error)})") from error
+    return {str(key): value for key, value in tree.items()}
 
 
 def check_fits(config: DictConfig, dataset_options: dict[str, Any]) -> None:

@@ -10,16 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
-from _cli import CONFIGS, Script, run
-from _spec import choose_device
 from omegaconf import DictConfig
 
 from rad import data, models
 from rad.gradient_noise.allocation import compare, train
 from rad.plotting import allocation_figure, save
 from rad.results import as_written, machine, provenance, write_table
+from rad.schema.values import choose_device
 
 DATASETS = {"feedforward": ("mnist", 1.350e-3), "convnet": ("cifar10", 1.240e-3)}
 """Network -> data set and the paper's learning rate for full memory."""
@@ -52,4 +51,4 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Script(main), "allocation", CONFIGS / "measure")
+    _cli.run(_cli.Script(main), "allocation", _cli.CONFIGS / "measure")

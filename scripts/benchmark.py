@@ -14,11 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import CONFIGS, Script, run
-from _spec import choose_device
 from omegaconf import DictConfig
 
 from rad.benchmarks.comparison import Compared, graphs_of, memory_of, speed_of
@@ -30,6 +28,7 @@ from rad.pde import ReactionDiffusion
 from rad.planning.timing import alternate, error_of_ratio
 from rad.plotting import benchmark_figure, save
 from rad.results import machine, provenance, write_table
+from rad.schema.values import choose_device
 
 PDE = "pde"
 
@@ -98,4 +97,4 @@ def _builder(
 
 
 if __name__ == "__main__":
-    run(Script(main, check), "benchmark", CONFIGS / "measure")
+    _cli.run(_cli.Script(main, check), "benchmark", _cli.CONFIGS / "measure")

@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import CONFIGS, Script, run
 from omegaconf import DictConfig
 
 from rad.gradient_noise.depth import depth_rows
@@ -36,4 +35,4 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Script(main), "depth_variance", CONFIGS / "measure")
+    _cli.run(_cli.Script(main), "depth_variance", _cli.CONFIGS / "measure")

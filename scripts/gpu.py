@@ -25,16 +25,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import _signals  # noqa: F401  # first of what takes time to load
-from _cli import BAD_INPUT, CONFIGS, refuse
+import _cli  # first: see there
 from _gpu_jobs import REPOSITORY, Job, jobs
-from _settings import check_settings, rules_of
-from _signals import Stopped, leave, stopping
-from _spec import choose_device
+from _spec import check_settings, rules_of
 from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
+from rad.processes.signals import Stopped, leave, stopping
 from rad.results import write_atomic
+from rad.schema.values import choose_device
 
 LEAST_SLICE = 5.0
 """Seconds below which no run is started any more."""
@@ -78,7 +77,7 @@ def _device(name: str, dry_run: bool) -> str:
 
 def settings(overrides: Sequence[str]) -> DictConfig:
     """configs/gpu.yaml with `key=value` overrides. Raises UsageError."""
-    config = OmegaConf.load(CONFIGS / "gpu.yaml")
+    config = OmegaConf.load(_cli.CONFIGS / "gpu.yaml")
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
     for override in overrides:
@@ -271,7 +270,7 @@ if __name__ == "__main__":
     try:
         with stopping():
             sys.exit(main(sys.argv[1:]))
-    except BAD_INPUT as error:
-        refuse(error)
+    except _cli.BAD_INPUT as error:
+        _cli.refuse(error)
     except Stopped as stopped:
         leave(stopped.number)

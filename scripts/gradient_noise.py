@@ -12,9 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
-from _cli import CONFIGS, Script, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -152,4 +151,4 @@ def _summary(spec: RunSpec, config: DictConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(Script(main, check), "gradient_noise", CONFIGS / "train")
+    _cli.run(_cli.Script(main, check), "gradient_noise", _cli.CONFIGS / "train")

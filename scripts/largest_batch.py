@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
-from _cli import CONFIGS, Script, run
-from _spec import choose_device
 from omegaconf import DictConfig
 
 from rad.benchmarks.largest_batch import largest_batches
 from rad.memory.budget import parse_budget
 from rad.results import machine, provenance, write_table
+from rad.schema.values import choose_device
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -49,4 +48,4 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Script(main), "largest_batch", CONFIGS / "measure")
+    _cli.run(_cli.Script(main), "largest_batch", _cli.CONFIGS / "measure")

@@ -11,11 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import CONFIGS, Script, run
-from _spec import choose_device
 from omegaconf import DictConfig
 
 import rad
@@ -24,6 +22,7 @@ from rad.memory import parameter_bytes, peak_bytes, saved_bytes
 from rad.memory.paper import KEEP_FRACTIONS, PRINTED_MB, paper_bytes
 from rad.plotting import memory_figure, save
 from rad.results import as_written, machine, provenance, write_table
+from rad.schema.values import choose_device
 
 BATCH = 150
 
@@ -67,4 +66,4 @@ def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(Script(main), "memory_table", CONFIGS / "measure")
+    _cli.run(_cli.Script(main), "memory_table", _cli.CONFIGS / "measure")

@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import CONFIGS, Script, run
 from omegaconf import DictConfig
 
 from rad.benchmarks.zoo import specimen
@@ -39,4 +38,4 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Script(main), "model_zoo", CONFIGS / "measure")
+    _cli.run(_cli.Script(main), "model_zoo", _cli.CONFIGS / "measure")

@@ -13,11 +13,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import CONFIGS, Script, run
-from _spec import choose_device
 from omegaconf import DictConfig
 
 from rad.benchmarks.comparison import Compared, memory_of, speed_of
@@ -29,6 +27,7 @@ from rad.pde import ReactionDiffusion
 from rad.planning.timing import alternate
 from rad.plotting import pareto_figure, save
 from rad.results import machine, make_folder, provenance, read_table, write_table
+from rad.schema.values import choose_device
 
 PDE = "pde"
 
@@ -93,4 +92,4 @@ def _programs(network: str, config: DictConfig, device: torch.device) -> Mapping
 
 
 if __name__ == "__main__":
-    run(Script(main), "pareto", CONFIGS / "measure")
+    _cli.run(_cli.Script(main), "pareto", _cli.CONFIGS / "measure")

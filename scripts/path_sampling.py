@@ -11,10 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import CONFIGS, Script, run
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -61,4 +60,4 @@ def check(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Script(main, check), "path_sampling", CONFIGS / "measure")
+    _cli.run(_cli.Script(main, check), "path_sampling", _cli.CONFIGS / "measure")

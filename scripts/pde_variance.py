@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import CONFIGS, Script, run
 from _pde_spec import problem_of
 from _spec import saved_config
 from omegaconf import DictConfig
@@ -101,4 +100,4 @@ def _memory(problem: ReactionDiffusion, theta: Tensor, adjoint: Adjoint) -> dict
 
 
 if __name__ == "__main__":
-    run(Script(main, check), "pde_variance", CONFIGS / "measure")
+    _cli.run(_cli.Script(main, check), "pde_variance", _cli.CONFIGS / "measure")

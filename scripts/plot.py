@@ -5,9 +5,8 @@ The settings are those of configs/plot/plot.yaml.
 
 from pathlib import Path
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
-from _cli import CONFIGS, Script, run
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
@@ -56,4 +55,4 @@ def _figures(
 
 
 if __name__ == "__main__":
-    run(Script(main), "plot", CONFIGS / "plot")
+    _cli.run(_cli.Script(main), "plot", _cli.CONFIGS / "plot")

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import CONFIGS, Script, run
 from _pde_spec import problem_of
 from _spec import saved_config
 from matplotlib.figure import Figure
@@ -121,4 +120,4 @@ def _final_losses(runs: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    run(Script(main), "pde_plot", CONFIGS / "plot")
+    _cli.run(_cli.Script(main), "pde_plot", _cli.CONFIGS / "plot")

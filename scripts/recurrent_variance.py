@@ -11,16 +11,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
-from _cli import CONFIGS, Script, run
-from _spec import choose_device
 from omegaconf import DictConfig
 
 from rad import data
 from rad.gradient_noise.recurrent import rows_of
 from rad.plotting import recurrent_figure, save
 from rad.results import as_written, machine, provenance, write_table
+from rad.schema.values import choose_device
 
 SETTINGS = ("hidden", "keep_fraction", "batch_size", "draws", "seed")
 
@@ -43,4 +42,4 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(Script(main), "recurrent_variance", CONFIGS / "measure")
+    _cli.run(_cli.Script(main), "recurrent_variance", _cli.CONFIGS / "measure")

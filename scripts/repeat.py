@@ -13,18 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import BAD_INPUT, CONFIGS, refuse
 from _run_spec import RunSpec, read
-from _signals import Stopped, leave, stopping
 from _spec import saved_config
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from train import train_specs
 
 from rad.errors import UsageError
+from rad.processes.signals import Stopped, leave, stopping
 from rad.results import RunFolder, difference, name_of
 
 GROUPS = ("model", "dataset", "variant")
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 def _spec(recorded: RunFolder, options: argparse.Namespace) -> RunSpec:
     """The recorded run, with runtime settings of here and a folder below `--output`."""
     saved = saved_config(recorded)
-    with initialize_config_dir(str(CONFIGS / "train"), version_base="1.3"):
+    with initialize_config_dir(str(_cli.CONFIGS / "train"), version_base="1.3"):
         config = compose("train", overrides=[f"{group}={saved[group].name}" for group in GROUPS])
     runtime: dict[str, Any] = {
         "device": options.device,
@@ -102,7 +101,7 @@ if __name__ == "__main__":
     try:
         with stopping():
             sys.exit(main(sys.argv[1:]))
-    except BAD_INPUT as error:
-        refuse(error)
+    except _cli.BAD_INPUT as error:
+        _cli.refuse(error)
     except Stopped as stopped:
         leave(stopped.number)

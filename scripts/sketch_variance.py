@@ -11,10 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import pandas as pd
 import torch
-from _cli import CONFIGS, Script, run
 from omegaconf import DictConfig
 
 from rad import data
@@ -56,4 +55,4 @@ def _inputs(config: DictConfig, count: int) -> dict[str, Rows]:
 
 
 if __name__ == "__main__":
-    run(Script(main), "sketch_variance", CONFIGS / "measure")
+    _cli.run(_cli.Script(main), "sketch_variance", _cli.CONFIGS / "measure")

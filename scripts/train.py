@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
-from _cli import CONFIGS, Script, run
+import _cli  # first: see there
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
@@ -230,4 +229,4 @@ def _logger(spec: RunSpec) -> WandbLogger:
 
 
 if __name__ == "__main__":
-    run(Script(main, check, together), "train", CONFIGS / "train")
+    _cli.run(_cli.Script(main, check, together), "train", _cli.CONFIGS / "train")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
-from _cli import CONFIGS, Script, run
+import _cli  # first: see there
 from _pde_spec import PdeSpec, read
 from omegaconf import DictConfig, OmegaConf
 
@@ -100,4 +99,4 @@ def _train(spec: PdeSpec, folder: RunFolder, commit: str) -> TrainResult:
 
 
 if __name__ == "__main__":
-    run(Script(main, check), "pde", CONFIGS / "pde")
+    _cli.run(_cli.Script(main, check), "pde", _cli.CONFIGS / "pde")

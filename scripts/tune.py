@@ -15,9 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import _signals  # noqa: F401  # first of what takes time to load
+import _cli  # first: see there
 import optuna
-from _cli import CONFIGS, Script, run
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 from train import plan
@@ -132,4 +131,4 @@ def _notes(
 
 
 if __name__ == "__main__":
-    run(Script(main, check), "tune", CONFIGS / "train")
+    _cli.run(_cli.Script(main, check), "tune", _cli.CONFIGS / "train")

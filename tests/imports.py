@@ -16,7 +16,7 @@ LIBRARY = (
 
 LABORATORY = (
     *("models", "data", "results", "training", "plotting", "tuning", "graph", "pde"),
-    *("benchmarks", "gradient_noise"),
+    *("benchmarks", "gradient_noise", "processes", "schema"),
 )
 """Packages of the laboratory: each may import the library, and those before it."""
 

@@ -42,7 +42,7 @@ def test_the_python_example_prints_the_bytes_it_says(capsys: pytest.CaptureFixtu
 def test_commands_name_scripts_and_settings_that_exist(command: str) -> None:
     _, script, *arguments = shlex.split(command, comments=True)
     assert (ROOT / script).is_file()
-    entry = r'run\(Script\([\w, ]*\), "([\w/]+)"(?:, CONFIGS / "(\w+)")?\)'
+    entry = r'run\(_cli.Script\([\w, ]*\), "([\w/]+)"(?:, _cli.CONFIGS / "(\w+)")?\)'
     found = re.search(entry, (ROOT / script).read_text())
     if script == "scripts/repeat.py":
         assert (ROOT / arguments[0] / "summary.json").is_file()

@@ -18,11 +18,7 @@ from itertools import product
 from typing import Any
 
 from _cli import BAD_INPUT, Script, encode, one_line
-from _rules import check
-from _schema import RUNS_PER_PROCESS
-from _settings import check_settings, rules_of
-from _signals import Stopped
-from _workers import STOPPED, watched
+from _spec import check_settings, rules_of
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -33,6 +29,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rad.errors import Several, UsageError, first_line
+from rad.processes.signals import Stopped
+from rad.processes.workers import STOPPED, watched
+from rad.schema.rules import check
+from rad.schema.training import RUNS_PER_PROCESS
 
 
 @dataclass

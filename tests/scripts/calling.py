@@ -16,7 +16,7 @@ CONFIGS = SCRIPTS.parent / "configs"
 
 def home_of(script: str) -> tuple[Path, str]:
     """The folder and the name of the configuration that the script runs on, by its last line."""
-    entry = r'run\(Script\([\w, ]*\), "([\w/]+)", CONFIGS / "(\w+)"\)'
+    entry = r'run\(_cli.Script\([\w, ]*\), "([\w/]+)", _cli.CONFIGS / "(\w+)"\)'
     found = re.search(entry, (SCRIPTS / f"{script}.py").read_text())
     assert found is not None, script
     return CONFIGS / found[2], found[1]

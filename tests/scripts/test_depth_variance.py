@@ -6,7 +6,7 @@ import depth_variance as script
 import pandas as pd
 import pytest
 from _cli import CONFIGS
-from _settings import check_settings, rules_of
+from _spec import check_settings, rules_of
 from hydra import compose, initialize_config_dir
 
 from rad.errors import UsageError

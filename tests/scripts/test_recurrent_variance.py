@@ -7,7 +7,7 @@ import pytest
 import recurrent_variance as script
 import torch
 from _cli import CONFIGS
-from _settings import check_settings, rules_of
+from _spec import check_settings, rules_of
 from hydra import compose, initialize_config_dir
 
 from rad import data

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 from _cli import BAD_INPUT, check_overrides, one_line
-from _rules import Choice, Flag, ListOf, Named, Number, OrNull, Some, Text, Whole, check
-from _settings import check_settings, rules_of
+from _spec import check_settings, rules_of
 from calling import SCRIPTS, Call, home_of
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
@@ -21,11 +20,12 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
+from rad.schema.rules import Choice, Flag, ListOf, Named, Number, OrNull, Some, Text, Whole, check
 
 NAMES = sorted(
     file.stem
     for file in SCRIPTS.glob("*.py")
-    if not file.stem.startswith("_") and "run(Script(" in file.read_text()
+    if not file.stem.startswith("_") and "run(_cli.Script(" in file.read_text()
 )
 
 

@@ -1,10 +1,11 @@
 """What specifications of runs have in common."""
 
 import pytest
-from _spec import choose_device, config_text, path_overrides
+from _spec import config_text, path_overrides
 from omegaconf import OmegaConf
 
 from rad.errors import UsageError
+from rad.schema.values import choose_device
 
 CONFIG = OmegaConf.create(
     {

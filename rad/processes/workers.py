@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
-from _signals import Stopped
+from rad.processes.signals import Stopped
 
 VARIABLE = "RAD_SWEEP"
 STOPPED = "stopped"

@@ -1,11 +1,20 @@
-"""Every setting of the scripts that measure and draw, as `_schema` has those that train."""
+"""Every setting of the scripts that measure and draw; `rad.schema.training` has the others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from _rules import (
+from rad import data
+from rad.benchmarks.largest_batch import FIXED
+from rad.benchmarks.networks import NETWORKS
+from rad.benchmarks.programs import PRECISIONS, PROGRAMS
+from rad.benchmarks.zoo import ZOO
+from rad.benchmarks.zoo_programs import PLANNED
+from rad.benchmarks.zoo_programs import PROGRAMS as ZOO_PROGRAMS
+from rad.errors import UsageError
+from rad.memory.budget import parse_budget
+from rad.schema.rules import (
     Choice,
     Flag,
     ListOf,
@@ -19,7 +28,7 @@ from _rules import (
     Whole,
     shown,
 )
-from _schema import (
+from rad.schema.training import (
     BITS,
     BUDGET,
     COUNT,
@@ -32,16 +41,6 @@ from _schema import (
     SEED,
     SIZE,
 )
-
-from rad import data
-from rad.benchmarks.largest_batch import FIXED
-from rad.benchmarks.networks import NETWORKS
-from rad.benchmarks.programs import PRECISIONS, PROGRAMS
-from rad.benchmarks.zoo import ZOO
-from rad.benchmarks.zoo_programs import PLANNED
-from rad.benchmarks.zoo_programs import PROGRAMS as ZOO_PROGRAMS
-from rad.errors import UsageError
-from rad.memory.budget import parse_budget
 from rad.sketches.registry import kinds
 
 FLAG = Flag()

@@ -1,7 +1,4 @@
-"""Ctrl-C and SIGTERM end a program with one line and status 128 + signal.
-
-Scripts import this first: what follows takes seconds to load, and Ctrl-C is quiet there, too.
-"""
+"""Ctrl-C and SIGTERM end a program with one line and status 128 + signal."""
 
 from __future__ import annotations
 
@@ -13,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
-
-HERE = Path(__file__).resolve().parent
 
 
 class Stopped(BaseException):
@@ -61,13 +56,14 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(128 + number)
 
 
-def _is_script() -> bool:
-    """Whether the program is one of the scripts, and no test or worker that loads one."""
+def end_while_loading(folder: Path) -> None:
+    """Let signals end this process so while it loads modules, if it is a script of that folder.
+
+    Tests and workers that load such a script are left as they are.
+    """
     file = getattr(sys.modules["__main__"], "__file__", None)
-    return file is not None and Path(file).resolve().parent == HERE
-
-
-if _is_script():
+    if file is None or Path(file).resolve().parent != folder:
+        return
     for ending in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(ending) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(ending, _leave)

@@ -7,15 +7,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from _rules import Choice, Flag, ListOf, Named, Number, OrNull, Parsed, Rules, Some, Text, Whole
-from _spec import check_budget, choose_device
-
 from rad.data import NAMES
 from rad.packing.codes import PLANES
 from rad.pde import plan as pde_plan
 from rad.planning.probe import KINDS
 from rad.planning.spend import ALLOCATIONS
 from rad.planning.variants import sketching, variants
+from rad.schema.rules import (
+    Choice,
+    Flag,
+    ListOf,
+    Named,
+    Number,
+    OrNull,
+    Parsed,
+    Rules,
+    Some,
+    Text,
+    Whole,
+)
+from rad.schema.values import check_budget, choose_device
 from rad.training.loggers import MODES
 
 FLAG = Flag()

@@ -1,0 +1,1 @@
+"""Processes: what signals do to a program, and to those that work for a sweep."""

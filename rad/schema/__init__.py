@@ -1,0 +1,1 @@
+"""What the settings of the scripts may be: types, ranges, choices, checked before any work."""
