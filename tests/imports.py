@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,17 +64,24 @@ def sources(root: Path) -> Sources:
 def imports(modules: Sources) -> Iterator[Import]:
     """Every import of every module, inside functions too."""
     for importer, text in modules.items():
-        tree = ast.parse(text)
-        waiting = [node for node in ast.walk(tree) if _waits(node)]
-        later = {inner for node in waiting for inner in ast.walk(node)}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                yield from (Import(importer, alias.name, node in later) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                for alias in node.names:
-                    inner = f"{node.module}.{alias.name}"
-                    name = inner if inner in modules else node.module
-                    yield Import(importer, name, node in later)
+        for module, name, later in _statements(text):
+            inner = f"{module}.{name}"
+            yield Import(importer, inner if inner in modules else module, later)
+
+
+@cache
+def _statements(text: str) -> list[tuple[str, str, bool]]:
+    """Module, name in it or "", and whether it waits, of each import of a module."""
+    tree = ast.parse(text)
+    waiting = [node for node in ast.walk(tree) if _waits(node)]
+    later = {inner for node in waiting for inner in ast.walk(node)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, "", node in later) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [(node.module, alias.name, node in later) for alias in node.names]
+    return found
 
 
 def _waits(node: ast.AST) -> bool:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import DeviceType, profiler
 
 from rad.memory.graph import kept_storages, storage
 
@@ -77,24 +75,16 @@ def _allocate_workspaces() -> None:
 
 
 def _peak_cpu_bytes(step: Callable[[], Any]) -> int:
-    cpu = [torch.profiler.ProfilerActivity.CPU]
-    with (
-        _quiet_profiler(),
-        torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as run,
-    ):
+    with _quiet_profiler(), profiler.profile(use_cpu=True, profile_memory=True) as run:
         kept = step()
     del kept
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        run.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+    assert run.kineto_results is not None
     changes = [
-        (event["ts"], event["args"]["Bytes"])
-        for event in events
-        if event["name"] == "[memory]" and event["args"]["Device Type"] == 0
+        (event.start_ns(), event.nbytes())
+        for event in run.kineto_results.events()
+        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
     ]
     vars(run).clear()  # it refers to itself, with all that it recorded
-    del events
     _return_free_memory()
     peak = held = 0
     for _, change in sorted(changes, key=lambda entry: entry[0]):

@@ -57,7 +57,7 @@ def orthonormal(columns: Tensor) -> Tensor:
     """
     basis, coefficients = torch.linalg.qr(columns)
     own = coefficients.diagonal(dim1=-2, dim2=-1)
-    return basis * torch.where(own < 0, -1, 1)[..., None, :]
+    return basis.mul_(torch.where(own < 0, -1, 1)[..., None, :])
 
 
 def _finite_rows(x: Tensor) -> Iterator[tuple[Tensor, range]]:

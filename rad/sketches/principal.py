@@ -183,7 +183,9 @@ class PrincipalProject(ReducingSketch):
         steps, d, _ = directions.shape
         each = row_keys(keys, d) if keys.dim() else keys
         drawn = normals(each, range(steps * d), self.sizes(rows, d).random, dtype)
-        return orthonormal(torch.cat([directions.to(dtype), drawn.view(steps, d, -1)], 2))
+        columns = torch.cat([directions.to(dtype), drawn.view(steps, d, -1)], 2)
+        del drawn
+        return orthonormal(columns)
 
     def _factors(self, rows: int, d: int, like: Tensor) -> Tensor:
         """What x Q1 and x Q2 are multiplied with when read, 1 and (d - r1)/r2: (r1 + r2,)."""

@@ -27,6 +27,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def _ctrl_c_is_python_s() -> Iterator[None]:
+    """Also where a shell that runs the tests in its background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("unbroken")
@@ -200,6 +208,7 @@ def test_a_signal_waits_for_a_checkpoint_and_its_handler_decides(
     assert_same_end(tmp_path, unbroken)
 
 
+@pytest.mark.usefixtures("_ctrl_c_is_python_s")
 def test_a_second_interrupt_waits_for_nobody() -> None:
     with Interruption() as interruption:
         interruption.running.add("a loop")
@@ -210,6 +219,7 @@ def test_a_second_interrupt_waits_for_nobody() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("_ctrl_c_is_python_s")
 def test_a_signal_waits_for_all_that_take_turns() -> None:
     with Interruption() as interruption:
         with pytest.raises(KeyboardInterrupt):
