@@ -261,7 +261,7 @@ def test_unbiased_with_the_stated_variance(name: str, sketch: Sketch) -> None:
             x_hats
         )
 
-    n = 20_000
+    n = 6_000
     samples = torch.cat([weight_gradients(part) for part in draws(estimate, n).split(2000)])
     check_unbiased(samples, exact)
     check_biased_is_caught(samples, exact)

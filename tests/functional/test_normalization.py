@@ -218,7 +218,7 @@ def test_forward_is_torchs_and_gradients_read_the_sketch(
         torch.testing.assert_close(others[1], exact.to(dtype))
 
 
-N = 100_000
+N = 20_000
 """Samples: normalisations of equal numbers in one call, each with draws of its own."""
 
 
@@ -285,7 +285,7 @@ def test_gradients_of_channels_are_unbiased_with_the_stated_variance(
 ) -> None:
     """Of batch norm, three channels a sample. Grids differ from example to example."""
     torch.manual_seed(2)
-    sketch, n = DitheredRounding(2, block), 60_000
+    sketch, n = DitheredRounding(2, block), 15_000
     x, grad = torch.randn(2, *shape, dtype=torch.float64)
     w = torch.rand(3, dtype=torch.float64) + 0.5
     exact = [x.clone().requires_grad_(), w.clone().requires_grad_()]

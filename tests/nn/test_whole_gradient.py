@@ -124,12 +124,9 @@ def made(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return model, (tokens[:, :-1], tokens[:, 1:])
 
 
-PASSES = 400
-
-
 @dataclass(frozen=True)
 class Case:
-    """What is kept, and how often the batch stands in each of the PASSES.
+    """What is kept, and how often the batch stands in each of the passes.
 
     Copies have draws of their own: a pass gives the mean over so many for little more time.
     """
@@ -137,11 +134,12 @@ class Case:
     sketch: Sketch
     path: Sketch
     copies: int
+    passes: int = 200
 
 
 CASES: dict[str, tuple[str, Case]] = {
-    "resnet rounded": ("resnet", Case(StochasticRounding(3), DitheredRounding(3), 64)),
-    "resnet sampled": ("resnet", Case(DifferentSample(0.5), DitheredRounding(4), 128)),
+    "resnet rounded": ("resnet", Case(StochasticRounding(3), DitheredRounding(3), 64, 400)),
+    "resnet sampled": ("resnet", Case(DifferentSample(0.5), DitheredRounding(4), 128, 400)),
     "gpt rounded": ("gpt", Case(StochasticRounding(3), DitheredRounding(3, 32), 256)),
     "gpt sampled": ("gpt", Case(DifferentSample(0.5), DitheredRounding(4, 32), 256)),
     "gated rounded": ("gated", Case(StochasticRounding(3), DitheredRounding(3), 256)),
@@ -149,8 +147,8 @@ CASES: dict[str, tuple[str, Case]] = {
 }
 
 COARSE: dict[str, Case] = {
-    "gpt": Case(Identity(), DitheredRounding(2, 32), 768),
-    "gated": Case(Identity(), DitheredRounding(2), 256),
+    "gpt": Case(Identity(), DitheredRounding(2, 32), 768, 400),
+    "gated": Case(Identity(), DitheredRounding(2), 256, 400),
 }
 """Grids so coarse that the mean of a squared error matters. Of a batch norm it is divided by the
 numbers of a channel: too little to be found in a whole model."""
@@ -170,7 +168,7 @@ def drawn(name: str, case: Case) -> Iterator[tuple[Tensor, Tensor]]:
     model, batch = made(name)
     converted = rad.convert(model, case.sketch, seed=2, path=case.path)
     batches = repeated(batch, case.copies)
-    passes = [gradients(converted, batches) for _ in range(PASSES)]
+    passes = [gradients(converted, batches) for _ in range(case.passes)]
     for truth, *samples in zip(gradients(model, batch), *passes, strict=True):
         yield torch.stack(samples), truth
 

@@ -200,7 +200,7 @@ def on_shared_grid(
 PAPER_GRID = ReactionDiffusion(steps=500)
 PAPER_THETA = torch.tensor([7.0, 0.5, -0.3, 0.2, 0.7, -0.4, 0.1], dtype=torch.float64)
 KEEP = 0.2
-N = 200
+N = 100
 
 
 @pytest.mark.parametrize("replacement", [True, False])

@@ -35,7 +35,7 @@ def finished(folder: Path) -> dict[Path, int]:
 
 def test_an_interrupted_parallel_sweep_finishes_what_is_missing(tmp_path: Path) -> None:
     sweep = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.iterations=800")
-    sweep += ("variant=reduced_batch,same_sample", "seed=0,1")
+    sweep += ("variant=same_sample", "seed=0,1,2")
     first = start(tmp_path, *sweep)
     while not finished(tmp_path) and first.poll() is None:
         time.sleep(0.01)
@@ -43,13 +43,13 @@ def test_an_interrupted_parallel_sweep_finishes_what_is_missing(tmp_path: Path) 
     first.communicate()
     assert first.returncode == 130
     before = finished(tmp_path)
-    assert 0 < len(before) < 4
+    assert 0 < len(before) < 3
     second = start(tmp_path, *sweep)
     out, err = second.communicate()
     assert second.returncode == 0, err
     assert out.count("skipped") == len(before)
     after = finished(tmp_path)
-    assert len(after) == 4
+    assert len(after) == 3
     assert {file: after[file] for file in before} == before
 
 
