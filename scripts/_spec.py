@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rad import models
-from rad.data import shape_of
+from rad.data import model_arguments
 from rad.errors import UsageError, first_line
 from rad.results import RunFolder
 from rad.schema import training
@@ -25,7 +25,7 @@ FLOATS_A_PARAMETER = 4
 
 IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
 
-LATER = (("slices", None), ("optimizer.fused", False))
+LATER = (("slices", None), ("path", None), ("optimizer.fused", False))
 """Settings that came after the first results, and what they are where they are off."""
 
 
@@ -90,10 +90,10 @@ def check_fits(config: DictConfig, dataset_options: dict[str, Any]) -> None:
     """
     options: Any = OmegaConf.to_container(config.model)
     name = options.pop("name")
-    shape, classes = shape_of(config.dataset.name, **dataset_options)
+    about = model_arguments(config.dataset.name, **dataset_options)
     with torch.device("meta"):
         try:
-            model = models.build(name, seed=0, input_shape=shape, classes=classes, **options)
+            model = models.build(name, seed=0, **about, **options)
             needed = FLOATS_A_PARAMETER * sum(4 * each.numel() for each in model.parameters())
         except (RuntimeError, OverflowError) as error:
             raise UsageError(f"model {options} is not possible ({first_line(error)})") from error

@@ -30,7 +30,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     rows: list[dict[str, Any]] = []
     for network in config.networks:
         name, rate = DATASETS[network]
-        dataset = data.load(name, config.data_root, device)
+        dataset = data.load_images(name, config.data_root, device)
         model = models.build(network, **dataset.model_arguments, seed=config.seed).to(device)
         done = 0
         for iterations in sorted(config.iterations[network]):

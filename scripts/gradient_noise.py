@@ -55,7 +55,7 @@ def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
     """Train and measure at each point; write all points so far."""
     spec, noise, origin = read(config, overrides), config.noise, provenance()
     name, root = spec.config.dataset.name, spec.config.data_root
-    dataset = data.load(name, root, spec.device, **spec.dataset_options)
+    dataset = data.load_images(name, root, spec.device, **spec.dataset_options)
     weight_layers(_model(spec, dataset))
     make_folder(file.parent, "noise.output")
     points: list[dict[str, Any]] = []

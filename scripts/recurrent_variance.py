@@ -31,7 +31,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     rows = []
     for downsample in config.downsample:
         options = {"downsample": downsample}
-        dataset = data.load("sequential_mnist", config.data_root, device, **options)
+        dataset = data.load_images("sequential_mnist", config.data_root, device, **options)
         rows += rows_of(dataset, **settings)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))

@@ -45,7 +45,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def _inputs(config: DictConfig, count: int) -> dict[str, Rows]:
     sizes, key = (count, config.features, config.outputs), make_key(config.seed)
-    dataset = data.load(config.dataset, config.data_root, torch.device("cpu"))
+    dataset = data.load_images(config.dataset, config.data_root, torch.device("cpu"))
     training = config.iterations, config.batch_size, config.seed
     return {
         "normal": normal_rows(*sizes, 0.0, key),

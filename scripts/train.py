@@ -15,7 +15,7 @@ from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
 from rad import data, models, slice_batches
-from rad.data import Dataset
+from rad.data import Dataset, Text
 from rad.errors import Several, UsageError
 from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
 from rad.planning.variants import Built, Plan, build
@@ -61,7 +61,7 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
             where that is true of several.
     """
     origin = provenance()
-    datasets: dict[str, Dataset] = {}
+    datasets: dict[str, Dataset | Text] = {}
     failed: dict[Path, UsageError] = {}
     ready: list[Prepared] = []
     different = {spec.path: spec for spec in specs}
@@ -87,7 +87,7 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
 
 def _prepared(
     spec: RunSpec,
-    datasets: dict[str, Dataset],
+    datasets: dict[str, Dataset | Text],
     stack: ExitStack,
     interruption: Interruption,
     commit: str,
@@ -131,7 +131,7 @@ def _end(run: Prepared, result: TrainResult, count: int, origin: dict[str, Any])
         print(f"stopped after {result.iterations} iterations; the same command goes on from there")
 
 
-def plan(spec: RunSpec, dataset: Dataset) -> Built:
+def plan(spec: RunSpec, dataset: Dataset | Text) -> Built:
     """The converted model and how it meets the budget, measured on the first examples."""
     task = task_of(dataset)
     batch = task.first(spec.settings.batch_size)
@@ -149,6 +149,8 @@ def plan(spec: RunSpec, dataset: Dataset) -> Built:
         spec.seed,
         kind=spec.config.kind,
         allocation=spec.config.allocation,
+        path=spec.config.path,
+        recompute=False if spec.config.variant.name == "auto" else None,
         **{str(key): value for key, value in spec.config.variant.items() if key != "name"},
     )
 

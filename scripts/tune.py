@@ -39,7 +39,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     spec = _spec(config, overrides)
     tuning, origin = config.tuning, provenance()
     name, root = spec.config.dataset.name, spec.config.data_root
-    whole = data.load(name, root, spec.device, **spec.dataset_options)
+    whole = data.load_images(name, root, spec.device, **spec.dataset_options)
     dataset = hold_out(whole, tuning.held_out, spec.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     results = Path(spec.config.results_root)

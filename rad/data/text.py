@@ -18,18 +18,21 @@ class Text:
 
     A block is `length` tokens and the one after each: block i has tokens i length, ..., and its
     last next token is the first of block i + 1. So each token but the first is predicted once,
-    except those at the end that do not fill a block, which are not used.
+    except those at the end that do not fill a block, which are not used. `context` is the length of
+    the blocks that a model is to be trained on, where that is known.
     """
 
     name: str
     train_tokens: Tensor
     test_tokens: Tensor
     vocabulary: int
+    context: int | None = None
 
     @property
     def model_arguments(self) -> dict[str, int]:
         """What a model has to know of it (`rad.models.build`)."""
-        return {"vocabulary": self.vocabulary}
+        known = {"vocabulary": self.vocabulary}
+        return known if self.context is None else known | {"context": self.context}
 
     @cached_property
     def digest(self) -> str:
@@ -53,16 +56,27 @@ class Text:
 
 
 def characters(
-    name: str, text: str, test_fraction: float = 0.1, device: torch.device | str = "cpu"
+    name: str,
+    text: str,
+    test_fraction: float = 0.1,
+    device: torch.device | str = "cpu",
+    *,
+    alphabet: str | None = None,
+    context: int | None = None,
 ) -> Text:
-    """`text` as one token per character, numbered in the order of their code points.
+    """`text` as one token per character, numbered as in `alphabet`.
 
-    The last characters, `test_fraction` of all, are the test set.
+    Left out, that is the characters of the text in the order of their code points. The last
+    characters, `test_fraction` of all, are the test set.
 
     Raises:
-        UsageError: a fraction that leaves one side with fewer than 2 characters.
+        UsageError: a fraction that leaves one side with fewer than 2 characters, or a character
+            that is not in the alphabet.
     """
-    known = {character: token for token, character in enumerate(sorted(set(text)))}
+    letters = "".join(sorted(set(text))) if alphabet is None else alphabet
+    if strange := sorted(set(text) - set(letters)):
+        raise UsageError(f"the text has {strange[0]!r}, which is not in its alphabet; add it")
+    known = {character: token for token, character in enumerate(letters)}
     tokens = torch.tensor([known[character] for character in text], dtype=torch.int32)
     test = round(len(text) * test_fraction)
     if not 2 <= test <= len(text) - 2:
@@ -71,4 +85,4 @@ def characters(
             "leave at least 2 on each side"
         )
     train, held = (part.to(device) for part in tokens.split([len(text) - test, test]))
-    return Text(name, train, held, len(known))
+    return Text(name, train, held, len(known), context)

@@ -10,15 +10,17 @@ from torch import nn
 from rad.errors import UsageError
 from rad.models.convnet import convnet
 from rad.models.feedforward import feedforward
+from rad.models.gpt import gpt
 from rad.models.irnn import irnn
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "feedforward": feedforward,
     "convnet": convnet,
     "irnn": irnn,
+    "gpt": gpt,
 }
 
-__all__ = ["MODELS", "build", "convnet", "feedforward", "irnn"]
+__all__ = ["MODELS", "build", "convnet", "feedforward", "gpt", "irnn"]
 
 
 def build(name: str, *data: Any, seed: int, **options: Any) -> nn.Module:
@@ -26,8 +28,8 @@ def build(name: str, *data: Any, seed: int, **options: Any) -> nn.Module:
 
     `data` and `options` are its arguments. What it has to know of its data comes first, or by name
     from the `model_arguments` of a data set: `input_shape` and `classes` for images, where it maps
-    inputs (B, *input_shape) to scores (B, classes), or `vocabulary` for a text. The global
-    generators stay untouched.
+    inputs (B, *input_shape) to scores (B, classes), or `vocabulary` and `context` for a text. The
+    global generators stay untouched.
 
     Raises:
         UsageError: unknown model, data that it is not for, or options that it cannot use.

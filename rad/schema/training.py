@@ -68,6 +68,7 @@ _DATASET: Rules = {
     "tuned": Some(dict.fromkeys(variants(), _TUNED)),
 }
 _SEQUENCES: Rules = {**_DATASET, "downsample": Choice((1, 2, 4)), "permuted": FLAG}
+_TEXT: Rules = {**_DATASET, "context": SIZE, "characters": SIZE}
 _OPTIMIZER: Rules = {
     "iterations": COUNT,
     "learning_rate": POSITIVE,
@@ -90,9 +91,12 @@ TRAIN: Rules = {
             "feedforward": {"hidden": ListOf(SIZE, least=0)},
             "convnet": {"channels": ListOf(SIZE)},
             "irnn": {"hidden": SIZE, "std": Number()},
+            "gpt": {"blocks": SIZE, "width": SIZE, "heads": SIZE},
         }
     ),
-    "dataset": Named(dict.fromkeys(NAMES, _DATASET) | {"sequential_mnist": _SEQUENCES}),
+    "dataset": Named(
+        dict.fromkeys(NAMES, _DATASET) | {"sequential_mnist": _SEQUENCES, "python_sources": _TEXT}
+    ),
     "variant": VARIANT,
     "optimizer": Named({"adam": _OPTIMIZER, "sgd": _OPTIMIZER}),
     "logger": Named({"wandb": _LOGGER}),
@@ -101,6 +105,7 @@ TRAIN: Rules = {
     "budget": OrNull(BUDGET),
     "kind": Choice(KINDS),
     "allocation": Choice(ALLOCATIONS),
+    "path": Choice((None, "auto")),
     "slices": OrNull(SIZE),
     "batch_size": SIZE,
     "scale": OrNull(NAME),

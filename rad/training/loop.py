@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rad.data import Dataset
+from rad.data import Dataset, Text
 from rad.results import RunFolder
 from rad.training import cuda_graphs as graphed
 from rad.training.batches import Sampler
@@ -36,7 +36,7 @@ Strides = Generator[None, None, TrainResult]
 
 def train(
     model: nn.Module,
-    task: Task | Dataset,
+    task: Task | Dataset | Text,
     settings: Settings,
     seed: int,
     folder: RunFolder,
@@ -48,8 +48,8 @@ def train(
 ) -> TrainResult:
     """Train `model` in place on `task`, resuming from the folder's checkpoint if any.
 
-    A `rad.data.Dataset` stands for its own task (`rad.training.task.task_of`). What is in `eval()`
-    in a model that is itself in training mode stays so.
+    A data set of `rad.data` stands for its own task (`rad.training.task.task_of`). What is in
+    `eval()` in a model that is itself in training mode stays so.
 
     The caller holds `folder.open(...)`, writes the summary, and finishes the logger. `seed` alone
     decides the order of the data; the initial weights are the caller's. The row of iteration n in
@@ -87,7 +87,7 @@ def train(
 
 def strides(
     model: nn.Module,
-    task: Task | Dataset,
+    task: Task | Dataset | Text,
     settings: Settings,
     seed: int,
     folder: RunFolder,

@@ -164,9 +164,19 @@ class NextToken(Task):
         return means[0], means[0] / math.log(2)
 
 
-def task_of(task: Task | Dataset) -> Task:
-    """The task itself; for a data set of labelled images, their `Classification`."""
-    return Classification(task) if isinstance(task, Dataset) else task
+def task_of(task: Task | Dataset | Text) -> Task:
+    """The task itself; for labelled images their `Classification`, for a text its `NextToken`.
+
+    Raises:
+        UsageError: a text that does not say what context its blocks have.
+    """
+    if isinstance(task, Dataset):
+        return Classification(task)
+    if not isinstance(task, Text):
+        return task
+    if task.context is None:
+        raise UsageError(f"the text {task.name} has no context: train on NextToken(text, length)")
+    return NextToken(task, task.context)
 
 
 @dataclass(frozen=True)

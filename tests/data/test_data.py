@@ -174,12 +174,15 @@ def test_a_header_of_terabytes(tmp_path: Path) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_the_shape_of_examples_needs_no_file() -> None:
-    assert data.shape_of("digits") == (data.load("digits").image_shape, 10)
-    assert data.shape_of("cifar10") == ((3, 32, 32), 10)
-    assert data.shape_of("sequential_mnist", downsample=4) == ((49, 1), 10)
+def test_what_a_model_has_to_know_needs_no_file() -> None:
+    known = data.model_arguments
+    assert known("digits") == data.load("digits").model_arguments
+    assert known("cifar10") == {"input_shape": (3, 32, 32), "classes": 10}
+    assert known("sequential_mnist", downsample=4) == {"input_shape": (49, 1), "classes": 10}
+    text = data.load("python_sources", characters=5000, context=16)
+    assert known("python_sources", context=16) == text.model_arguments
     with pytest.raises(UsageError, match="unknown data set"):
-        data.shape_of("imagenet")
+        known("imagenet")
 
 
 @pytest.mark.usefixtures("tiny")

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from rad import data
 from rad.data import Text, characters
+from rad.data.sources import CHARACTERS, python_sources
 from rad.errors import UsageError
 
 
@@ -42,3 +44,23 @@ def test_a_side_with_nothing_to_predict_is_refused(fraction: float) -> None:
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown split 'validation'"):
         characters("small", "bacab", 0.4).count(1, "validation")
+
+
+def test_python_sources_are_one_text_of_known_characters() -> None:
+    text = data.load("python_sources", characters=30_000, context=64)
+    assert isinstance(text, data.Text)
+    assert (len(text.train_tokens), len(text.test_tokens)) == (27_000, 3_000)
+    shown = "".join(CHARACTERS[token] for token in text.train_tokens[:2000].tolist())
+    assert shown == python_sources(2000)
+    assert "def " in python_sources(30_000)
+    assert text.digest == data.load("python_sources", characters=30_000, context=64).digest
+
+
+def test_more_characters_than_there_are_are_refused() -> None:
+    with pytest.raises(UsageError, match="choose fewer"):
+        python_sources(10**9)
+
+
+def test_a_character_outside_the_alphabet_is_refused() -> None:
+    with pytest.raises(UsageError, match="'c', which is not in its alphabet"):
+        data.characters("abc", "abcabcabc", alphabet="ab")

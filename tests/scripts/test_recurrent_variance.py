@@ -29,7 +29,7 @@ def configured(*overrides: str) -> Any:
 
 
 def test_rows_provenance_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "load", fake)
+    monkeypatch.setattr(data, "load_images", fake)
     paths = (f"output={tmp_path}/out", f"figure={tmp_path}/figure.png")
     script.main(configured("downsample=[4,2]", "draws=64", "batch_size=20", *paths), [])
     table = pd.read_csv(tmp_path / "out/recurrent_variance.csv")

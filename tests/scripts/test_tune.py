@@ -68,7 +68,7 @@ def test_no_test_image_is_ever_seen(call: Call, monkeypatch: pytest.MonkeyPatch)
         seen.append(dataset)
         return held_out_loss(spec, dataset, *rest)
 
-    monkeypatch.setattr(data, "load", lambda *_: marked)
+    monkeypatch.setattr(data, "load_images", lambda *_: marked)
     monkeypatch.setattr(tune, "held_out_loss", spy)
     assert call("variant=project", *TINY).status == 0
     assert len(seen) == 2
