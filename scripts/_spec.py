@@ -25,7 +25,7 @@ FLOATS_A_PARAMETER = 4
 
 IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
 
-LATER = (("slices", None), ("path", None), ("optimizer.fused", False))
+LATER = (("slices", None), ("path", None), ("dataset.augment", None), ("optimizer.fused", False))
 """Settings that came after the first results, and what they are where they are off."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rad.data.augmentation import crop_flip
 from rad.data.digests import digest_of
 from rad.errors import UsageError
 
@@ -20,7 +21,8 @@ class Dataset:
     """Images (N, C, H, W) and labels (N,), both uint8 and on one device.
 
     Sequences are images (N, T, 1), in int16 where uint8 would round. `white` is the integer that
-    stands for a pixel of 1.
+    stands for a pixel of 1. `augment` is None, or how training images are changed at random
+    (`rad.data.augmentation`).
     """
 
     name: str
@@ -32,6 +34,7 @@ class Dataset:
     std: tuple[float, ...]
     classes: int
     white: int = 255
+    augment: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -49,10 +52,16 @@ class Dataset:
         images = self.train_images, self.test_images
         return digest_of([*images, self.train_labels, self.test_labels])
 
-    def batch(self, indices: Tensor, split: str = "train") -> tuple[Tensor, Tensor]:
+    def batch(
+        self,
+        indices: Tensor,
+        split: str = "train",
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Normalised float32 images (B, *image_shape) and int64 labels (B,) of `split`.
 
-        The dataset keeps no reference to what it returns.
+        With a generator, of the same device, images are changed as `augment` says. The dataset
+        keeps no reference to what it returns.
         """
         if split not in ("train", "test"):
             raise UsageError(f"unknown split {split!r}; choose 'train' or 'test'")
@@ -60,6 +69,8 @@ class Dataset:
         # index_select copies whole images, where an index would go from byte to byte.
         pixels = (self.train_images if train else self.test_images).index_select(0, indices)
         labels = (self.train_labels if train else self.test_labels).index_select(0, indices)
+        if generator is not None and self.augment is not None:
+            pixels = crop_flip(pixels, generator)
         mean, std = self._statistics
         return pixels.float().div_(self.white).sub_(mean).div_(std), labels.long()
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from rad.data import sequences
+from rad.data.augmentation import AUGMENTATIONS
 from rad.data.dataset import Dataset
 from rad.data.files import SPECS, download, read
 from rad.data.sources import CHARACTERS, python_sources
@@ -38,7 +39,8 @@ def load(
 
     `root` is the folder of the .npz files; None means $RAD_DATA, or `data` where that is unset.
     A missing file is downloaded and written there. `sequential_mnist` takes the options of
-    `rad.data.sequences.pixel_sequences`; `python_sources` takes `context`, the tokens of a block,
+    `rad.data.sequences.pixel_sequences`; `cifar10` takes `augment`, None or one of
+    `rad.data.augmentation.AUGMENTATIONS`; `python_sources` takes `context`, the tokens of a block,
     and `characters`, of how many the text consists; the others take none.
 
     Raises:
@@ -64,7 +66,13 @@ def load(
             tensors[key], white = sequences.pixel_sequences(tensors[key], **options)
     on_device = {key: tensor.to(device) for key, tensor in tensors.items()}
     return Dataset(
-        name, **on_device, mean=spec.mean, std=spec.std, classes=spec.classes, white=white
+        name,
+        **on_device,
+        mean=spec.mean,
+        std=spec.std,
+        classes=spec.classes,
+        white=white,
+        augment=options.get("augment"),
     )
 
 
@@ -117,7 +125,11 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         UsageError: an option that it does not have, or a value that cannot be used.
     """
-    takes = {"sequential_mnist": ("downsample", "permuted"), TEXT: ("context", "characters")}
+    takes = {
+        "cifar10": ("augment",),
+        "sequential_mnist": ("downsample", "permuted"),
+        TEXT: ("context", "characters"),
+    }
     known = takes.get(name, ())
     for option in options:
         if option not in known:
@@ -125,6 +137,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise UsageError(f"unknown option {option!r} of the data set {name!r}; {remedy}")
     if name == "sequential_mnist":
         sequences.check_options(**options)
+    if options.get("augment") not in (None, *AUGMENTATIONS):
+        choices = ", ".join(AUGMENTATIONS)
+        raise UsageError(f"unknown augment {options['augment']!r}; choose null or {choices}")
     if name == TEXT:
         for option, value in options.items():
             if type(value) is not int or value < 1:

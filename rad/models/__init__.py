@@ -12,15 +12,19 @@ from rad.models.convnet import convnet
 from rad.models.feedforward import feedforward
 from rad.models.gpt import gpt
 from rad.models.irnn import irnn
+from rad.models.resnet import resnet
+from rad.models.vit import vit
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "feedforward": feedforward,
     "convnet": convnet,
     "irnn": irnn,
     "gpt": gpt,
+    "resnet": resnet,
+    "vit": vit,
 }
 
-__all__ = ["MODELS", "build", "convnet", "feedforward", "gpt", "irnn"]
+__all__ = ["MODELS", "build", "convnet", "feedforward", "gpt", "irnn", "resnet", "vit"]
 
 
 def build(name: str, *data: Any, seed: int, **options: Any) -> nn.Module:

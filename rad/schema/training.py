@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from rad.data import NAMES
+from rad.data.augmentation import AUGMENTATIONS
+from rad.models.resnet import DEPTHS
 from rad.packing.codes import PLANES
 from rad.pde import plan as pde_plan
 from rad.planning.probe import KINDS
@@ -68,6 +70,7 @@ _DATASET: Rules = {
     "tuned": Some(dict.fromkeys(variants(), _TUNED)),
 }
 _SEQUENCES: Rules = {**_DATASET, "downsample": Choice((1, 2, 4)), "permuted": FLAG}
+_AUGMENTED: Rules = {**_DATASET, "augment": OrNull(Choice(AUGMENTATIONS))}
 _TEXT: Rules = {**_DATASET, "context": SIZE, "characters": SIZE}
 _OPTIMIZER: Rules = {
     "iterations": COUNT,
@@ -92,10 +95,13 @@ TRAIN: Rules = {
             "convnet": {"channels": ListOf(SIZE)},
             "irnn": {"hidden": SIZE, "std": Number()},
             "gpt": {"blocks": SIZE, "width": SIZE, "heads": SIZE},
+            "resnet": {"depth": Choice(DEPTHS)},
+            "vit": {"patch": SIZE, "blocks": SIZE, "width": SIZE, "heads": SIZE},
         }
     ),
     "dataset": Named(
-        dict.fromkeys(NAMES, _DATASET) | {"sequential_mnist": _SEQUENCES, "python_sources": _TEXT}
+        dict.fromkeys(NAMES, _DATASET)
+        | {"cifar10": _AUGMENTED, "sequential_mnist": _SEQUENCES, "python_sources": _TEXT}
     ),
     "variant": VARIANT,
     "optimizer": Named({"adam": _OPTIMIZER, "sgd": _OPTIMIZER}),

@@ -227,7 +227,7 @@ def _backward(
 
 
 def _forward(model: nn.Module, task: Task, sampler: Sampler) -> Tensor:
-    batch = task.batch(sampler.draw())
+    batch = task.training_batch(sampler.draw(), sampler.generator)
     return task.loss(model(*batch.inputs), batch.targets)
 
 

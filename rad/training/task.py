@@ -50,6 +50,13 @@ class Task(ABC):
     def batch(self, indices: Tensor, split: str = "train") -> Batch:
         """The examples with those indices (B,), of which the task keeps no reference."""
 
+    def training_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
+        """Those training examples, changed at random where the task does so.
+
+        The generator is that of the order of examples, saved with the run, on `device`.
+        """
+        return self.batch(indices)
+
     @abstractmethod
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """The mean loss over the examples of a batch, to differentiate: ()."""
@@ -102,6 +109,13 @@ class Classification(Task):
     def batch(self, indices: Tensor, split: str = "train") -> Batch:
         """Images (B, *image_shape) and their labels (B,)."""
         images, labels = self.dataset.batch(indices, split)
+        return Batch((images,), labels)
+
+    def training_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
+        """Images as the data set augments them, and their labels."""
+        if self.dataset.augment is None:
+            return self.batch(indices)
+        images, labels = self.dataset.batch(indices, generator=generator)
         return Batch((images,), labels)
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ def test_bad_width(width: object) -> None:
 
 
 def test_unknown_model_names_the_choices() -> None:
-    with pytest.raises(UsageError, match=r"'resnet'.*feedforward"):
-        models.build("resnet", (6,), 3, seed=0)
+    with pytest.raises(UsageError, match=r"'vgg'.*feedforward"):
+        models.build("vgg", (6,), 3, seed=0)
 
 
 def test_a_model_takes_what_its_data_say() -> None:

@@ -1,0 +1,54 @@
+"""torchvision's vision transformer, in sizes for small images."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from rad.errors import UsageError
+
+
+def vit(
+    input_shape: tuple[int, ...],
+    classes: int,
+    patch: int = 4,
+    blocks: int = 6,
+    width: int = 192,
+    heads: int = 3,
+) -> nn.Module:
+    """Dosovitskiy et al. (2021): patches of patch x patch pixels as tokens, without dropout.
+
+    Shapes: (B, C, H, H) -> (B, classes).
+
+    Raises:
+        UsageError: inputs that are no square images of whole patches, or a width that its heads do
+            not divide.
+    """
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    if len(input_shape) != 3 or input_shape[1] != input_shape[2] or input_shape[1] % patch:
+        raise UsageError(
+            f"this vision transformer takes square images of whole patches of {patch} x {patch} "
+            f"pixels, not {input_shape}: choose such data, or another model.patch"
+        )
+    if width % heads:
+        raise UsageError(f"width {width} is no multiple of {heads} heads: choose others")
+    model = VisionTransformer(
+        image_size=input_shape[1],
+        patch_size=patch,
+        num_layers=blocks,
+        num_heads=heads,
+        hidden_dim=width,
+        mlp_dim=4 * width,
+        num_classes=classes,
+    )
+    first = nn.Conv2d(input_shape[0], width, patch, stride=patch)
+    nn.init.trunc_normal_(first.weight, std=math.sqrt(1 / (input_shape[0] * patch**2)))
+    assert first.bias is not None
+    nn.init.zeros_(first.bias)
+    model.conv_proj = first
+    nn.init.trunc_normal_(
+        model.heads.head.weight, std=0.02
+    )  # torchvision's zeros stop the gradient
+    return model
