@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rad.conversion.reasons import TORCHS, UNCONVERTED, Reason
+from rad.conversion.reasons import UNCONVERTED, Reason
+from rad.nn.base import TORCHS
 
 LINES = 20
 """The most lines of a summary that is not asked for in full."""

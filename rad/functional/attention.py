@@ -41,6 +41,7 @@ from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.dispatch import fold_in
+from rad.draws.reference import KEY_BYTES
 from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
 from rad.functional.applying import apart
@@ -57,8 +58,6 @@ from rad.sketches.base import Sketch
 from rad.sketches.blockwise import Rounding
 from rad.sketches.identity import Identity
 from rad.sketches.rounding import DitheredRounding
-
-KEY_BYTES = 8
 
 _EXACTLY = Identity()
 
