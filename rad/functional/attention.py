@@ -132,7 +132,8 @@ def attention_nbytes(
 ) -> int:
     """Bytes that a call of `scaled_dot_product_attention` keeps, a mask that is not trained aside.
 
-    0 for what is torch's own: what its kernels keep is beyond this account.
+    They depend on which of the tensors require gradients. 0 for what is torch's own: what its
+    kernels keep is beyond this account.
     """
     exact = _keeps_inputs(sketch, keep)
     arranged = None if isinstance(sketch, Identity) else arrange(q, k, v, attn_mask, enable_gqa)
