@@ -2,8 +2,8 @@
 
 Bad input ends in one line on stderr and exit status 2, a signal in one line and status 128 + its
 number; a bug keeps its traceback. A job of a sweep that fails does not keep the others from being
-done; what has failed is told at the end, in a line each. Scripts import this first: Ctrl-C is quiet
-while the rest loads, too.
+done; what has failed is listed at the end, in a line each. Scripts import this first: Ctrl-C is
+quiet while the rest loads, too.
 """
 
 import importlib.util

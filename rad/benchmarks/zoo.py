@@ -22,8 +22,8 @@ LENGTH, WIDTH, HEADS, DEPTH, WORDS = 64, 128, 4, 3, 500
 BLOCKS = frozenset(
     (
         *("BasicBlock", "Bottleneck", "InvertedResidual", "MBConv", "_DenseLayer", "CNBlock"),
-        *("SwinTransformerBlock", "EncoderBlock", "TransformerEncoderLayer", "DoubleConv"),
-        *("GPT2Block", "BertLayer", "LlamaDecoderLayer", "T5Block", "ViTLayer"),
+        *("SwinTransformerBlock", "EncoderBlock", "TransformerEncoderLayer"),
+        *("GPT2Block", "BertLayer", "LlamaDecoderLayer", "T5Block"),
     )
 )
 """Classes of the blocks that checkpointing recomputes one by one."""

@@ -41,6 +41,7 @@ def zoo_rows(
 ) -> Iterator[dict[str, Any]]:
     """A row for each program: bytes, time against the first's, and the error of its gradient.
 
+    Times are left out where the first cannot be made; its row says why.
     `gradient_error` is E |g_hat - g|^2 of the whole gradient over |g|^2, and `of_minibatch` over
     the variance of the minibatch's own gradient, estimated from its two halves. `planning_seconds`
     is what `auto` takes to plan for `fraction` of the saved bytes, `predicted_bytes` its promise.
@@ -49,7 +50,7 @@ def zoo_rows(
     running = {name: p.model for name, p in programs.items() if p.model is not None}
     steps = {name: _step(made, model) for name, model in running.items()}
     seconds = alternate(steps, rounds)
-    plain = seconds[next(iter(seconds))]
+    plain = seconds.get(names[0])
     exact, noise = _gradient(made, made.model), _minibatch_variance(made)
     for name, program in programs.items():
         row: dict[str, Any] = {"program": name}
@@ -58,12 +59,18 @@ def zoo_rows(
             row |= {
                 "saved_bytes": saved_bytes(partial(made.loss_of, model)),
                 "peak_bytes": peak_bytes(steps[name]),
-                "time_ratio": round(ratio_of_medians(seconds[name], plain), 3),
-                "time_ratio_error": round(error_of_ratio(seconds[name], plain), 4),
+                **({} if plain is None else _times(seconds[name], plain)),
                 "gradient_error": float(f"{error / exact.square().sum().item():.3g}"),
                 "of_minibatch": float(f"{error / noise:.3g}"),
             }
         yield row | program.facts
+
+
+def _times(seconds: Sequence[float], plain: Sequence[float]) -> dict[str, float]:
+    return {
+        "time_ratio": round(ratio_of_medians(seconds, plain), 3),
+        "time_ratio_error": round(error_of_ratio(seconds, plain), 4),
+    }
 
 
 def _made(name: str, made: Specimen, fraction: float) -> Program:

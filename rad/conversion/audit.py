@@ -21,6 +21,7 @@ from rad.memory.measure import parameter_bytes, peak_bytes
 from rad.nn import RAD_LAYERS
 from rad.nn.base import keeps_now
 from rad.nn.kinds import kind_of
+from rad.nn.layer_io import first_argument
 from rad.nn.recomputing import is_recomputed
 
 
@@ -213,13 +214,11 @@ def _watching(
         elif module not in within and kind_of(module) in RAD_LAYERS and torch.is_grad_enabled():
             tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
             if module.training and any(tensor.requires_grad for tensor in tensors):
-                x = args[0] if args else next(iter(keywords.values()))
+                x = first_argument(module, args, keywords)
                 predicted[names[module]] += module.kept_bytes(x, output, exact)  # type: ignore[operator]
 
-    hooks, within = (
-        [],
-        {part for module in names if is_recomputed(module) for part in module.modules()},
-    )
+    within = {part for module in names if is_recomputed(module) for part in module.modules()}
+    hooks = []
     for module in names:
         hooks.append(module.register_forward_pre_hook(enter))
         hooks.append(module.register_forward_hook(leave, with_kwargs=True))

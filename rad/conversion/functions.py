@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torch import nn
 
@@ -30,15 +30,17 @@ def served_modules(model: nn.Module) -> dict[str, nn.Module]:
     calling = None if calls is None else {name for name, _ in calls}
     return {
         name: module
-        for name, module in _with_forward(model)
+        for name, module in with_forward(model, within_recomputed(model))
         if calling is None or name in calling or _is_torchs(module)
     }
 
 
-def _with_forward(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    recomputed = within_recomputed(model)
+def with_forward(
+    model: nn.Module, without: Collection[nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose forward passes may call functions, `without` some, by first name."""
     for name, module in model.named_modules():
-        if module in recomputed:
+        if module in without:
             continue
         kind = kind_of(module)
         is_layer = kind in LAYERS or kind in NORMS or kind in RAD_LAYERS

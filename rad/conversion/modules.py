@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -16,8 +16,8 @@ from torch import nn
 
 from rad.conversion.copies import copied
 from rad.conversion.example import check_model
-from rad.conversion.functions import NAMES, served_modules
-from rad.conversion.readers import read_graph
+from rad.conversion.functions import NAMES, served_modules, with_forward
+from rad.conversion.readers import read_graph, unwrapped
 from rad.conversion.subclasses import can_become_rad, taken_name
 from rad.errors import UsageError
 from rad.functional.dithered import check_quadratic
@@ -83,13 +83,13 @@ def convert(
     them (`rad.nn.Sequential`).
     What lies on the gradient's path stays as it is, unless `path`, a `DitheredRounding`, is given:
     normalisations, and the derivatives of activation functions whatever `sketch` is, then keep
-    that. The gradients by their inputs become random by it, still
-    unbiased, and so do all before them (`rad.nn.normalization`).
+    that. The gradients by their inputs become random by it, still unbiased, and so do all before
+    them (`rad.nn.normalization`).
     Functions of torch that forward passes call by themselves (`F.relu(x)`, `x @ y`) are served like
     layers (`rad.nn.serving`), with draws by the module, its pass and the call: products by `path`
     alone, but for a call with the weight and bias of a layer right below, which is that layer's.
-    Not with `functions=False`. A part of a forward pass that
-    non-reentrant checkpointing runs again, and that is no module, needs `functions=False`.
+    Not with `functions=False`. A part of a forward pass that non-reentrant checkpointing runs
+    again, and that is no module, needs `functions=False`.
     The modules named in `recomputed`, with all inside them, are torch's, and keep the tensors that
     they are given alone: their forward passes run once more in the backward pass
     (`rad.nn.recomputing`).
@@ -104,10 +104,9 @@ def convert(
     Raises TypeError if a sketch is no `rad.sketches.Sketch`, UsageError for a path with a sketch
     that would bias, for a name in the mapping that is no layer which sketches, for two sketches of
     one layer under two names, for a model that cannot be copied, for a class in place of a model,
-    for lazy layers that have not seen an input, for a layer or a module with an attribute
-    whose name its RAD layer needs, or its functional calls, and for a name in `recomputed` that is
-    no module, is the model itself, or lies in another recomputed one.
-    Nothing is converted then.
+    for lazy layers that have not seen an input, for a layer or a module with an attribute whose
+    name its RAD layer needs, or its functional calls, and for a name in `recomputed` that is no
+    module, is the model itself, or lies in another recomputed one. Nothing is converted then.
     """
     check_model(model)
     sketches: Any = sketch
@@ -116,11 +115,11 @@ def convert(
         path = getattr(sketch, "path", None) if path is None else path
         recomputed = recomputed or getattr(sketch, "recomputed", ())
     _check_recomputed(model, recomputed)
-    _sketches_by_layer(model, sketches, recomputed)
+    _sketches_by_layer(model, sketches, _parts(model, recomputed))
     if path is not None:
         _check_sketch(path)
         check_quadratic(path)
-        _check_names_are_free(_norms(model))
+        _check_names_are_free(_norms(model, _parts(model, recomputed)))
     seed = operator.index(seed)
     copy = model if inplace else copied(model)
     conversion = Conversion(copy, functions=functions, recomputed=recomputed)
@@ -135,6 +134,10 @@ class Conversion:
         self, model: nn.Module, *, functions: bool = True, recomputed: Collection[str] = ()
     ) -> None:
         self.model = model
+        parts = _parts(model, recomputed)
+        _check_names_are_free(_layers(model, parts))
+        if functions:
+            _check_names_are_free_for_calls(with_forward(unwrapped(model), parts))
         for module in filter(is_recomputed, model.modules()):
             stop_recomputing(module)
         for name in recomputed:
@@ -144,12 +147,11 @@ class Conversion:
         for module in filter(is_served, model.modules()):
             if not functions:
                 stop_serving(module)
-        _check_names_are_free_for_calls(self._served)
-        layers = _layers(model)
-        _check_names_are_free(layers)
+        within = within_recomputed(model)
+        layers = _layers(model, within)
         for module in layers.values():
             become(module, KINDS[kind_of(module)])
-        for _, module in _outside(model):
+        for _, module in _outside(model, within):
             if _runs_layers(module):
                 become(module, Sequential)
         self._layers = list(layers.values())
@@ -164,7 +166,7 @@ class Conversion:
         Without a path, norms and functional calls keep what they kept before the conversion.
         Their places are after those of all other layers, whose draws do not depend on them.
         """
-        wanted = _sketches_by_layer(self.model, sketch)
+        wanted = _sketches_by_layer(self.model, sketch, within_recomputed(self.model))
         shared = Shared()
         for place, (name, layer) in enumerate(self.sketching.items()):
             kept: Sketch = wanted.get(name, Identity())
@@ -177,7 +179,7 @@ class Conversion:
             row = operator_of(module)
             if row is not None and row.asks is not None:
                 setattr(module, row.asks, self._readers.answer(row.asks, module))
-        norms = _norms(self.model)
+        norms = _norms(self.model, within_recomputed(self.model))
         for place, module in enumerate(norms.values(), len(self.sketching)):
             self._set_norm(module, path, seed, place)
         rest = sketch if isinstance(sketch, Sketch) else Identity()
@@ -204,9 +206,13 @@ def _recompute(module: nn.Module) -> None:
     recompute(module)
 
 
-def _outside(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that are not recomputed, by their first names."""
-    within = within_recomputed(model)
+def _parts(model: nn.Module, names: Collection[str]) -> set[nn.Module]:
+    """The modules of those names, and all modules inside them."""
+    return {part for name in names for part in model.get_submodule(name).modules()}
+
+
+def _outside(model: nn.Module, within: Collection[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that are not among those that are recomputed, by their first names."""
     return ((name, module) for name, module in model.named_modules() if module not in within)
 
 
@@ -222,18 +228,18 @@ def _paths(model: nn.Module) -> Iterator[tuple[nn.Module, Sketch]]:
             yield module, module.sketch
 
 
-def _norms(model: nn.Module) -> dict[str, nn.Module]:
-    """The norms that have a RAD layer or are one, by their first names."""
-    modules = _outside(model)
+def _norms(model: nn.Module, within: Collection[nn.Module]) -> dict[str, nn.Module]:
+    """The norms that have a RAD layer or are one, but for those within, by their first names."""
+    modules = _outside(model, within)
     return {n: m for n, m in modules if kind_of(m) in NORM_KINDS and can_become_rad(m)}
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers that have a RAD layer or are one, by their first names.
+def _layers(model: nn.Module, within: Collection[nn.Module]) -> dict[str, nn.Module]:
+    """The layers that have a RAD layer or are one, but for those within, by their first names.
 
     One whose forward was replaced by a function may compute something else, and is left alone.
     """
-    modules = _outside(model)
+    modules = _outside(model, within)
     return {n: m for n, m in modules if kind_of(m) in KINDS and can_become_rad(m)}
 
 
@@ -253,9 +259,9 @@ def _check_names_are_free(layers: Mapping[str, nn.Module]) -> None:
             )
 
 
-def _check_names_are_free_for_calls(modules: Mapping[str, nn.Module]) -> None:
+def _check_names_are_free_for_calls(modules: Iterable[tuple[str, nn.Module]]) -> None:
     """Raise UsageError where a module has an attribute that its functional calls need."""
-    for name, module in modules.items():
+    for name, module in modules:
         taken = [each for each in NAMES if hasattr(module, each)]
         if taken and not is_served(module):
             raise UsageError(
@@ -292,16 +298,15 @@ def _check_sketch(sketch: object) -> None:
 
 
 def _sketches_by_layer(
-    model: nn.Module, sketch: Sketch | Mapping[str, Sketch], recomputed: Collection[str] = ()
+    model: nn.Module, sketch: Sketch | Mapping[str, Sketch], within: Collection[nn.Module]
 ) -> dict[str, Sketch]:
     """The sketch of each layer that is given one, by the layer's first name; as in `convert`.
 
-    Layers in modules that are to be recomputed are given none.
+    Layers `within` modules that are recomputed are given none.
     """
     for each in sketch.values() if isinstance(sketch, Mapping) else (sketch,):
         _check_sketch(each)
-    within = {part for name in recomputed for part in model.get_submodule(name).modules()}
-    layers = {name: layer for name, layer in _layers(model).items() if layer not in within}
+    layers = _layers(model, within)
     names = {m: n for n, m in layers.items() if issubclass(KINDS[kind_of(m)], Sketching)}
     if not isinstance(sketch, Mapping):
         return dict.fromkeys(names.values(), sketch)

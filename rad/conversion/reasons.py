@@ -11,11 +11,9 @@ from torch import nn
 
 from rad.conversion.subclasses import can_become_rad, taken_name
 from rad.nn import LAYERS, NORMS, RAD_LAYERS, Sketching
+from rad.nn.base import TORCHS
 from rad.nn.kinds import kind_of, overridden
 from rad.nn.registry import MODULE_OF_FUNCTION, MODULE_OF_NODE, OPERATORS
-
-TORCHS = "what torch keeps"
-"""What a RAD layer says that it keeps where it leaves the work to torch's."""
 
 RECOMPUTED = "its inputs; it runs again in the backward pass"
 """What a recomputed module keeps (`rad.nn.recomputing`), in words."""
@@ -54,6 +52,7 @@ _SMOOTH = Reason(
     "only StochasticRounding and DitheredRounding keep less of a derivative",
     "give it a rounding by name: rad.convert(model, {..., name: rad.StochasticRounding(4)})",
 )
+_PROJECTED = Reason("no RAD layer projects its states (proj_size)", _RECOMPUTE)
 _OPTIONS = Reason("its options are torch's own", "leave out return_indices, sparse and max_norm")
 
 
@@ -86,6 +85,8 @@ def _of_subclass(kind: type[nn.Module]) -> Reason:
 def _of_rad_layer(module: nn.Module) -> Reason:
     if kind_of(module) in NORMS.values():
         return _OF_NORM
+    if isinstance(module, nn.RNNBase):
+        return _PROJECTED
     return _SMOOTH if isinstance(module, Sketching) else _OPTIONS
 
 

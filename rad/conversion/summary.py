@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rad.conversion.reasons import TORCHS, UNCONVERTED, Reason
+from rad.conversion.reasons import UNCONVERTED, Reason
+from rad.nn.base import TORCHS
 
 LINES = 20
 """The most lines of a summary that is not asked for in full."""
@@ -105,6 +106,8 @@ def next_step(rows: Sequence[Row]) -> str:
     """The last line: what holds most of what torch keeps, and what to do about it."""
     with_bytes = any(row.nbytes is not None for row in rows)
     groups = [g for g in grouped(rows) if not with_bytes or g.nbytes]
+    if with_bytes and not groups:
+        return "next: nothing is kept"
     rest = [group for group in groups if group.remedy]
     if rest:
         # One remedy may be that of several kinds; without conversion no other helps.

@@ -6,6 +6,7 @@ pixel by pixel (`rad.data.sequences`); `python_sources` is a text (`rad.data.sou
 """
 
 import os
+import zlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +21,14 @@ from rad.data.dataset import Dataset
 from rad.data.files import SPECS, download, read
 from rad.data.sources import CHARACTERS, python_sources
 from rad.data.text import Text, characters
-from rad.errors import UsageError
+from rad.errors import UsageError, first_line
 
 TEXT = "python_sources"
 NAMES = ("digits", "mnist", "cifar10", "sequential_mnist", TEXT)
 DIGITS_TEST = 360
+DIGITS_SHAPE = (1797, 65)
+"""Of scikit-learn's table: a row for each image, its pixels and its label."""
+
 CONTEXT = 128
 LENGTH = 1_000_000
 
@@ -157,7 +161,14 @@ def _digits(device: torch.device | str) -> Dataset:
     if package is None or package.origin is None:
         raise UsageError("dataset=digits comes with scikit-learn: pip install scikit-learn")
     file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    table = np.loadtxt(file, delimiter=",")
+    try:
+        table = np.loadtxt(file, delimiter=",")
+        if table.shape != DIGITS_SHAPE:
+            raise ValueError(f"its table is {table.shape}, where {DIGITS_SHAPE} is expected")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UsageError(
+            f"cannot read the digits of scikit-learn, {file} ({first_line(error)}): reinstall it"
+        ) from error
     images = torch.from_numpy(np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8))
     images = images.view(-1, 1, 8, 8)
     labels = torch.from_numpy(table[:, -1].astype(np.uint8))

@@ -37,6 +37,10 @@ ROW = signed(0xD1B54A32D192ED03)
 SLOT = signed(0xABC98388FB8FAC03)
 FOLD = signed(0x8CB92BA72F3D8DD7)
 WORD_BITS = 64
+
+KEY_BYTES = 8
+"""What a key takes that is kept."""
+
 PART_MASK = (1 << 24) - 1
 """The bits of a word that decide below the resolution of a rounding grid
 (`rad.sketches.grid.part`)."""

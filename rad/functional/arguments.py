@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -22,6 +23,13 @@ def check_real(x: Tensor) -> None:
             f"cannot sketch an input of {x.dtype}: give real floating-point numbers "
             "(complex ones as pairs of real ones, torch.view_as_real)"
         )
+
+
+def check_biases(biases: Iterable[Tensor | None], rows: int) -> None:
+    """Raise ValueError for biases of other shapes than (rows,)."""
+    for bias in biases:
+        if bias is not None and bias.shape != (rows,):
+            raise ValueError(f"biases must be {(rows,)}, got {tuple(bias.shape)}")
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:

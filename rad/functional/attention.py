@@ -41,6 +41,7 @@ from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.dispatch import fold_in
+from rad.draws.reference import KEY_BYTES
 from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
 from rad.functional.applying import apart
@@ -57,8 +58,6 @@ from rad.sketches.base import Sketch
 from rad.sketches.blockwise import Rounding
 from rad.sketches.identity import Identity
 from rad.sketches.rounding import DitheredRounding
-
-KEY_BYTES = 8
 
 _EXACTLY = Identity()
 
@@ -133,7 +132,8 @@ def attention_nbytes(
 ) -> int:
     """Bytes that a call of `scaled_dot_product_attention` keeps, a mask that is not trained aside.
 
-    0 for what is torch's own: what its kernels keep is beyond this account.
+    They depend on which of the tensors require gradients. 0 for what is torch's own: what its
+    kernels keep is beyond this account.
     """
     exact = _keeps_inputs(sketch, keep)
     arranged = None if isinstance(sketch, Identity) else arrange(q, k, v, attn_mask, enable_gqa)

@@ -53,7 +53,7 @@ def batch_norm(
     Forward is torch's, and so are the running statistics. Gradients by x and the weight are
     unbiased, that by the bias exact (formulas: `rad.functional.batch_normalization`). Kept:
     `sketch` of x_hat, r of each channel (float32 at least) and the key; `Identity` leaves torch's
-    own, and so does `training=False`, with any sketch. The rows of the sketch are the positions of
+    own, and so does `training=False`. The rows of the sketch are the positions of
     each example's channel, or an example's channels where there are no positions: images of few
     positions are kept in fewer bytes with a `block` of, say, 1024.
     Shapes: x (N, C, *), all others (C,) -> as x. The result is contiguous, or as torch's.

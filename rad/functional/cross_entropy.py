@@ -51,11 +51,11 @@ class _CrossEntropy(torch.autograd.Function):
         key, target, *kept = ctx.saved_tensors
         p = read(ctx.sketch, kept, ctx.shape, grad_output, key)
         counted = target != ctx.ignore_index
-        index = torch.where(counted, target, 0)[:, None]
+        index = target.to(torch.int64).where(counted, 0)[:, None]
         p.scatter_add_(1, index, p.new_full((), -1).expand(index.shape))
         scale = counted.to(p.dtype)
         if ctx.reduction == "mean":
-            scale = scale / counted.sum()
+            scale = scale / counted.sum().clamp(min=1)
         return p.mul_((scale * grad_output)[:, None]).to(ctx.dtype), None, None, None, None, None
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from rad.dtypes import accumulation_dtype
-from rad.functional.arguments import product_dtype
+from rad.functional.arguments import check_biases, product_dtype
 from rad.functional.cells import PRODUCTS, Cell
 from rad.functional.gated_kept import FACTORS, INPUTS, STATES, Plan, Reader, Room
 from rad.functional.gated_weights import Weights, columns, ordered, restored
@@ -206,6 +206,8 @@ def gated(
     """
     rows, features = weight_ih.shape
     hidden, steps = rows // len(cell.input_order), len(x)
+    if rows != hidden * len(cell.input_order):
+        raise ValueError(f"weight_ih has {rows} rows: give {len(cell.input_order)} for each unit")
     if x.dim() != 3 or x.shape[2] != features or not steps:
         raise ValueError(f"x must be (T, B, {features}) with T > 0, got {tuple(x.shape)}")
     state = x.shape[1], hidden
@@ -214,6 +216,7 @@ def gated(
             raise ValueError(f"{name} must be {state}, got {tuple(each.shape)}")
     if weight_hh.shape != (rows, hidden):
         raise ValueError(f"weight_hh must be {(rows, hidden)}, got {tuple(weight_hh.shape)}")
+    check_biases((bias_ih, bias_hh), rows)
     leaves = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
     result: tuple[Tensor | None, Tensor, Tensor | None] = _GatedRNN.apply(
         *leaves, cell, sketch, key, return_sequence

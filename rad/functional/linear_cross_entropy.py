@@ -109,8 +109,9 @@ def linear_cross_entropy(
     For a model's last layer: `linear_cross_entropy(hidden, head.weight, targets, head.bias)`.
     A second derivative is torch's, and forms the logits whole.
     Raises UsageError for class probabilities as targets, targets of another shape, a reduction
-    other than "mean" and "sum", a label smoothing outside [0, 1] and a chunk below 1; TypeError for
-    complex numbers; torch's own error for a target that is no class.
+    other than "mean" and "sum", a label smoothing outside [0, 1] and a chunk that is no whole
+    number of at least 1; TypeError for complex numbers; torch's own error for a target that is no
+    class.
     """
     check_real(x)
     _check(x, targets, label_smoothing, reduction, chunk)
@@ -141,7 +142,7 @@ def _check(
         raise UsageError(f"unknown reduction {reduction!r}: choose 'mean' or 'sum'")
     if not 0 <= label_smoothing <= 1:
         raise UsageError(f"a label smoothing of {label_smoothing}: give a number from 0 to 1")
-    if chunk is not None and chunk < 1:
+    if chunk is not None and not (isinstance(chunk, int) and chunk >= 1):
         raise UsageError(f"chunks of {chunk} rows: give a whole number of at least 1")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.casting import cast
 from rad.draws.dispatch import fold_in
-from rad.draws.reference import READ
+from rad.draws.reference import KEY_BYTES, READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.applying import apart
 from rad.functional.arguments import check_real
@@ -31,8 +31,6 @@ from rad.packing.pieces import joined, pieces
 from rad.sketches.base import Sketch, rows_of
 from rad.sketches.identity import Identity
 from rad.sketches.noise import Numbers
-
-KEY_BYTES = 8
 
 Sizes = tuple[int, ...]
 

@@ -60,14 +60,9 @@ def gradients(
         by_bias += sums[1]
         if out is not target:
             target.copy_(cast(out.view(len(rows), d), dtype, key, READ, rows).view(g.shape))
-    shape = norm.shape
-    parameters = [by_weight, by_bias] if weight is None else [
-        each.to(weight.dtype) for each in (by_weight, by_bias)
-    ]  # fmt: skip
-    return [
-        by_x.view(grad_output.shape) if wanted[0] else by_x,
-        *(p.view(shape) for p in parameters),
-    ]
+    kind = wide if weight is None else weight.dtype
+    parameters = (each.to(kind).view(norm.shape) for each in (by_weight, by_bias))
+    return [by_x.view(grad_output.shape) if wanted[0] else by_x, *parameters]
 
 
 def _in_operators(

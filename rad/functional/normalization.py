@@ -128,7 +128,7 @@ def instance_norm(
     """`torch.nn.functional.instance_norm` that keeps x_hat in a few bits, and r = 1 / deviation.
 
     As `group_norm`, over the positions of each channel of each example: rows of d = L. Running
-    statistics move as torch's; `use_input_stats=False` is torch's own, with any sketch.
+    statistics move as torch's; `use_input_stats=False` is torch's own.
     Shapes: x (N, C, *), all others (C,) -> as x. The result is contiguous. Raises ValueError for
     one position a channel, as torch.
     """

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rad.draws.dispatch import fold_in, step_keys
 from rad.dtypes import accumulation_dtype
-from rad.functional.arguments import product_dtype
+from rad.functional.arguments import check_biases, product_dtype
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.recurrent_fused import FusedRNN, can_fuse
 from rad.functional.second_order import OF_RNN, refused
@@ -276,6 +276,7 @@ def rnn(
             f"h0 must be {(x.shape[1], hidden)} and weight_hh {(hidden, hidden)}, "
             f"got {tuple(h0.shape)} and {tuple(weight_hh.shape)}"
         )
+    check_biases((bias_ih, bias_hh), hidden)
     leaves = (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
     dtype = product_dtype(x)
     result: tuple[Tensor | None, Tensor]

@@ -35,7 +35,7 @@ from torch import Tensor
 from rad import backends
 from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.casting import cast
-from rad.draws.reference import READ
+from rad.draws.reference import KEY_BYTES, READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import check_real
 from rad.functional.dithered import (
@@ -52,8 +52,6 @@ from rad.packing.pieces import pieces
 from rad.sketches.base import Sketch, rows_of
 from rad.sketches.identity import Identity
 from rad.sketches.rounding import DitheredRounding
-
-KEY_BYTES = 8
 
 
 def softmax(x: Tensor, dim: int, *, sketch: Sketch, key: Tensor) -> Tensor:

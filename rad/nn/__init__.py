@@ -3,9 +3,6 @@
 Each is a subclass of torch's module of its name, with the same parameters and the same
 `state_dict`. In training mode with gradients enabled it sketches, or keeps less than torch;
 under `eval()` or `torch.no_grad()` it is torch's module (`Dropout` draws its own masks whenever it
-is in training mode). Norms sketch only where they are asked to: `rad.convert(..., path=)`. Beside
-them stand `Slices`, a sequence that cuts its batch, `ReLUAvgPool2d`, and `Sketching`, the mixin of
-layers that sketch.
 is in training mode). Norms and a softmax sketch only where they are asked to:
 `rad.convert(..., path=)`. Beside them stand `Slices`, a sequence that cuts its batch,
 `ReLUAvgPool2d`, and `Sketching`, the mixin of layers that sketch.

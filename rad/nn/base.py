@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 
 from rad import backends
 from rad.backends.operators import opaque
+from rad.draws.reference import KEY_BYTES
 from rad.functional.arguments import product_dtype
 from rad.functional.noise_response import NoiseResponse
 from rad.nn.shared import Kept, Shared
@@ -67,7 +68,8 @@ def advance(key: Tensor, calls: Tensor, replica: int | None) -> Tensor:
     return drawn
 
 
-KEY_BYTES = 8
+TORCHS = "what torch keeps"
+"""What a layer says that it `keeps` where it leaves the work to torch's."""
 
 Exact = Callable[[Tensor], int]
 """Bytes of a tensor that is kept as it is: 0 where a layer before keeps it already."""

@@ -1,4 +1,4 @@
-"""What the functional calls of a module keep, and what a server of them is told."""
+"""What the functional calls of a module keep, and what a server of them is given."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rad import functional
+from rad.draws.reference import KEY_BYTES
 from rad.functional.dropout import random_key
 from rad.functional.in_place import overwrite
-from rad.nn.base import KEY_BYTES, Exact
+from rad.nn.base import Exact
 
 
 class Dropout(nn.Dropout):

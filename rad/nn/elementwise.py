@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rad import functional
+from rad.draws.reference import KEY_BYTES
 from rad.functional.activation import Activation
 from rad.functional.elementwise import derivative_rows
 from rad.functional.in_place import overwrite
-from rad.nn.base import KEY_BYTES, Exact, Sketching
+from rad.nn.base import TORCHS, Exact, Sketching
 from rad.nn.serving import as_torch
 from rad.sketches import Identity, Sketch, StochasticRounding
 from rad.sketches.blockwise import Rounding
@@ -50,7 +51,7 @@ class _Elementwise(Sketching):
     def keeps(self) -> str:
         """What is kept for backward, in words."""
         rounded = isinstance(self.sketch, Rounding)
-        return f"{self.of_derivative} of its derivative" if rounded else "what torch keeps"
+        return f"{self.of_derivative} of its derivative" if rounded else TORCHS
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.sketches_now():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rad import functional
-from rad.nn.base import Exact, keeps_now
+from rad.nn.base import TORCHS, Exact, keeps_now
 from rad.packing.bits import index_width, packed_bytes
 
 
@@ -19,7 +19,7 @@ class Embedding(nn.Embedding):
     def keeps(self) -> str:
         """What is kept for backward, in words."""
         bits = index_width(self.num_embeddings)
-        return "what torch keeps" if self._is_torchs else f"{bits} bits per index"
+        return TORCHS if self._is_torchs else f"{bits} bits per index"
 
     @property
     def _is_torchs(self) -> bool:

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rad.backends.operators import uncompiled
+from rad.draws.reference import KEY_BYTES
 from rad.functional.arguments import product_dtype
 from rad.functional.cells import Cell
 from rad.functional.gated_kept import Plan, frugal
 from rad.functional.gru import GRU_CELL, gru
 from rad.functional.lstm import LSTM_CELL, lstm
-from rad.nn.base import KEY_BYTES, Exact, Sketching, keeps_now
+from rad.nn.base import TORCHS, Exact, Sketching, keeps_now
 from rad.nn.recurrent_stack import States, Unread, directions_of, run_layers, sizes_of
 from rad.sketches import Identity, Sketch, fold_in
 from rad.sketches.blockwise import Rounding
@@ -38,7 +39,7 @@ class _Gated(Sketching):
     def keeps(self) -> str:
         """What is kept for backward, in words."""
         if self._projects:
-            return "what torch keeps: no RAD layer projects its states"
+            return TORCHS
         if isinstance(self.sketch, Rounding):
             return f"{self.sketch} of input, states and derivatives (PackedSequence: as torch)"
         return "input and states, from which gates are calculated again (PackedSequence: as torch)"

@@ -6,6 +6,7 @@ by step. `outside_calls` finds what `Capture` cannot see.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,13 @@ from torch.utils.hooks import RemovableHandle
 
 from rad.sketches.base import Shape, Sketch
 from rad.sketches.identity import Identity
+
+
+def first_argument(module: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    """What a call of a module gives for its first parameter, by place or by name."""
+    if args:
+        return args[0]
+    return keywords[next(iter(inspect.signature(module.forward).parameters))]
 
 
 class Capture:
@@ -48,7 +56,7 @@ class Capture:
             layer: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any], output: Any
         ) -> None:
             self.calls[name] += 1
-            x = (args[0] if args else keywords["input"]).detach()
+            x = first_argument(layer, args, keywords).detach()
             if isinstance(output, Tensor) and output.requires_grad:
                 output.register_hook(lambda grad: self.pairs[name].append((x, grad.detach())))
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from rad import functional
+from rad.draws.reference import KEY_BYTES
 from rad.dtypes import accumulation_dtype
 from rad.functional.batch_normalization import rows_shape
-from rad.nn.base import KEY_BYTES, Exact
+from rad.nn.base import TORCHS, Exact
 from rad.nn.quadratic import Quadratic
 from rad.nn.serving import as_torch
 from rad.sketches import Identity
@@ -26,7 +27,7 @@ class _Norm(Quadratic):
     def keeps(self) -> str:
         """What is kept for backward, in words."""
         if isinstance(self.sketch, Identity):
-            return "what torch keeps"
+            return TORCHS
         return f"{self.sketch} of its normalised input, and the scales"
 
     def _rows(self, x: Tensor) -> tuple[tuple[int, int], int]:

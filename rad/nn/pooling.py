@@ -9,7 +9,7 @@ from rad import functional
 from rad.functional.arguments import each
 from rad.functional.pooling import offset_bits
 from rad.functional.relu_pool import BITS
-from rad.nn.base import Exact, keeps_now
+from rad.nn.base import TORCHS, Exact, keeps_now
 from rad.packing.bits import packed_bytes
 
 
@@ -75,7 +75,7 @@ class _MaxPool(nn.Module):
     @property
     def keeps(self) -> str:
         """What is kept for backward, in words."""
-        return "what torch keeps" if self.return_indices else f"{self.bits} bits per output"
+        return TORCHS if self.return_indices else f"{self.bits} bits per output"
 
     def forward(self, input: Tensor) -> Tensor:
         if self.return_indices or not keeps_now(self):

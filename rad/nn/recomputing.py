@@ -42,7 +42,7 @@ def recompute(module: nn.Module) -> None:
     if "forward" in vars(module):
         raise UsageError(
             f"a {type(module).__name__} whose forward was replaced by a function cannot be "
-            "recomputed: give it a class with that forward, or leave it out of recompute="
+            "recomputed: give it a class with that forward, or leave it out of recomputed="
         )
     kind: Any = type(module)
     module.__class__ = _over(kind)
@@ -156,7 +156,7 @@ def _kept_apart(module: nn.Module, forward: Callable[..., Any], tensors: list[Te
         raise RuntimeError(
             f"the buffer {min(changed - known)!r} of a recomputed {type(module).__name__} changed, "
             "which it did not in the first pass: what it was is not known any more; leave the "
-            "module out of recompute="
+            "module out of recomputed="
         )
     before += [(*buffers[name][:2], copied[name]) for name in sorted(changed)]
     return output

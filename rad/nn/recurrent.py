@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rad.backends.operators import uncompiled
+from rad.draws.reference import KEY_BYTES
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.noise_response import NoiseResponse
 from rad.functional.recurrent import Nonlinearity, rnn
 from rad.functional.recurrent_fused import can_fuse
-from rad.nn.base import KEY_BYTES, Exact, Sketching
+from rad.nn.base import Exact, Sketching
 from rad.nn.recurrent_stack import States, Unread, directions_of, run_layers, sizes_of
 from rad.packing.bits import packed_bytes
 from rad.sketches import Identity, Sketch, fold_in

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rad import functional
-from rad.nn.base import Exact
+from rad.nn.base import TORCHS, Exact
 from rad.nn.quadratic import Quadratic
 from rad.sketches import Identity
 
@@ -22,7 +22,7 @@ class Softmax(Quadratic, nn.Softmax):
     def keeps(self) -> str:
         """What is kept for backward, in words."""
         is_torchs = isinstance(self.sketch, Identity) or self.dim is None
-        return "what torch keeps" if is_torchs else f"{self.sketch} of its result"
+        return TORCHS if is_torchs else f"{self.sketch} of its result"
 
     def sketches_now(self) -> bool:
         """Whether a call would sketch: `Quadratic.sketches_now`, along a given axis."""

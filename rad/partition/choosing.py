@@ -45,7 +45,6 @@ class Choice:
 
     def within(self, nodes: Mapping[str, fx.Node]) -> list[Storage]:
         """The same in a copy of the graph, by the names of its nodes."""
-
         return [Storage(_moved(each.crossing, nodes), each.sketch) for each in self.stored]
 
     def exact_within(self, nodes: Mapping[str, fx.Node]) -> list[Crossing]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._inductor import inductor_prims
 
 aten = torch.ops.aten
@@ -25,7 +25,10 @@ Rule = Callable[[fx.Node, Callable[[Any], int]], int]
 
 
 def degree(node: fx.Node, degrees: Degrees) -> int:
-    """An upper bound of a node's degree, from those of the nodes that it reads; `NONE` for none."""
+    """An upper bound of a node's degree, from those of the nodes that it reads; `NONE` for none.
+
+    None where the result is rounded to whole numbers, by a mode of division or by its type.
+    """
 
     def of(argument: Any) -> int:
         if isinstance(argument, fx.Node):
@@ -37,7 +40,16 @@ def degree(node: fx.Node, degrees: Degrees) -> int:
     if not of([*node.args, *node.kwargs.values()]):
         return 0
     rule = _RULES.get(_packet(node.target))
-    return NONE if rule is None else min(NONE, rule(node, of))
+    if rule is None or node.kwargs.get("rounding_mode") is not None or _is_whole(node):
+        return NONE
+    return min(NONE, rule(node, of))
+
+
+def _is_whole(node: fx.Node) -> bool:
+    """Whether a node gives integers or booleans."""
+    value = node.meta.get("val")
+    is_number = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+    return isinstance(value, Tensor) and not is_number
 
 
 def _packet(target: Any) -> Any:

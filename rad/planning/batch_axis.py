@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from rad.conversion.example import Batch, Example, empty_batch
 from rad.errors import UsageError
 from rad.memory.graph import tensors_in
+from rad.nn.layer_io import first_argument
 
 TRIES = 256
 """Ways to cut the inputs that are tried at most."""
@@ -60,7 +61,7 @@ def batch_sizes(model: nn.Module) -> Iterator[list[int]]:
     sizes: list[int] = []
 
     def watch(layer: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        x = next(iter((*args, *keywords.values())), None)
+        x = first_argument(layer, args, keywords)
         if isinstance(x, Tensor) and x.dim() == 3:
             sizes.append(x.shape[0 if layer.batch_first else 1])
 

@@ -1,4 +1,4 @@
-"""What lies on the gradient's path keeps: chosen by the measured error of the whole gradient.
+"""The sketch of what lies on the gradient's path, chosen by the whole gradient's measured error.
 
 Closed forms give the variance of a weight's gradient with exact gradients of outputs. A path in few
 bits makes these random, too, and its noise reaches every weight before it: that is measured.

@@ -24,10 +24,10 @@ class Plan:
 
     `rad.convert(model, plan)`, trained with batches of `batch_size`, carries it out.
     `keep_fraction` is that of all layers, None where there is none or layers differ; `bits`
-    those of a rounding sketch; `path` what lies on the gradient's path keeps (`rad.convert`), and
-    `recomputed` names modules that keep their inputs alone and run again in the backward pass.
-    `layers` gives each layer's keep fraction or sketch where they
-    differ, `reason` why they were chosen.
+    those of a rounding sketch; `path` is the sketch of what lies on the gradient's path
+    (`rad.convert`), and `recomputed` names modules that keep their inputs alone and run again in
+    the backward pass. `layers` gives each layer's keep fraction or sketch where they differ,
+    `reason` why they were chosen.
     Prints as one line and what `rad.report` prints.
     """
 

@@ -52,7 +52,7 @@ class Trial:
     `batch_axis` where they are given (`rad.planning.batch_axis.given_batch`); `loss` maps the
     output, whatever that is, to a scalar. Bytes are those of the parameters plus, by `kind`,
     everything saved for backward, or the peak of a forward and backward pass, gradients included.
-    `path` is what lies on the gradient's path keeps, in all that is measured from then on.
+    `path` is the sketch of what lies on the gradient's path, in all that is measured from then on.
     Modules named in `recomputed` are recomputed in the backward pass (`rad.nn.recomputing`).
     Every module is in the mode that it has in the model. Raises UsageError for another `kind`, for
     inputs without a batch, for a model that is none, is lazy, or is in evaluation mode as a whole,

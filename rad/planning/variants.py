@@ -18,7 +18,7 @@ from torch import nn
 from rad.conversion.example import own_loss
 from rad.conversion.modules import convert
 from rad.errors import UsageError
-from rad.memory.budget import parse_budget
+from rad.memory.budget import Budget, parse_budget
 from rad.memory.graph import gradients_enabled
 from rad.planning.limits import TooSmall, in_bytes, refusal
 from rad.planning.path import Path, on_best_path
@@ -124,9 +124,9 @@ def fit(
     `allocation="optimal"` divides what the uniform keep fraction takes among the layers so
     that the predicted variance of the gradient is least (`rad.planning.allocation`); "auto" chooses
     each layer's sketch so (`rad.planning.auto`).
-    `path` is what lies on the gradient's path keeps (`rad.convert`), in a plan of its own. "auto"
-    chooses it, too: each of some roundings and none is planned with, and of the plans that fit the
-    one whose whole gradient has the least mean squared error, measured over a few draws, is taken
+    `path` is the sketch of what lies on the gradient's path (`rad.convert`). With "auto" it is
+    chosen, too: of the plans with some roundings and with none, which fit, that is taken whose
+    whole gradient has the least mean squared error, measured over a few draws
     (`rad.planning.path`).
     With `variant="auto"`, sketches and recomputation are weighed (`rad.planning.ways`) where `path`
     is "auto", where `time` is given, or with `recompute=True`; not with `recompute=False`. Of what
@@ -163,12 +163,14 @@ def fit(
     or needs no gradient, a model without a layer that sketches, without a call of one in its
     forward pass, with reentrant checkpointing (`use_reentrant=True`), or in evaluation mode as a
     whole (call `model.train()` first), a budget that cannot be read, and one too small for the
-    variant (naming the smallest that is not); for a time that cannot be read, goes with another
-    variant, or in which nothing was found.
+    variant (naming the smallest that is not); for a time that cannot be read or in which nothing
+    was found; and for one, or `recompute=True`, where nothing is weighed: with another variant, and
+    for a time without a budget or with `recompute=False`.
     """
     variant = _by_class_name().get(variant, variant)
     _check(variant, allocation, options)
     wanted, most = parse_budget("full" if variant == "baseline" else budget), read_time(time)
+    _check_weighing(variant, wanted, most, recompute)
     trial = Trial(model, example, own_loss if loss is None else loss, kind, batch_axis)
     if not trial.layers and variant in sketching():
         raise UsageError(
@@ -219,14 +221,27 @@ def fit(
 
 def _weighs(variant: str, path: Path, most: float | None, recompute: bool | None) -> bool:
     """Whether sketches and recomputation are measured against each other."""
-    if variant == "auto":
-        return recompute or (recompute is None and (path == "auto" or most is not None))
-    if most is not None or recompute:
+    wanted = path == "auto" or most is not None if recompute is None else recompute
+    return variant == "auto" and wanted
+
+
+def _check_weighing(
+    variant: str, budget: Budget, most: float | None, recompute: bool | None
+) -> None:
+    """Raise UsageError where a time or recomputation is asked for, and neither would be weighed."""
+    if variant != "auto" and (most is not None or recompute):
         raise UsageError(
-            f"time= and recompute= go with variant='auto', which weighs noise and time; {variant} "
-            "does what it is told"
+            f"time= and recompute= go with variant='auto', which weighs noise and time: {variant} "
+            "takes the budget alone"
         )
-    return False
+    if most is not None and budget.kind == "full":
+        raise UsageError(
+            "time= goes with a budget in bytes or a fraction: of a full one all is kept"
+        )
+    if most is not None and recompute is False:
+        raise UsageError(
+            "time= is kept by weighing sketches and recomputation: leave out recompute=False"
+        )
 
 
 def _by_class_name() -> dict[str, str]:

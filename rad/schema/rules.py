@@ -187,7 +187,7 @@ class Named:
         return f"a mapping with a name: one of {', '.join(self.rules)}"
 
     def holds(self, value: Any) -> bool:
-        """Raises UsageError where it can be told better."""
+        """Raises UsageError itself, with the name of the entry that is wrong."""
         check("entry", value, self)
         return True
 

@@ -44,10 +44,10 @@ class PrincipalProject(ReducingSketch):
     E[Q2 Q2^T] = r2/(d - r1) (I - Q1 Q1^T). With y = x - x Q1 Q1^T,
     E|x_hat - x|^2 = ((d - r1)/r2 - 1) |y|^2: nothing where the rows have r1 directions.
 
-    At most `keep_fraction` of x's numbers are kept, Q1's among them: with k = int(d *
-    keep_fraction + 0.999), r1 (n + d) of n k numbers are `principal_fraction` of them or less, and
-    r2 takes what is left. Few rows (n far below d) have few directions, one row none. Everything
-    is kept with keep_fraction = 1.
+    At most n k numbers are kept, k = int(d * keep_fraction + 0.999), as many as by `Project`. Those
+    of x Q1 and Q1, r1 (n + d), are `principal_fraction` of them or less; r2 takes what is left. Few
+    rows (n far below d) have few directions, one row none. Everything is kept with
+    keep_fraction = 1.
     Shapes: x (..., d) -> kept (..., r1 + r2) and Q1 (d, r1), of the type of x; a NaN or an infinity
     makes its whole row NaN or infinite.
 

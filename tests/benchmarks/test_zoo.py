@@ -34,6 +34,14 @@ def test_rows_of_a_model() -> None:
     )
 
 
+def test_times_are_against_the_first_program_or_left_out() -> None:
+    made = specimen("gru", 2)  # whose parts cannot be recomputed
+    first, second = zoo_rows(made, ["checkpointing", "torch"], 0.2, 1)
+    assert "no blocks to recompute" in first["note"]
+    assert "time_ratio" not in second
+    assert second["saved_bytes"] > 0
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_with_identity_everywhere_the_gradient_is_torchs(name: str) -> None:
     made = specimen(name, 2)

@@ -206,6 +206,24 @@ def test_stacked_recurrent_layers(sketch: Sketch, nonlinearity: str) -> None:
     assert audit.predicted["rnn"] == audit.saved["rnn"]
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
+def test_arguments_may_be_given_by_name_in_any_order(kind: type[nn.RNN] | type[nn.LSTM]) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(5, 7)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = torch.zeros(1, x.shape[1], 7)
+            before = (state, state) if kind is nn.LSTM else state
+            output: Tensor = self.layer(hx=before, input=x)[0][-1]
+            return output
+
+    example, model = torch.randn(9, BATCH, 5), rad.convert(Named(), rad.DitheredRounding(4))
+    audit = rad.audit(model, lambda: model(example).square().sum())
+    assert audit.predicted["layer"] == audit.saved["layer"] > 0
+
+
 def test_a_model_that_is_not_converted_is_refused() -> None:
     with pytest.raises(UsageError, match=r"rad\.convert"):
         loss_of(nn.Linear(3, 10), 3)

@@ -208,6 +208,7 @@ def test_what_holds_most_is_named_by_bytes_and_by_its_remedy() -> None:
     assert grouped(rows)[0].what == "1 x Linear"
     assert next_step(rows[3:]).startswith("next: most, 1,000 bytes, is in 1 x Linear")
     assert "linear_cross_entropy" in next_step([Row("", LOSS, "outside", "", 10)])
+    assert next_step([Row("a", "ReLU", "1 bit per unit", "", 0)]) == "next: nothing is kept"
 
 
 def test_other_names_of_a_module_are_told_apart() -> None:

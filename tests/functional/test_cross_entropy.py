@@ -60,6 +60,18 @@ def test_the_gradient_is_unbiased(sketch: Sketch) -> None:
     check_biased_is_caught(samples, want.flatten())
 
 
+def test_targets_of_bytes_and_rows_that_do_not_count_are_as_in_torch() -> None:
+    x, target, sketch = logits(), torch.tensor([0, 4, 1, 2, 6]), StochasticRounding(8)
+    found = [
+        torch.autograd.grad(cross_entropy(x, each, sketch=sketch, key=KEY), x)[0]
+        for each in (target, target.to(torch.uint8))
+    ]
+    assert torch.equal(*found)
+    loss = cross_entropy(x, torch.full_like(target, -100), sketch=sketch, key=KEY)
+    assert loss.isnan()
+    assert not torch.autograd.grad(loss, x)[0].any()
+
+
 def test_what_is_kept() -> None:
     x, target = torch.randn(64, 500, requires_grad=True), torch.randint(500, (64,))
     sketch = StochasticRounding(4)

@@ -383,6 +383,8 @@ def test_what_does_not_fit_is_refused() -> None:
         ((x, h0[:1], c0, w_ih, w_hh), "h0 must be"),
         ((x, h0, c0[:, :3], w_ih, w_hh), "c0 must be"),
         ((x, h0, c0, w_ih, w_hh[:5]), "weight_hh must be"),
+        ((x, h0, c0, w_ih[:-1], w_hh), "weight_ih has 19 rows"),
+        ((x, h0, c0, w_ih, w_hh, None, w_hh[0, :1]), "biases must be"),
     ]:
         with pytest.raises(ValueError, match=message):
             lstm(*arguments, sketch=Identity(), key=make_key(0))

@@ -198,8 +198,9 @@ def test_the_peak_is_that_of_a_chunk_of_logits_and_of_the_gradients() -> None:
         ({"reduction": "none"}, "'mean' or 'sum'"),
         ({"label_smoothing": 1.5}, "from 0 to 1"),
         ({"chunk": 0}, "at least 1"),
+        ({"chunk": 2.5}, "a whole number of at least 1"),
     ],
-    ids=["probabilities", "shape", "reduction", "smoothing", "chunk"],
+    ids=["probabilities", "shape", "reduction", "smoothing", "chunk", "half"],
 )
 def test_what_is_not_served_is_refused(arguments: dict[str, Any], words: str) -> None:
     tensors, targets = leaves()

@@ -355,6 +355,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ((x[0], h0, w_ih, w_hh), "x must be"),  # type: ignore[index]
         ((x[:0], h0, w_ih, w_hh), "T > 0"),  # type: ignore[index]
         ((x, h0[:1], w_ih, w_hh), "h0 must be"),  # type: ignore[index]
+        ((x, h0, w_ih, w_hh, None, h0[0, :1]), "biases must be"),  # type: ignore[index]
     ]:
         with pytest.raises(ValueError, match=message):
             rnn(*arguments, sketch=Identity(), key=make_key(0))  # type: ignore[arg-type]

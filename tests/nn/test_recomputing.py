@@ -210,6 +210,17 @@ def test_another_conversion_takes_modules_out_again(net: Net) -> None:
     again = rad.convert(rad.convert(net, Identity(), recomputed=BLOCKS), StochasticRounding(2))
     plain = rad.convert(net, StochasticRounding(2))
     assert saved_bytes(lambda: again(X)) == saved_bytes(lambda: plain(X))
+    recomputed = rad.convert(net, Identity(), recomputed=BLOCKS)
+    named = rad.convert(recomputed, {"blocks.1.out": StochasticRounding(2)})
+    assert named.blocks[1].out.sketch == StochasticRounding(2)
+
+
+@pytest.mark.parametrize(("name", "part"), [("key", "head"), ("rad_key", "")])
+def test_a_refused_conversion_changes_nothing(net: Net, name: str, part: str) -> None:
+    setattr(net.get_submodule(part), name, 1)
+    with pytest.raises(UsageError, match=f"attribute '{name}'"):
+        rad.convert(net, StochasticRounding(2), recomputed=BLOCKS, inplace=True)
+    assert {type(module) for module in net.blocks} == {Block}
 
 
 def test_layers_that_sketched_are_exact_where_they_are_recomputed(net: Net) -> None:

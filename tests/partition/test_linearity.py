@@ -122,6 +122,20 @@ def test_positions_that_must_not_be_sketched_have_none() -> None:
         assert degrees_of(CASES[-2][0], arguments, place) == NONE
 
 
+def test_what_is_rounded_to_whole_numbers_has_none() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    cast = torch.ops.prims.convert_element_type.default
+    for whole, degree_of_cast in ((torch.int64, NONE), (torch.bool, NONE), (torch.bfloat16, 1)):
+        node = graph.call_function(cast, (x, whole))
+        node.meta["val"] = cast(M, whole)
+        assert degree(node, {x: 1}) == degree_of_cast
+        assert degree(node, {}) == 0
+    for mode, degree_of_quotient in (("floor", NONE), ("trunc", NONE), (None, 1)):
+        node = graph.call_function(aten.div.Tensor_mode, (x, 2.0), {"rounding_mode": mode})
+        assert degree(node, {x: 1}) == degree_of_quotient
+
+
 def test_every_rule_is_of_an_operator_that_exists() -> None:
     rules: list[Callable[..., int]] = list(_RULES.values())
     assert len(rules) > 50

@@ -177,12 +177,24 @@ def test_times_are_read() -> None:
 
 def test_other_variants_have_no_time() -> None:
     for options in ({"time": "1.3x"}, {"recompute": True}):
-        with pytest.raises(UsageError, match="go with variant='auto'"):
-            rad.fit(model(), X, loss, "1 MB", "same_sample", **options)
+        for budget, variant in (
+            ("1 MB", "same_sample"),
+            (0.1, "same_sample"),
+            ("full", "baseline"),
+        ):
+            with pytest.raises(UsageError, match="go with variant='auto'"):
+                rad.fit(model(), X, loss, budget, variant, **options)
     with pytest.raises(UsageError, match="time= and recompute= go with budget="):
         rad.convert(model(), Identity(), time="1.3x")
     with pytest.raises(UsageError, match="recomputed= goes with a sketch"):
         rad.convert(model(), budget="1 MB", example=X, loss=loss, recomputed=("1",))
+
+
+def test_a_time_is_refused_where_nothing_is_weighed() -> None:
+    with pytest.raises(UsageError, match="time= goes with a budget"):
+        rad.fit(model(), X, loss, "full", "auto", time="1.3x")
+    with pytest.raises(UsageError, match="leave out recompute=False"):
+        rad.fit(model(), X, loss, "1 MB", "auto", time="1.3x", recompute=False)
 
 
 @pytest.mark.usefixtures("slow_sketches")

@@ -12,11 +12,7 @@ from rad import functional
 from rad.functional.dropout import random_key
 from rad.functional.in_place import overwrite
 from rad.nn.calls import Pass
-from rad.nn.functions.registry import (
-    exactly,
-    has_gradient,
-    serves,
-)
+from rad.nn.functions.registry import exactly, has_gradient, serves
 
 T = Tensor
 

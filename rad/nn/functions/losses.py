@@ -8,12 +8,7 @@ import torch.nn.functional as F
 
 from rad import functional
 from rad.nn.calls import Pass
-from rad.nn.functions.registry import (
-    has_gradient,
-    key_on_path,
-    on_path,
-    serves,
-)
+from rad.nn.functions.registry import has_gradient, key_on_path, on_path, serves
 
 
 @serves(F.cross_entropy, keeps=on_path("its probabilities, rounded at random"))

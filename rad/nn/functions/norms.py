@@ -9,11 +9,7 @@ import torch.nn.functional as F
 
 from rad import functional
 from rad.nn.calls import Pass
-from rad.nn.functions.registry import (
-    key_on_path,
-    on_path,
-    serves,
-)
+from rad.nn.functions.registry import key_on_path, on_path, serves
 
 
 @serves(F.layer_norm, keeps=on_path("its normalised input"))

@@ -14,11 +14,7 @@ from torch import Tensor, nn
 
 from rad import functional
 from rad.nn.calls import Pass
-from rad.nn.functions.registry import (
-    has_gradient,
-    on_path,
-    serves,
-)
+from rad.nn.functions.registry import has_gradient, on_path, serves
 
 T = Tensor
 

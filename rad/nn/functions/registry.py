@@ -39,23 +39,27 @@ def kept_by(function: str, calls: Calls) -> str | None:
 
 
 def exactly(what: str) -> Words:
+    """Of what keeps that whichever sketches there are."""
     return lambda calls: what
 
 
 def of_derivative(calls: Calls) -> str | None:
+    """Of activation functions."""
     rounded = not isinstance(calls.of_derivatives, Identity)
     return f"{calls.of_derivatives} of its derivative" if rounded else None
 
 
 def on_path(what: str) -> Words:
+    """Of what keeps the path's sketch of that, and without a path is torch's."""
     return lambda calls: None if calls.path is None else f"{calls.path} of {what}"
 
 
 def has_gradient(x: Any) -> bool:
+    """Whether this is a tensor of real numbers that requires a gradient."""
     return isinstance(x, Tensor) and x.requires_grad and x.is_floating_point()
 
 
 def key_on_path(run: Pass, x: Any) -> Tensor | None:
-    """The key of a normalisation; None where it is torch's."""
+    """A key for a call with that tensor, where the path rounds; None where it is torch's."""
     rounded = isinstance(run.calls.path, DitheredRounding) and isinstance(x, Tensor)
     return run.next_key(x.device) if rounded else None
