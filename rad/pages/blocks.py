@@ -14,7 +14,7 @@ Comments hold calls of the functions in `namespace`; after a number's call, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,12 @@ TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 NUMBER = re.compile(r"([^\s|(*~]+(?: ± [^\s|(*]+)?)(\*{0,2}<!--= (.*?)(?::([^:\"]*))? -->)")
 
 
-def namespace(root: Path, **more: Callable[..., object]) -> Mapping[str, Callable[..., object]]:
-    """The functions that comments may call, on the results below `root`."""
-    return {**Runs(root).functions, **Measured(root).functions, "round": round, **more}
+AFTER = {str(count): f"after {count:,} iterations" for count in (0, 500, 5000)}
+
+
+def namespace(root: Path, **more: object) -> Mapping[str, object]:
+    """What comments may name, on the results below `root`."""
+    return {**Runs(root).functions, **Measured(root).functions, "iterations": AFTER, **more}
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Page:
     """A document, and the functions that its comments call."""
 
     file: Path
-    functions: Mapping[str, Callable[..., object]]
+    functions: Mapping[str, object]
 
     def made(self) -> str:
         """The text, with its tables and numbers as the results have them.

@@ -23,6 +23,8 @@ HEADERS = {
     "total": "noise, measured",
     "noise_start": "variance at the start",
     "keep_fraction": "keep fraction",
+    "relative_start": "error at the start",
+    "relative_trained": "error at the end",
 }
 
 
@@ -58,12 +60,18 @@ class Measured:
         columns: str,
         where: str = "",
         names: Mapping[str, str] | None = None,
+        derive: Mapping[str, str] | None = None,
     ) -> str:
-        """A row of the document for each of the file. `columns` are divided by spaces, `names`
-        their headers where not those of `HEADERS`."""
+        """A row of the document for each of the file.
+
+        `columns` are divided by spaces, `names` their headers where not those of `HEADERS`, and
+        `derive` columns that are calculated from others.
+        """
         chosen = columns.split()
         headers = [_header(column, names) for column in chosen]
         rows = self.rows(file, where)
+        for column, formula in (derive or {}).items():
+            rows = rows.assign(**{column: rows.eval(formula)})
         return table(
             headers,
             (
@@ -81,12 +89,14 @@ class Measured:
         where: str = "",
         only: str = "",
         names: Mapping[str, str] | None = None,
+        derive: str = "",
     ) -> str:
         """A row for each value of one column, a column for each of another, in the file's order.
 
-        `only` chooses among the latter.
+        `only` chooses among the latter; `derive` is a formula for the values.
         """
         found = self.rows(file, where)
+        found = found.assign(**{values: found.eval(derive)}) if derive else found
         wide = found.pivot(index=rows, columns=columns, values=values)
         across = only.split() or list(dict.fromkeys(found[columns]))
         down = list(dict.fromkeys(found[rows]))

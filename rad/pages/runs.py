@@ -28,6 +28,7 @@ HEADERS = {
     "test": "test loss",
     "accuracy": "test accuracy",
     "pde": "final loss",
+    "over": "over the exact run's",
     "seeds": "seeds",
 }
 COLUMNS = {
@@ -35,7 +36,7 @@ COLUMNS = {
     "train": "final.train_loss",
     "test": "final.test_loss",
     "accuracy": "final.test_accuracy",
-    "pde": "final.loss",
+    "pde": "final.train_loss",
 }
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Student's t at 97.5%, by degrees of freedom."""
@@ -60,6 +61,8 @@ class Runs:
             "final": self.final,
             "steps": self.steps,
             "mean_steps": self.mean_steps,
+            "spread_of": self.spread_of,
+            "one_over": self.one_over,
             "ratio": self.ratio,
             "interval": self.interval,
             "minutes": self.minutes,
@@ -91,12 +94,13 @@ class Runs:
         rows = self._metrics[experiment]
         return rows[rows["path"].isin(set(self.of(source)["path"]))]
 
-    def training(self, *sources: str, columns: str, until: str = "") -> str:
+    def training(self, *sources: str, columns: str, until: str = "", over: str = "") -> str:
         """A table with a row for each variant and budget of the sources.
 
         `columns` names columns of `HEADERS`, or `steps`: the first evaluation at which the column
         of metrics.csv that `until` names first is at or below its second word: a number, or a
-        source, whose run with the same seed has it as its final value.
+        source, whose run with the same seed has it as its final value. Or `over`: the mean over
+        seeds of the final loss over that of the source `over`.
         """
         names = columns.split()
         rows = []
@@ -106,7 +110,7 @@ class Runs:
                 of_variant = runs[runs["variant"] == variant]
                 for folder, group in of_variant.groupby(of_variant["path"].map(_folder)):
                     own = f"{source.partition('/')[0]}/{variant}/{folder}"
-                    rows.append([self._cell(name, group, own, until) for name in names])
+                    rows.append([self._cell(name, group, own, over or until) for name in names])
         return table([self._header(name, until) for name in names], rows)
 
     def _header(self, name: str, until: str) -> str:
@@ -131,6 +135,8 @@ class Runs:
             return "" if pd.isna(value) else f"{value:g}"
         if name == "seeds":
             return str(runs["seed"].nunique())
+        if name == "over":
+            return self.ratio(source, until, "train_loss", digits=4)
         if name == "steps":
             column, level = until.split()
             return self.steps(source, column, float(level) if "/" not in level else level)
@@ -143,6 +149,16 @@ class Runs:
         runs = self.of(source)
         name = f"final.{column}" if f"final.{column}" in runs else column
         return float(runs[name].mean())
+
+    def spread_of(self, source: str, column: str = "bootstrap_loss", unit: str = "") -> str:
+        """Mean and standard deviation over seeds."""
+        values = self.of(source)[f"final.{column}"]
+        return spread(list(100 * values if unit else values), unit)
+
+    def one_over(self, source: str, other: str, seed: int, column: str = "bootstrap_loss") -> float:
+        """A final figure of one seed over another source's."""
+        ours, theirs = (self.of(each).set_index("seed") for each in (source, other))
+        return float(ours.loc[seed, f"final.{column}"] / theirs.loc[seed, f"final.{column}"])
 
     def _steps(self, source: str, column: str, level: float | str) -> list[float]:
         runs = self.of(source).set_index("path")

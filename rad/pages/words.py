@@ -27,19 +27,26 @@ def significant(value: float, digits: int = 3) -> str:
 def spread(values: Sequence[float], unit: str = "") -> str:
     """Mean and standard deviation, both to the last place that the deviation fixes.
 
-    The deviation has one significant digit, two where the first is 1 or 2; a single value has four.
+    The deviation has one significant digit, two where the first is 1 or 2; the mean has four at
+    most, and a deviation below its last place is left out. A single value has four digits, too.
     """
     mean = float(np.mean(values))
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    if deviation == 0:
-        return significant(mean, 4 if len(values) == 1 else 3) + unit
-    power = int(f"{deviation:.0e}".partition("e")[2])
-    power -= f"{deviation:.0e}"[0] in "12"
-    if power < -5:
-        exponent = int(f"{mean:e}".partition("e")[2])
-        return f"{mean:.{max(0, exponent - power)}e} ± {deviation:.0e}{unit}"
-    places = max(0, -power)
-    return f"{mean:,.{places}f} ± {deviation:,.{places}f}{unit}"
+    exponent = _power(mean)
+    last = exponent - 3
+    if deviation > 0:
+        last = max(last, _power(deviation) - (f"{deviation:.0e}"[0] in "12"))
+    digits = max(0, exponent - last)
+    if exponent < -3:
+        text, beside = f"{mean:.{digits}e}", f"{deviation:.{max(0, _power(deviation) - last)}e}"
+    else:
+        text, beside = (f"{value:,.{max(0, -last)}f}" for value in (mean, deviation))
+    return f"{text} ± {beside}{unit}" if deviation >= 0.5 * 10.0**last else f"{text}{unit}"
+
+
+def _power(value: float) -> int:
+    """The power of ten of the first significant digit, once rounded to it."""
+    return int(f"{value:.0e}".partition("e")[2])
 
 
 def whole(values: Iterable[float]) -> str:
