@@ -8,6 +8,7 @@ A table stands between two comments, and a number before one:
 
     ends at 0.0062<!--= final("fig5b_mnist/reduced_batch/budget=0.1"):.2g -->
 
+A ratio with its interval, `1.03 (0.94 to 1.12)`, stands before `<!--~ interval(...) -->`.
 Comments hold calls of the functions in `namespace`; after a number's call, and a colon, the format.
 """
 
@@ -19,19 +20,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rad.errors import UsageError
+from rad.pages.headlines import headlines
 from rad.pages.measured import Measured
 from rad.pages.runs import Runs
 
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+PHRASE = re.compile(r"(\S+ \(\S+ to [^\s)]+\))(<!--~ (.*?)() -->)")
 NUMBER = re.compile(r"([^\s|(*~]+(?: ± [^\s|(*]+)?)(\*{0,2}<!--= (.*?)(?::([^:\"]*))? -->)")
 
 
 AFTER = {str(count): f"after {count:,} iterations" for count in (0, 500, 5000)}
 
+TABLE_1 = {
+    "printed_mb": "the paper, printed",
+    "paper_mb": "its arithmetic",
+    "honest_mb": "by hand, corrected",
+    "saved_mb": "**measured**",
+}
+
 
 def namespace(root: Path, **more: object) -> Mapping[str, object]:
     """What comments may name, on the results below `root`."""
-    return {**Runs(root).functions, **Measured(root).functions, "iterations": AFTER, **more}
+    runs = Runs(root)
+    functions = {**runs.functions, **headlines(runs), **Measured(root).functions}
+    return {**functions, "iterations": AFTER, "table1": TABLE_1, **more}
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class Page:
             UsageError: a comment cannot be read, or names results that are not there.
         """
         text = TABLE.sub(self._table, self.file.read_text())
-        return NUMBER.sub(self._number, text)
+        return NUMBER.sub(self._number, PHRASE.sub(self._number, text))
 
     def _table(self, match: re.Match[str]) -> str:
         opening, call, _, end = match.groups()

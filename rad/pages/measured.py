@@ -38,7 +38,12 @@ class Measured:
     @cached_property
     def functions(self) -> dict[str, Callable[..., object]]:
         """What a page may call, by name."""
-        return {"listing": self.listing, "pivot": self.pivot, "value": self.value}
+        return {
+            "listing": self.listing,
+            "pivot": self.pivot,
+            "pivot_down": self.pivot_down,
+            "value": self.value,
+        }
 
     def rows(self, file: str, where: str = "") -> pd.DataFrame:
         """Rows of a file, those for which `where` holds, in the syntax of pandas' `query`.
@@ -107,6 +112,19 @@ class Measured:
             (
                 [_code(rows, cell(rows, row)), *(cell(values, wide.loc[row, c]) for c in across)]
                 for row in down
+            ),
+        )
+
+    def pivot_down(
+        self, file: str, across: str, columns: str, where: str, names: Mapping[str, str]
+    ) -> str:
+        """A row for each of some columns of the file, a column for each value of `across`."""
+        found = self.rows(file, where)
+        return table(
+            ["", *(f"{value:g}" for value in found[across])],
+            (
+                [_header(column, names), *(cell(column, value) for value in found[column])]
+                for column in columns.split()
             ),
         )
 

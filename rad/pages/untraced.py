@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rad.pages.blocks import NUMBER, TABLE
+from rad.pages.blocks import NUMBER, PHRASE, TABLE
 
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 GIVEN = re.compile(r"<!-- given: (.*?) -->", re.DOTALL)
@@ -35,7 +35,7 @@ SCALES = (1.0, 100.0, 1e-3, 1e-6)
 
 def prose(text: str) -> str:
     """A page without code, generated tables and numbers, comments and targets of links."""
-    for pattern in (CODE, TABLE, NUMBER, COMMENT, TARGET):
+    for pattern in (CODE, TABLE, PHRASE, NUMBER, COMMENT, TARGET):
         text = pattern.sub(" ", text)
     return text
 

@@ -32,7 +32,7 @@ def spread(values: Sequence[float], unit: str = "") -> str:
     """
     mean = float(np.mean(values))
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    exponent = _power(mean)
+    exponent = int(f"{mean:.3e}".partition("e")[2])
     last = exponent - 3
     if deviation > 0:
         last = max(last, _power(deviation) - (f"{deviation:.0e}"[0] in "12"))
@@ -69,6 +69,8 @@ def cell(column: str, value: object) -> str:
         return f"{number:.2f}"
     if column.endswith("time_ratio"):
         return f"{number:.2f}x"
+    if column.startswith("over_"):
+        return f"{number:.4f}"
     if number == int(number) and abs(number) >= 1:
         return f"{int(number):,}"
     return significant(number)
