@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import _cli  # noqa: F401  # the signals first, and one line for what is refused
+import _cli  # the signals first, and one line for what is refused
 
 from rad.errors import UsageError
 from rad.pages import Page, namespace, untraced

@@ -38,12 +38,19 @@ TABLE_1 = {
     "saved_mb": "**measured**",
 }
 
+NETWORKS = {
+    "convnet_pointwise": "1 x 1",
+    "feedforward_1024": "1024",
+    "feedforward_deep": "deep",
+    "feedforward_tokens": "tokens",
+}
+
 
 def namespace(root: Path, **more: object) -> Mapping[str, object]:
     """What comments may name, on the results below `root`."""
     runs = Runs(root)
     functions = {**runs.functions, **headlines(runs), **Measured(root).functions}
-    return {**functions, "iterations": AFTER, "table1": TABLE_1, **more}
+    return {**functions, "iterations": AFTER, "table1": TABLE_1, "networks": NETWORKS, **more}
 
 
 @dataclass(frozen=True)

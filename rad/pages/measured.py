@@ -76,7 +76,7 @@ class Measured:
         headers = [_header(column, names) for column in chosen]
         rows = self.rows(file, where)
         for column, formula in (derive or {}).items():
-            rows = rows.assign(**{column: rows.eval(formula)})
+            rows = _with(rows, column, formula)
         return table(
             headers,
             (
@@ -101,7 +101,7 @@ class Measured:
         `only` chooses among the latter; `derive` is a formula for the values.
         """
         found = self.rows(file, where)
-        found = found.assign(**{values: found.eval(derive)}) if derive else found
+        found = _with(found, values, derive) if derive else found
         wide = found.pivot(index=rows, columns=columns, values=values)
         across = only.split() or list(dict.fromkeys(found[columns]))
         down = list(dict.fromkeys(found[rows]))
@@ -138,6 +138,12 @@ class Measured:
         if len(found) != 1:
             raise UsageError(f"{file}.csv has {len(found)} rows where {where}")
         return float(found.iloc[0])
+
+
+def _with(rows: pd.DataFrame, column: str, formula: str) -> pd.DataFrame:
+    rows = rows.copy()
+    rows[column] = rows.eval(formula)
+    return rows
 
 
 def _header(column: str, names: Mapping[str, str] | None, code: bool = False) -> str:

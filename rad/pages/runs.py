@@ -157,22 +157,30 @@ class Runs:
 
     def one_over(self, source: str, other: str, seed: int, column: str = "bootstrap_loss") -> float:
         """A final figure of one seed over another source's."""
-        ours, theirs = (self.of(each).set_index("seed") for each in (source, other))
-        return float(ours.loc[seed, f"final.{column}"] / theirs.loc[seed, f"final.{column}"])
+        ours, theirs = (
+            dict(zip(runs["seed"], runs[f"final.{column}"], strict=True))
+            for runs in (self.of(source), self.of(other))
+        )
+        return float(ours[seed] / theirs[seed])
 
     def _steps(self, source: str, column: str, level: float | str) -> list[float]:
-        runs = self.of(source).set_index("path")
+        runs = self.of(source)
+        seeds = dict(zip(runs["path"], runs["seed"], strict=True))
         found = []
         for path, rows in self.curves(source).groupby("path"):
-            goal = level if isinstance(level, float) else self._of_seed(level, column, runs, path)
+            goal = (
+                level
+                if isinstance(level, float)
+                else self._of_seed(level, column, seeds[str(path)])
+            )
             below = rows.loc[rows[column] <= goal, "iteration"]
             found.append(float(below.min()) if len(below) else math.nan)
         return found
 
-    def _of_seed(self, source: str, column: str, runs: pd.DataFrame, path: object) -> float:
-        """The final value of the run of that source that has the same seed."""
-        other = self.of(source).set_index("seed")[f"final.{column}"]
-        return float(other.loc[runs.loc[path, "seed"]])
+    def _of_seed(self, source: str, column: str, seed: int) -> float:
+        """The final value of the run of that source with that seed."""
+        runs = self.of(source)
+        return float(runs.loc[runs["seed"] == seed, f"final.{column}"].iloc[0])
 
     def steps(self, source: str, column: str, level: float | str) -> str:
         """The iteration of the first evaluation at or below a level, over seeds."""

@@ -29,7 +29,9 @@ GIVEN = re.compile(r"<!-- given: (.*?) -->", re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 TARGET = re.compile(r"\]\([^)]*\)|https?://\S+")
 CITED = re.compile(r"\]\((?:\.\./)*results/([\w./=,-]+)\)")
-MEASURED = re.compile(r"(?<![\w.,/])(?:\d[\d,]*\.\d+(?:e[+-]?\d+)?|\d+e[+-]?\d+|\d{1,3}(?:,\d{3})+)")
+MEASURED = re.compile(
+    r"(?<![\w.,/])(?:\d[\d,]*\.\d+(?:e[+-]?\d+)?|\d+e[+-]?\d+|\d{1,3}(?:,\d{3})+)"
+)
 SCALES = (1.0, 100.0, 1e-3, 1e-6)
 
 
@@ -64,7 +66,8 @@ def _values(results: Path, cited: list[str]) -> Iterator[float]:
         folder = results / name
         for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
             if file.suffix == ".csv" and file.name != "metrics.csv":
-                yield from pd.read_csv(file).select_dtypes("number").stack().abs()
+                numbers = pd.read_csv(file).select_dtypes("number").to_numpy(float)
+                yield from np.abs(numbers[np.isfinite(numbers)])
             elif file.name == "summary.json":
                 yield from _leaves(json.loads(file.read_text()))
 
