@@ -17,6 +17,7 @@ import _cli  # the signals first, and one line for what is refused
 
 from rad.errors import UsageError
 from rad.pages import Page, namespace, untraced
+from rad.pages.settings import tables
 from rad.results import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     """The exit status."""
     options = _parser().parse_args(arguments)
     files = options.pages or [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    functions = namespace(ROOT / "results")
+    functions = namespace(ROOT / "results", **tables(ROOT / "configs"))
     wrong = 0
     for file in files:
         page = Page(file, functions)
