@@ -67,9 +67,7 @@ def settings_table(file: Path, rules: Mapping[str, Any], groups: tuple[str, ...]
     return table(["key", "default", "what it may be", "what it is for"], _merged(rows))
 
 
-def _row(
-    setting: Setting, rules: Mapping[str, Any], prefix: str = "", only: str = ""
-) -> list[str]:
+def _row(setting: Setting, rules: Mapping[str, Any], prefix: str = "", only: str = "") -> list[str]:
     rule: Any = rules
     for key in setting.key.split("."):
         try:
