@@ -1,7 +1,7 @@
 """The numbers of README and docs, from the files in results: `python scripts/claims.py`.
 
-Writes the tables and numbers that comments in the pages call for, and lists the numbers in prose
-that no file has. `--check` writes nothing; exit status 1 where a page is not as the results have
+Writes the tables and numbers that comments in the pages call for, draws plots/headline.png, and
+lists the numbers in prose that no file has. `--check` writes nothing; exit status 1 where a page is not as the results have
 it, or a number has no origin.
 """
 
@@ -17,7 +17,10 @@ import _cli  # the signals first, and one line for what is refused
 
 from rad.errors import UsageError
 from rad.pages import Page, namespace, untraced
+from rad.pages.figure import headline_figure
+from rad.pages.runs import Runs
 from rad.pages.settings import tables
+from rad.plotting import save
 from rad.results import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +47,9 @@ def main(arguments: Sequence[str]) -> int:
         if missing:
             wrong += 1
             print(f"{file}: no file of the results that it links to has {', '.join(missing)}")
+    if not options.check and not options.pages:
+        for drawn in save(headline_figure(Runs(ROOT / "results")), ROOT / "plots" / "headline.png"):
+            print(f"wrote {drawn}")
     return 1 if wrong else 0
 
 
