@@ -1,8 +1,8 @@
 """The numbers of README and docs, from the files in results: `python scripts/claims.py`.
 
 Writes the tables and numbers that comments in the pages call for, draws plots/headline.png, and
-lists the numbers in prose that no file has. `--check` writes nothing; exit status 1 where a page is not as the results have
-it, or a number has no origin.
+lists the numbers in prose that no file has. `--check` writes nothing; exit status 1 where a page is
+not as the results have it, or a number has no origin.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from pathlib import Path
 from rad.errors import UsageError
 from rad.pages.headlines import headlines
 from rad.pages.measured import Measured
+from rad.pages.reproduction import index
 from rad.pages.runs import Runs
 
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -49,7 +50,12 @@ NETWORKS = {
 def namespace(root: Path, **more: object) -> Mapping[str, object]:
     """What comments may name, on the results below `root`."""
     runs = Runs(root)
-    functions = {**runs.functions, **headlines(runs), **Measured(root).functions}
+    functions = {
+        "index": lambda prefix: index(runs, prefix),
+        **runs.functions,
+        **headlines(runs),
+        **Measured(root).functions,
+    }
     return {**functions, "iterations": AFTER, "table1": TABLE_1, "networks": NETWORKS, **more}
 
 

@@ -55,7 +55,7 @@ def _trained(
     train = f"python scripts/train.py -m +experiment={experiment} {SCALE} {runs}"
     where = f"results_root={ROOT} output={ROOT}/plots/{experiment}.png"
     plot = f"python scripts/plot.py experiment={experiment} {{drawn}} {draw} {where}"
-    page = "fractions" if name == "fractions" else f"fig{name}"
+    page = f"reproduce/{'fractions' if name == 'fractions' else f'fig{name}'}"
     commands = (f"{train} results_root={ROOT}", plot)
     source = f"{experiment}/*/*{'scale=cpu' if scale == 'cpu' else ''}"
     file = f"plots/{experiment}.png"
@@ -67,7 +67,7 @@ REPRODUCTIONS: Sequence[Reproduction] = (
         "1",
         "figures 1 and 2: graphs, and variance against depth",
         (f"python scripts/path_sampling.py output={ROOT}/path_sampling figures={ROOT}/plots",),
-        "figures1_2",
+        "reproduce/figures1_2",
         "plots/figure1.png",
         "path_sampling",
         "complete",
@@ -108,7 +108,7 @@ REPRODUCTIONS: Sequence[Reproduction] = (
             f"python scripts/plot_pde.py {{drawn}} results_root={ROOT} output={ROOT}/plots/fig6 "
             "variance=null",
         ),
-        "fig6",
+        "reproduce/fig6",
         "plots/fig6b.png",
         "fig6_pde",
         "at the paper's scale",
@@ -131,7 +131,7 @@ REPRODUCTIONS: Sequence[Reproduction] = (
             f"noise.output={ROOT}/gradient_noise noise.figure={ROOT}/plots/gradient_noise.png "
             f"noise.checkpoints={ROOT}/scratch",
         ),
-        "../gradient_noise",
+        "gradient_noise",
         "plots/gradient_noise_feedforward_mnist.png",
         "gradient_noise",
         "MNIST complete; CIFAR-10 scaled down; recurrent: not measured",
@@ -141,7 +141,7 @@ REPRODUCTIONS: Sequence[Reproduction] = (
         "table1",
         "Table 1: memory",
         (f"python scripts/memory_table.py output={ROOT}/table1 figure={ROOT}/plots/table1.png",),
-        "table1",
+        "reproduce/table1",
         "plots/table1.png",
         "table1",
         "measured; the paper calculated it by hand",
@@ -162,22 +162,22 @@ def reproduction(name: str) -> Reproduction:
     raise UsageError(f"no figure or table {name!r}; choose one of {names}")
 
 
-def index(runs: Runs, prefix: str) -> str:
-    """The table of all: figure, command, minutes of one core, page, status."""
+def index(runs: Runs, here: str) -> str:
+    """The table of all: what it shows, the command, minutes of one core, figure, status.
+
+    `here` leads from the page to the folder `docs`: `docs/`, or `../`.
+    """
     rows = []
+    up = "../" * (1 + here.count("..")) if here.startswith("..") else ""
     for each in REPRODUCTIONS:
         trained = any((runs.root / each.committed.split("/")[0]).glob("*/*/*/summary.json"))
-        minutes = f"{runs.minutes(each.committed):,.0f}" if trained else "minutes"
-        page = str(Path(prefix) / "reproduce" / each.page).replace("reproduce/../", "")
-        links = f"[{each.file.removeprefix('plots/')}]({prefix}{each.file})".replace(
-            "docs/plots", "plots"
-        )
+        minutes = f"{runs.minutes(each.committed):,.0f}" if trained else "some"
         rows.append(
             [
-                f"[{each.shows}]({page}.md)",
+                f"[{each.shows}]({here}{each.page}.md)",
                 f"`make reproduce FIG={each.name}`",
                 minutes,
-                links,
+                f"[{Path(each.file).name}]({up}{each.file})",
                 each.status,
             ]
         )
