@@ -14,6 +14,8 @@ from rad.pages.words import table
 ENTRY = re.compile(r"( *)([a-z_]\w*):(?: (.*))?")
 SKIPPED = ("defaults", "hydra", "scales", "tuned", "name")
 PLACE = "${"
+ASIDE = re.compile(r" \((?:a number in quotes|no and yes are texts)[^)]*\)")
+"""What only a refusal need say."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ def _row(setting: Setting, rules: Mapping[str, Any], prefix: str = "", only: str
         except (AttributeError, KeyError) as error:
             raise UsageError(f"{setting.key} has no rule in rad.schema") from error
     default = setting.default if PLACE not in setting.default else "of the experiment or data set"
-    words = getattr(rule, "words", "").replace("|", "\\|")
+    words = ASIDE.sub("", getattr(rule, "words", "")).replace("|", "\\|")
+    comment = setting.comment.replace("<", "&lt;").replace("|", "\\|")
     where = f"with {only}: " if only else ""
     shown = f"`{default}`" if PLACE not in setting.default else default
-    return [f"`{prefix}{setting.key}`", shown, words, f"{where}{setting.comment}".rstrip(": ")]
+    return [f"`{prefix}{setting.key}`", shown, words, f"{where}{comment}".rstrip(": ")]
 
 
 def _merged(rows: list[list[str]]) -> list[list[str]]:
