@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rad.errors import UsageError
 from rad.pages.runs import Runs
@@ -171,13 +170,13 @@ def index(runs: Runs, here: str) -> str:
     up = "../" * (1 + here.count("..")) if here.startswith("..") else ""
     for each in REPRODUCTIONS:
         trained = any((runs.root / each.committed.split("/")[0]).glob("*/*/*/summary.json"))
-        minutes = f"{runs.minutes(each.committed):,.0f}" if trained else "some"
+        minutes = f"{runs.minutes(each.committed):,.0f}" if trained else "not recorded"
         rows.append(
             [
                 f"[{each.shows}]({here}{each.page}.md)",
                 f"`make reproduce FIG={each.name}`",
                 minutes,
-                f"[{Path(each.file).name}]({up}{each.file})",
+                f"[figure]({up}{each.file})",
                 each.status,
             ]
         )
