@@ -19,10 +19,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 test: $(INSTALLED) ## run the test suite, in a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-lint: $(INSTALLED) ## check style and types
+lint: $(INSTALLED) ## check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell $(SPELLED)
 
 docs: $(INSTALLED) ## build the documentation into site/; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -32,6 +33,8 @@ claims: $(INSTALLED) ## check that the numbers of README and docs are those of r
 
 reproduce: $(INSTALLED) ## train and draw a figure or table of the paper afresh: make reproduce FIG=5b
 	$(BIN)/python scripts/reproduce.py $(or $(FIG),--help)
+
+SPELLED := README.md CHANGELOG.md CONTRIBUTING.md docs examples rad scripts configs tests
 
 QUICKSTART_VARIANTS := baseline,reduced_batch,same_sample,different_sample,project
 
