@@ -1,8 +1,8 @@
 """The numbers of README and docs, from the files in results: `python scripts/claims.py`.
 
 Writes the tables and numbers that comments in the pages call for, draws plots/headline.png, and
-lists the numbers in prose that no file has. `--check` writes nothing; exit status 1 where a page is
-not as the results have it, or a number has no origin.
+lists the numbers in prose that no file has, and results whose commit is not in the history and not
+said to be. `--check` writes nothing; exit status 1 where something is not as it should be.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import _cli  # the signals first, and one line for what is refused
 
 from rad.errors import UsageError
 from rad.pages import Page, namespace, untraced
+from rad.pages.commits import lost_commits
 from rad.pages.figure import headline_figure
 from rad.pages.runs import Runs
 from rad.pages.settings import tables
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str]) -> int:
         if missing:
             wrong += 1
             print(f"{file}: no file of the results that it links to has {', '.join(missing)}")
+    lost = lost_commits(ROOT, (ROOT / "docs" / "results_format.md").read_text())
+    print("".join(f"{line}; say so in docs/results_format.md\n" for line in lost), end="")
+    wrong += len(lost)
     if not options.check and not options.pages:
         for drawn in save(headline_figure(Runs(ROOT / "results")), ROOT / "plots" / "headline.png"):
             print(f"wrote {drawn}")

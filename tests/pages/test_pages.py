@@ -1,11 +1,14 @@
 """How numbers are printed, what counts as traced, and what a table of settings takes in."""
 
+import json
+import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from rad.errors import UsageError
+from rad.pages.commits import lost_commits
 from rad.pages.measured import Measured
 from rad.pages.settings import settings_of, settings_table
 from rad.pages.untraced import untraced
@@ -84,3 +87,24 @@ def test_settings_have_default_rule_and_comment(tmp_path: Path) -> None:
     ]
     with pytest.raises(UsageError, match=r"training\.every has no rule"):
         settings_table(file, {"seed": Whole(0), "training": {}})
+
+
+def test_a_commit_that_is_not_in_the_history_has_to_be_named(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=x", "-c", "user.email=x@x")
+        done = subprocess.run(["git", "-C", str(tmp_path), *who, *words], capture_output=True)
+        return done.stdout.decode().strip()
+
+    for name, commit in (("there", "HEAD"), ("lost", "8" * 40), ("plain", None)):
+        file = tmp_path / "results" / name / "cpu.json"
+        file.parent.mkdir(parents=True)
+        if commit == "HEAD":
+            git("init", "-q")
+            git("commit", "-q", "--allow-empty", "-m", "x")
+            commit = git("rev-parse", "HEAD") + "-dirty"
+        file.write_text(json.dumps({"commit": commit}))
+    (line,) = lost_commits(tmp_path, "nothing")
+    assert line == f"results/lost names {'8' * 40}, not in the history"
+    assert lost_commits(tmp_path, "results/lost names 8888888.") == []
+    assert lost_commits(tmp_path, "8888888") == [line]
+    assert lost_commits(tmp_path / "results" / "none", "") == []
