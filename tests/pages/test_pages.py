@@ -9,7 +9,9 @@ import pytest
 
 from rad.errors import UsageError
 from rad.pages.commits import lost_commits
+from rad.pages.figure import SHOWN, headline_figure
 from rad.pages.measured import Measured
+from rad.pages.runs import Runs
 from rad.pages.settings import settings_of, settings_table
 from rad.pages.untraced import untraced
 from rad.pages.words import cell, significant, spread, whole
@@ -108,3 +110,13 @@ def test_a_commit_that_is_not_in_the_history_has_to_be_named(tmp_path: Path) -> 
     assert lost_commits(tmp_path, "results/lost names 8888888.") == []
     assert lost_commits(tmp_path, "8888888") == [line]
     assert lost_commits(tmp_path / "results" / "none", "") == []
+
+
+def test_the_figure_has_a_marker_at_each_mean() -> None:
+    runs = Runs(Path(__file__).resolve().parents[2] / "results")
+    (axes,) = headline_figure(runs).axes
+    drawn = [bars.lines[0].get_xydata()[0].tolist() for bars in axes.containers]
+    assert drawn == [
+        [runs.of(source)["memory.saved_bytes"].mean(), runs.final(source)] for source, *_ in SHOWN
+    ]
+    assert {text.get_text() for text in axes.texts} == {label for _, label, *_ in SHOWN}
