@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install test lint quickstart gpu clean
+.PHONY: help install test lint docs claims reproduce quickstart gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,10 +19,22 @@ $(INSTALLED): pyproject.toml constraints.txt
 test: $(INSTALLED) ## run the test suite, in a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-lint: $(INSTALLED) ## check style and types
+lint: $(INSTALLED) ## check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell $(SPELLED)
+
+docs: $(INSTALLED) ## build the documentation into site/; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+claims: $(INSTALLED) ## check that the numbers of README and docs are those of results/
+	$(BIN)/python scripts/claims.py --check
+
+reproduce: $(INSTALLED) ## train and draw a figure or table of the paper afresh: make reproduce FIG=5b
+	$(BIN)/python scripts/reproduce.py $(or $(FIG),--help)
+
+SPELLED := README.md CHANGELOG.md CONTRIBUTING.md docs examples rad scripts configs tests
 
 QUICKSTART_VARIANTS := baseline,reduced_batch,same_sample,different_sample,project
 
@@ -34,4 +46,4 @@ gpu: $(INSTALLED) ## tests, benchmarks and missing paper-scale results on a GPU,
 	$(BIN)/python scripts/gpu.py time_limit=540 --archive outputs/gpu.tar.gz
 
 clean: ## remove the virtual environment and caches (results stay)
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info site

@@ -48,6 +48,14 @@ class RunSpec:
     text: str
 
 
+def defaults() -> dict[str, Any]:
+    """The top-level settings of scripts/train.py that need no group, as they are by themselves."""
+    file = Path(__file__).resolve().parents[1] / "configs" / "train" / "train.yaml"
+    plain = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in ("defaults", "hydra")}
+
+
 def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
     """Resolve and check a configuration; `overrides` are the command line's, as Hydra lists them.
 

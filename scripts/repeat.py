@@ -16,7 +16,7 @@ from typing import Any
 import _cli  # first: see there
 import pandas as pd
 import torch
-from _run_spec import RunSpec, read
+from _run_spec import RunSpec, defaults, read
 from _spec import saved_config
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
             f"{summary['command']} results_root={options.output}"
         )
     spec = _spec(recorded, options)
-    changed = difference(recorded.config_file.read_text(), spec.text)
+    changed = difference(recorded.config_file.read_text(), spec.text, defaults())
     if changed:
         print(f"of another version of this program: its configuration differs in {changed}")
     torch.set_num_threads(summary["threads"])

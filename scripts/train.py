@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli  # first: see there
-from _run_spec import RunSpec, read
+from _run_spec import RunSpec, defaults, read
 from omegaconf import DictConfig, OmegaConf
 
 from rad import data, models, slice_batches
@@ -210,7 +210,7 @@ def check(config: DictConfig, overrides: list[str]) -> None:
 def _skipped(folder: RunFolder, spec: RunSpec) -> str:
     """The line for a finished run; its config.yaml may be missing or from another version."""
     try:
-        changed = difference(folder.config_file.read_text(), spec.text)
+        changed = difference(folder.config_file.read_text(), spec.text, defaults())
     except (OSError, ValueError):  # bytes that are no text among them
         changed = ""
     note = f"; its configuration differs in {changed}" if changed else ""

@@ -12,7 +12,7 @@ TEXTS = (
     *ROOT.glob("rad/**/*.py"),
     *ROOT.glob("scripts/**/*.py"),
     *ROOT.glob("configs/**/*.yaml"),
-    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("docs/**/*.md"),
     ROOT / "README.md",
     ROOT / "Makefile",
 )

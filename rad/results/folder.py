@@ -210,10 +210,11 @@ def _matches(summary: Mapping[str, Any], file: Path, read: Callable[[], bytes]) 
     return recorded is None or digest(read()) == recorded
 
 
-def difference(there: str, here: str) -> str:
+def difference(there: str, here: str, defaults: Mapping[str, Any] | None = None) -> str:
     """The top-level keys in which two YAML texts differ, with both values where scalar.
 
-    What they mean is compared, comments and layout aside.
+    What they mean is compared, comments and layout aside. A key that is absent there, where there
+    was no such setting yet, is no difference if it has its default here.
 
     Raises:
         UsageError: a text that is no YAML mapping.
@@ -222,6 +223,8 @@ def difference(there: str, here: str) -> str:
     words = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key, ABSENT), new.get(key, ABSENT)
+        if before is ABSENT and key in (defaults or {}) and after == (defaults or {})[key]:
+            continue
         if before != after or str(before) != str(after):
             scalars = not any(isinstance(value, dict | list) for value in (before, after))
             values = f" ({_shown(before)} there, {_shown(after)} here)" if scalars else ""

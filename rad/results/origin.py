@@ -29,7 +29,7 @@ ENVIRONMENT = ("MALLOC_MMAP_THRESHOLD_",)
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 NUMBERLESS = (
-    *("results", "plotting", "tuning", "graph", "benchmarks", "gradient_noise"),
+    *("results", "plotting", "tuning", "graph", "benchmarks", "gradient_noise", "pages"),
     "__pycache__",
 )
 """Folders of `rad` whose code no training run's numbers depend on."""

@@ -11,7 +11,7 @@ import pytest
 
 from rad import results
 from rad.errors import UsageError
-from rad.results import RunFolder, origin, run_path
+from rad.results import RunFolder, difference, origin, run_path
 
 CONFIG = "seed: 0\nmodel:\n  name: feedforward\n  hidden: [3, 4]\n"
 
@@ -283,3 +283,16 @@ def test_results_need_no_torch() -> None:
     )
     package = str(Path(results.__file__).parents[1])
     assert subprocess.run([sys.executable, "-c", program, package]).returncode == 0
+
+
+def test_a_setting_that_is_younger_than_a_run_is_no_difference_at_its_default() -> None:
+    before, after = "seed: 0\n", "seed: 0\nkind: saved\nslices: null\n"
+    defaults = {"kind": "saved", "slices": None}
+    assert difference(before, after) == (
+        "kind (absent there, saved here), slices (absent there, null here)"
+    )
+    assert difference(before, after, defaults) == ""
+    assert difference(before, "seed: 0\nkind: peak\n", defaults) == (
+        "kind (absent there, peak here)"
+    )
+    assert difference(after, before, defaults).startswith("kind (saved there, absent here)")
