@@ -18,7 +18,6 @@ from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from rad import data, models
 from rad.data import Dataset
 from rad.errors import UsageError
 from rad.gradient_noise import Sampling, full_gradient, measure, weight_layers
@@ -54,8 +53,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
     """Train and measure at each point; write all points so far."""
     spec, noise, origin = read(config, overrides), config.noise, provenance()
-    name, root = spec.config.dataset.name, spec.config.data_root
-    dataset = data.load(name, root, spec.device, **spec.dataset_options)
+    dataset = spec.images()
     weight_layers(_model(spec, dataset))
     make_folder(file.parent, "noise.output")
     points: list[dict[str, Any]] = []
@@ -94,10 +92,7 @@ def _sampling(config: DictConfig) -> Sampling:
 
 
 def _model(spec: RunSpec, dataset: Dataset) -> nn.Module:
-    options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
-    name = options.pop("name")
-    model = models.build(name, **dataset.model_arguments, seed=spec.seed, **options)
-    return model.to(spec.device)
+    return spec.model(dataset).to(spec.device)
 
 
 def _trained(

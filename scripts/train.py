@@ -14,7 +14,7 @@ import _cli  # first: see there
 from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 
-from rad import data, models, slice_batches
+from rad import slice_batches
 from rad.data import Dataset
 from rad.errors import Several, UsageError
 from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
@@ -23,6 +23,7 @@ from rad.results import RunFolder, difference, machine, provenance
 from rad.training import (
     Interruption,
     Strides,
+    Task,
     TrainResult,
     WandbLogger,
     side_by_side,
@@ -61,7 +62,7 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
             where that is true of several.
     """
     origin = provenance()
-    datasets: dict[str, Dataset] = {}
+    datasets: dict[str, Dataset | Task] = {}
     failed: dict[Path, UsageError] = {}
     ready: list[Prepared] = []
     different = {spec.path: spec for spec in specs}
@@ -87,7 +88,7 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
 
 def _prepared(
     spec: RunSpec,
-    datasets: dict[str, Dataset],
+    datasets: dict[str, Dataset | Task],
     stack: ExitStack,
     interruption: Interruption,
     commit: str,
@@ -100,7 +101,7 @@ def _prepared(
     name, options = spec.config.dataset.name, spec.dataset_options
     key = f"{name} {options} {spec.config.data_root} {spec.device}"
     if key not in datasets:
-        datasets[key] = data.load(name, spec.config.data_root, spec.device, **options)
+        datasets[key] = spec.load()
     built = plan(spec, datasets[key])
     print(f"{spec.path}: {built.plan.describe()}", flush=True)
     stack.enter_context(folder.open(spec.text))
@@ -131,13 +132,11 @@ def _end(run: Prepared, result: TrainResult, count: int, origin: dict[str, Any])
         print(f"stopped after {result.iterations} iterations; the same command goes on from there")
 
 
-def plan(spec: RunSpec, dataset: Dataset) -> Built:
+def plan(spec: RunSpec, dataset: Dataset | Task) -> Built:
     """The converted model and how it meets the budget, measured on the first examples."""
     task = task_of(dataset)
     batch = task.first(spec.settings.batch_size)
-    options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
-    name = options.pop("name")
-    model = models.build(name, **dataset.model_arguments, seed=spec.seed, **options)
+    model = spec.model(dataset)
     if spec.config.slices is not None:
         slice_batches(model, spec.config.slices)
     return build(

@@ -90,9 +90,15 @@ TRAIN: Rules = {
             "feedforward": {"hidden": ListOf(SIZE, least=0)},
             "convnet": {"channels": ListOf(SIZE)},
             "irnn": {"hidden": SIZE, "std": Number()},
-        }
+        },
+        own={},
+        filled=("input_shape", "classes", "vocabulary"),
     ),
-    "dataset": Named(dict.fromkeys(NAMES, _DATASET) | {"sequential_mnist": _SEQUENCES}),
+    "dataset": Named(
+        dict.fromkeys(NAMES, _DATASET) | {"sequential_mnist": _SEQUENCES},
+        own=_DATASET,
+        filled=("root", "device"),
+    ),
     "variant": VARIANT,
     "optimizer": Named({"adam": _OPTIMIZER, "sgd": _OPTIMIZER}),
     "logger": Named({"wandb": _LOGGER}),

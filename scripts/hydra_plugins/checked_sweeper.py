@@ -18,7 +18,7 @@ from itertools import product
 from typing import Any
 
 from _cli import BAD_INPUT, Script, encode, one_line
-from _spec import check_settings, rules_of
+from _spec import check_settings, rules_of, without_defaults
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rad.errors import Several, UsageError, first_line
 from rad.processes.signals import Stopped
 from rad.processes.workers import STOPPED, watched
+from rad.schema.near import keys_of
 from rad.schema.rules import check
 from rad.schema.training import RUNS_PER_PROCESS
 
@@ -123,13 +124,15 @@ class CheckedSweeper(Sweeper):
         try:
             self._check(job)
         except BAD_INPUT as error:
-            return [one_line(error)]
+            known = keys_of(rules_of(self.config.hydra.job.config_name))
+            return [one_line(error, known)]
         return []
 
     def _check(self, job: list[str]) -> None:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, job)
-        overrides = list(config.hydra.overrides.task)
-        rules = rules_of(config.hydra.job.config_name)
+        name = config.hydra.job.config_name
+        overrides = without_defaults(config, config.hydra.overrides.task, name)
+        rules = rules_of(name)
         with open_dict(config):
             del config["hydra"]
         check_settings(config, rules)
