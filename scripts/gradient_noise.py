@@ -33,7 +33,7 @@ from rad.results import (
     write_partial,
     write_whole,
 )
-from rad.training import NullLogger, train
+from rad.training import NullLogger, RunInfo, follow, train
 from rad.training.task import task_of
 
 
@@ -47,7 +47,24 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         raise UsageError(f"{file} is missing; set noise.measure=true to measure first")
     table = read_table(file, "set noise.measure=true to measure again")
     png, _ = save(noise_figure(table), config.noise.figure)
+    logger = follow(config.logger, _info(config))
+    logger.figure("gradient noise", png)
+    logger.finish()
     print(f"{file} is drawn in {png}")
+
+
+def _info(config: DictConfig) -> RunInfo:
+    """What dashboards are told of a measurement."""
+    noise: Any = OmegaConf.to_container(config.noise, resolve=True)
+    return RunInfo(
+        path=f"gradient_noise/{config.experiment_name}",
+        title=str(config.experiment_name),
+        group="gradient_noise",
+        job="measurement",
+        tags=(str(config.model.name), str(config.dataset.name), str(config.scale)),
+        config={"noise": noise, "seed": config.seed},
+        root=str(config.results_root),
+    )
 
 
 def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:

@@ -22,10 +22,11 @@ from rad.planning.variants import Built, Plan, build
 from rad.results import RunFolder, difference, machine, provenance
 from rad.training import (
     Interruption,
+    RunInfo,
     Strides,
     Task,
     TrainResult,
-    WandbLogger,
+    follow,
     side_by_side,
     strides,
 )
@@ -108,7 +109,7 @@ def _prepared(
     if folder.finished():  # by another process, in the meantime
         print(_skipped(folder, spec), flush=True)
         return None
-    logger = _logger(spec)
+    logger = follow(spec.config.logger, run_info(spec, built.plan))
     stack.callback(logger.finish)
     settings = replace(spec.settings, batch_size=built.batch_size)
     run = strides(
@@ -214,16 +215,22 @@ def _skipped(folder: RunFolder, spec: RunSpec) -> str:
     return f"{folder.path}: finished already, skipped{note}"
 
 
-def _logger(spec: RunSpec) -> WandbLogger:
-    options = spec.config.logger
-    return WandbLogger(
-        project=options.project,
-        name=str(spec.path.relative_to(spec.config.results_root)),
+def run_info(spec: RunSpec, plan: Plan, job: str = "train") -> RunInfo:
+    """What dashboards are told of a run."""
+    config, memory = spec.config, asdict(plan.memory)
+    used = {"batch_size": plan.batch_size, "keep_fraction": plan.keep_fraction, "bits": plan.bits}
+    budget = "" if config.budget == "full" else f" {config.budget}"
+    notes = (config.model.name, config.dataset.name, plan.variant, config.scale)
+    return RunInfo(
+        path=spec.path.relative_to(config.results_root).as_posix(),
+        title=f"{plan.variant}{budget} s{spec.seed}",
         group=spec.experiment,
+        job=job,
+        tags=tuple(str(note) for note in notes if note is not None),
         config=OmegaConf.to_container(OmegaConf.create(spec.text)),  # type: ignore[arg-type]
-        mode=options.mode,
-        directory=options.directory,
-        root=spec.config.results_root,
+        plan={**used, **memory},
+        constant=("learning_rate",) if spec.settings.decay_every is None else (),
+        root=str(config.results_root),
     )
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
 from rad.pde.training import Control, train
 from rad.results import RunFolder, machine, provenance
-from rad.training import TrainResult, WandbLogger
+from rad.training import RunInfo, TrainResult, follow
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -34,7 +34,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         print(
             f"{spec.path}: {spec.plan.adjoint}, {memory['saved_bytes']:,} saved bytes", flush=True
         )
-        result = _train(spec, folder, origin["commit"])
+        result = _train(spec, folder, memory, origin["commit"])
         if result.finished:
             folder.write_summary({**summary(spec, memory, result), **origin})
     if not result.finished:
@@ -81,17 +81,21 @@ def _measure(control: Control) -> dict[str, int]:
     }
 
 
-def _train(spec: PdeSpec, folder: RunFolder, commit: str) -> TrainResult:
-    options = spec.config.logger
-    logger = WandbLogger(
-        project=options.project,
-        name=str(spec.path.relative_to(spec.config.results_root)),
+def _train(spec: PdeSpec, folder: RunFolder, memory: dict[str, int], commit: str) -> TrainResult:
+    config, plan = spec.config, spec.plan
+    budget = "" if config.budget == "full" else f" {config.budget}"
+    info = RunInfo(
+        path=spec.path.relative_to(config.results_root).as_posix(),
+        title=f"{plan.variant}{budget} s{spec.seed}",
         group=spec.experiment,
+        job="control",
+        tags=("reaction_diffusion", plan.variant, str(config.scale)),
         config=OmegaConf.to_container(OmegaConf.create(spec.text)),  # type: ignore[arg-type]
-        mode=options.mode,
-        directory=options.directory,
-        root=spec.config.results_root,
+        plan={"keep_fraction": plan.keep_fraction, "bits": plan.bits, **memory},
+        constant=("learning_rate",),
+        root=str(config.results_root),
     )
+    logger = follow(config.logger, info)
     try:
         return train(_control(spec), spec.settings, folder, logger, commit=commit)
     finally:

@@ -27,7 +27,7 @@ from rad.schema.rules import (
     Whole,
 )
 from rad.schema.values import check_budget, choose_device
-from rad.training.loggers import MODES
+from rad.training.wandb_logger import MODES
 
 FLAG = Flag()
 RUNS_PER_PROCESS = Whole(1, 1000)
@@ -101,7 +101,7 @@ TRAIN: Rules = {
     ),
     "variant": VARIANT,
     "optimizer": Named({"adam": _OPTIMIZER, "sgd": _OPTIMIZER}),
-    "logger": Named({"wandb": _LOGGER}),
+    "logger": Named({"wandb": _LOGGER, "tensorboard": {"directory": PATH}}),
     "experiment_name": NAME,
     "seed": SEED,
     "budget": OrNull(BUDGET),

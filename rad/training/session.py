@@ -91,6 +91,7 @@ class Session:
         self._interruption = Interruption() if interruption is None else interruption
         self._bar: ProgressBar | None = None
         self._next_checkpoint = 0.0
+        self._step_peak = 0
         self.settings = settings
         self.columns = (*ALWAYS, *columns)
         expected = Expected(settings.iterations, self.columns, rows)
@@ -171,10 +172,15 @@ class Session:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """What is done within counts in `seconds`."""
+        """What is done within counts in `seconds`, and on CUDA devices in the steps' peak."""
+        if on_cuda := self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
         start = time.perf_counter()
         yield
         self.progress.seconds += time.perf_counter() - start
+        if on_cuda:
+            most = torch.cuda.max_memory_allocated(self._device)
+            self._step_peak = max(self._step_peak, most)
 
     def done(self, updates: int) -> None:
         """Count that many more updates as done."""
@@ -201,7 +207,9 @@ class Session:
         }
         self.progress.rows.append(row)
         self.write()
-        self._logger.log(row)
+        peak = {"step_peak_bytes": self._step_peak} if self._step_peak else {}
+        self._logger.log({**row, **peak})
+        self._step_peak = 0
 
     def write(self) -> None:
         """Write all rows to metrics.csv."""

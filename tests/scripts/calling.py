@@ -48,7 +48,7 @@ def caller(
 
     def call(name: str, *arguments: str) -> Outcome:
         quiet = [] if any(a.startswith("logger.") for a in arguments) else ["logger.mode=disabled"]
-        extra = quiet if name in ("train", "train_pde") else []
+        extra = quiet if name in ("train", "train_pde", "gradient_noise") else []
         monkeypatch.setattr(sys, "argv", [str(SCRIPTS / f"{name}.py"), *arguments, *extra])
         capsys.readouterr()
         status = 0
