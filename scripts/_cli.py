@@ -117,6 +117,22 @@ class Script:
         return []
 
 
+def place_in_sweep() -> dict[str, Any]:
+    """Of `rad.training.Shown`: which of how many jobs this process begins with."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return {}
+    sweeper, number = HydraConfig.get().sweeper, HydraConfig.get().job.num
+    if "jobs" not in sweeper:
+        return {}
+    beside = 1 if sweeper.beside is None else 1 + len(decode(sweeper.beside))
+    return {
+        "number": number * beside + 1,
+        "count": sweeper.jobs,
+        "workers": sweeper.workers,
+        "alone": worker() is None,
+    }
+
+
 def encode(jobs: list[list[str]]) -> str:
     """Jobs, each a list of overrides, as one word that Hydra and OmegaConf leave as it is."""
     return f"x{json.dumps(jobs).encode().hex()}"

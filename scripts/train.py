@@ -23,6 +23,7 @@ from rad.results import RunFolder, difference, machine, provenance
 from rad.training import (
     Interruption,
     RunInfo,
+    Shown,
     Strides,
     Task,
     TrainResult,
@@ -52,11 +53,13 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def together(jobs: Sequence[tuple[DictConfig, list[str]]]) -> None:
     """Plan, train and write several runs side by side."""
-    train_specs([read(*job) for job in jobs])
+    train_specs([read(*job) for job in jobs], **_cli.place_in_sweep())
 
 
-def train_specs(specs: Sequence[RunSpec]) -> None:
+def train_specs(specs: Sequence[RunSpec], **place: Any) -> None:
     """Plan, train and write runs side by side; runs of one folder count once.
+
+    `place` says where the first stands in a sweep, as `rad.training.Shown` has it.
 
     Raises:
         UsageError: a run cannot be planned, or has diverged, and the others have ended; `Several`
@@ -68,9 +71,10 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
     ready: list[Prepared] = []
     different = {spec.path: spec for spec in specs}
     with ExitStack() as stack, Interruption() as interruption:
-        for spec in different.values():
+        for index, spec in enumerate(different.values()):
+            here = {**place, "number": place.get("number", 1) + index}
             try:
-                run = _prepared(spec, datasets, stack, interruption, origin["commit"])
+                run = _prepared(spec, datasets, stack, interruption, origin["commit"], here)
                 ready += [] if run is None else [run]
             except UsageError as error:
                 failed[spec.path] = error
@@ -93,6 +97,7 @@ def _prepared(
     stack: ExitStack,
     interruption: Interruption,
     commit: str,
+    place: dict[str, Any],
 ) -> Prepared | None:
     """The planned run, whose folder and logger `stack` closes; None where it has finished."""
     folder = RunFolder(spec.path)
@@ -121,6 +126,7 @@ def _prepared(
         logger,
         commit=commit,
         interruption=interruption,
+        shown=Shown(_label(spec), built.plan.memory.saved_bytes, **place),
     )
     return Prepared(spec, folder, built, run)
 
@@ -129,8 +135,20 @@ def _end(run: Prepared, result: TrainResult, count: int, origin: dict[str, Any])
     """Mark a run as finished, if it is."""
     if result.finished:
         run.folder.write_summary({**summary(run.spec, run.built.plan, result, count), **origin})
+        seconds = result.iterations * result.seconds_per_iteration
+        print(f"{_label(run.spec)}: {_final(result)} in {seconds:,.1f} s -> {run.folder.path}")
     else:
         print(f"stopped after {result.iterations} iterations; the same command goes on from there")
+
+
+def _final(result: TrainResult) -> str:
+    """What the test set was evaluated on beside the loss, and the training loss."""
+    words = [f"training loss {result.final['train_loss']:.4g}"]
+    for name, value in result.final.items():
+        if name.startswith("test_") and name != "test_loss":
+            shown = f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4g}"
+            words.insert(0, f"{name.replace('_', ' ')} {shown}")
+    return ", ".join(words)
 
 
 def plan(spec: RunSpec, dataset: Dataset | Task) -> Built:
@@ -215,15 +233,20 @@ def _skipped(folder: RunFolder, spec: RunSpec) -> str:
     return f"{folder.path}: finished already, skipped{note}"
 
 
+def _label(spec: RunSpec) -> str:
+    """A run in a few words: experiment, variant, budget, seed."""
+    budget = "" if spec.budget == "full" else f" {spec.budget}"
+    return f"{spec.experiment} {spec.config.variant.name}{budget} s{spec.seed}"
+
+
 def run_info(spec: RunSpec, plan: Plan, job: str = "train") -> RunInfo:
     """What dashboards are told of a run."""
     config, memory = spec.config, asdict(plan.memory)
     used = {"batch_size": plan.batch_size, "keep_fraction": plan.keep_fraction, "bits": plan.bits}
-    budget = "" if config.budget == "full" else f" {config.budget}"
     notes = (config.model.name, config.dataset.name, plan.variant, config.scale)
     return RunInfo(
         path=spec.path.relative_to(config.results_root).as_posix(),
-        title=f"{plan.variant}{budget} s{spec.seed}",
+        title=_label(spec).removeprefix(f"{spec.experiment} "),
         group=spec.experiment,
         job=job,
         tags=tuple(str(note) for note in notes if note is not None),

@@ -8,6 +8,7 @@ from rad.training.dashboards import follow
 from rad.training.interruption import Interruption
 from rad.training.loggers import Logger, NullLogger, RunInfo
 from rad.training.loop import Strides, strides, train
+from rad.training.progress_bar import Shown
 from rad.training.session import TrainResult
 from rad.training.settings import Settings
 from rad.training.side_by_side import side_by_side
@@ -24,6 +25,7 @@ __all__ = [
     "NullLogger",
     "RunInfo",
     "Settings",
+    "Shown",
     "Strides",
     "Task",
     "TensorBoardLogger",

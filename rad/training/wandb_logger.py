@@ -110,7 +110,7 @@ class WandbLogger:
         """Note in the summary where a loss is lower than before, or an accuracy higher."""
         for name, value in row.items():
             metric = name.rpartition("_")[2]
-            if value is None or metric not in BETTER:
+            if value is None or metric not in BETTER or name == "batch_loss":
                 continue
             best = BETTER[metric](value, self._best.get(name, value))
             if self._best.get(name) != best:

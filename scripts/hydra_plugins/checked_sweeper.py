@@ -9,6 +9,7 @@ It writes no multirun.yaml: `rad.results` keeps each run's configuration beside 
 Hydra loads sweepers from packages of this folder's name only.
 """
 
+import os
 import shutil
 import signal
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ class CheckedSweeperConfig:
 
     _target_: str = "hydra_plugins.checked_sweeper.CheckedSweeper"
     beside: str | None = None
+    jobs: int = 1
+    workers: int = 1
 
 
 class CheckedSweeper(Sweeper):
@@ -51,8 +54,8 @@ class CheckedSweeper(Sweeper):
     config: DictConfig
     launcher: Launcher
 
-    def __init__(self, beside: str | None = None) -> None:
-        """`beside` is for the jobs to read."""
+    def __init__(self, beside: str | None = None, jobs: int = 1, workers: int = 1) -> None:
+        """All are for the jobs to read: how many there are, and how many are done at a time."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -81,7 +84,8 @@ class CheckedSweeper(Sweeper):
         swept = [at for at, each in enumerate(given.values()) if each.is_sweep_override()]
         names = [" ".join(job[at] for at in swept) for job in jobs]
         _raise_all([line for job in jobs for line in self._bad(job)])
-        groups = self._grouped(jobs)
+        own = [f"hydra.sweeper.jobs={len(jobs)}", f"hydra.sweeper.workers={self._workers()}"]
+        groups = [[*group, *own] for group in self._grouped(jobs)]
         failed = []
         for index, outcome in enumerate(self._launched(groups)):
             if outcome == STOPPED:
@@ -89,6 +93,12 @@ class CheckedSweeper(Sweeper):
             label = f"{names[index]}: " if len(groups) == len(jobs) and names[index] else ""
             failed += [f"{label}{line}" for line in outcome]
         _raise_all(failed)
+
+    def _workers(self) -> int:
+        """How many jobs the launcher does at a time."""
+        count = OmegaConf.select(self.config, "hydra.launcher.n_jobs")
+        several = count if isinstance(count, int) else 1
+        return several if several > 0 else os.cpu_count() or 1
 
     def _launched(self, groups: list[list[str]]) -> list[Any]:
         """What the jobs return."""

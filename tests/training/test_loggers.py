@@ -1,6 +1,7 @@
 """Loggers and the progress bar."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from rad import data
 from rad.errors import UsageError
 from rad.results import RunFolder
-from rad.training import RunInfo, WandbLogger, follow, train
+from rad.training import RunInfo, Shown, WandbLogger, follow, train
 from rad.training.progress_bar import ProgressBar, memory_in_use
 
 
@@ -222,12 +223,36 @@ def test_bar_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    bar = ProgressBar(10, 2, torch.device("cpu"))
+    place = Shown("fig5b project 0.1 s3", 3_200_000, number=4, count=25)
+    bar = ProgressBar(10, 2, torch.device("cpu"), place)
+    bar.score("test accuracy", 0.973)
     bar.show(10, 0.25)
     bar.close()
     shown = capsys.readouterr().err
-    for part in ("10/10", "loss=0.2500", " MB", "it/s"):
+    for part in ("fig5b project 0.1 s3 [4/25]", "10/10", "loss=0.2500", "saved=3.2 MB", "it/s"):
         assert part in shown
+    assert "test accuracy=97.3 %" in shown
+    assert re.search(r"sweep=\d\d:\d\d left", shown)
+
+
+def test_the_time_that_a_sweep_has_left() -> None:
+    assert Shown(number=3, count=7, workers=2).sweep_left(0.5, 10.0) == (2 + 0.5) * 20
+    assert Shown(number=7, count=7).sweep_left(1.0, 10.0) == 0
+    assert Shown().sweep_left(0.5, 10.0) is None
+    assert Shown(count=2).sweep_left(0.0, 10.0) is None
+
+
+def test_runs_that_share_a_terminal_write_whole_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    now = iter((0.0, 1.0, 31.0, 31.0, 32.0))
+    monkeypatch.setattr("rad.training.progress_bar.time.monotonic", lambda: next(now))
+    bar = ProgressBar(10, 0, torch.device("cpu"), Shown("a 0.1 s0", alone=False))
+    for done in (2, 5, 6):
+        bar.show(done, 0.25)
+    bar.close()
+    assert capsys.readouterr().err == "a 0.1 s0: 5/10, loss 0.2500\n"
 
 
 @pytest.mark.parametrize("installed", [True, False])
