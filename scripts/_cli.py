@@ -46,6 +46,7 @@ NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
 
 Main = Callable[[DictConfig, list[str]], None]
 Together = Callable[[list[tuple[DictConfig, list[str]]]], None]
+After = Callable[[list[DictConfig]], None]
 
 
 class Script:
@@ -53,19 +54,26 @@ class Script:
 
     `main(config, overrides)` does one job; `check(config, overrides)` raises UsageError where it
     can tell cheaply that the job cannot be done. A sweep checks all jobs before the first starts.
-    `together([(config, overrides), ...])` does several jobs in one process.
+    `together([(config, overrides), ...])` does several jobs in one process; `after([config, ...])`
+    is called when all jobs of a sweep have been done.
     """
 
     def __init__(
-        self, main: Main, check: Main | None = None, together: Together | None = None
+        self,
+        main: Main,
+        check: Main | None = None,
+        together: Together | None = None,
+        after: After | None = None,
     ) -> None:
         self.main = main
         self.check = check
         self.together = together
+        self.after = after
 
     def __reduce__(self) -> tuple[Callable[..., "Script"], tuple[Any, ...]]:
         """As file and names: a parallel launcher's workers load the script again."""
-        others = [None if part is None else part.__name__ for part in (self.check, self.together)]
+        parts = (self.check, self.together, self.after)
+        others = [None if part is None else part.__name__ for part in parts]
         return load_script, (inspect.getfile(self.main), self.main.__name__, others, sys.argv)
 
     def __call__(self, config: DictConfig) -> list[str] | str | None:
@@ -88,7 +96,7 @@ class Script:
 
     def _do(self, config: DictConfig) -> None:
         hydra_config = HydraConfig.get()
-        name = hydra_config.job.config_name
+        name = str(hydra_config.job.config_name)
         beside = getattr(hydra_config.sweeper, "beside", None)
         overrides = without_defaults(config, hydra_config.overrides.task, name)
         if beside and self.together is not None:
@@ -155,8 +163,8 @@ def load_script(file: str, main: str, others: list[str | None], command: list[st
             raise ImportError(f"{file} is no Python script")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    check, together = (None if part is None else getattr(module, part) for part in others)
-    return Script(getattr(module, main), check, together)
+    parts = [None if part is None else getattr(module, part) for part in others]
+    return Script(getattr(module, main), *parts)
 
 
 def run(script: Script, config_name: str, folder: Path) -> None:

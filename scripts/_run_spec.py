@@ -64,7 +64,9 @@ class RunSpec:
         found = call_own(target, options, {"root": root, "device": device})
         if isinstance(found, Dataset):
             fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
-            tensors = {k: v.to(device) for k, v in fields.items() if isinstance(v, torch.Tensor)}
+            tensors: dict[str, Any] = {
+                k: v.to(device) for k, v in fields.items() if isinstance(v, torch.Tensor)
+            }
             return dataclasses.replace(found, **tensors)
         if not isinstance(found, Task):
             wanted = "a rad.data.Dataset or a rad.training.Task"

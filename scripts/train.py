@@ -19,7 +19,8 @@ from rad.data import Dataset
 from rad.errors import Several, UsageError
 from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
 from rad.planning.variants import Built, Plan, build
-from rad.results import RunFolder, difference, machine, provenance
+from rad.plotting.report import collect, page
+from rad.results import RunFolder, difference, locked, machine, provenance, write_atomic
 from rad.training import (
     Interruption,
     RunInfo,
@@ -223,6 +224,21 @@ def check(config: DictConfig, overrides: list[str]) -> None:
     read(config, overrides)
 
 
+def after(configs: list[DictConfig]) -> None:
+    """Write a page of each experiment of a sweep, beside its runs, and print where it is."""
+    sweeps = {(str(config.results_root), str(config.experiment_name)) for config in configs}
+    for root, experiment in sorted(sweeps):
+        folder = Path(root) / experiment
+        try:
+            text = page(collect(root, [experiment]), experiment)
+            with locked(folder / ".lock", wait=True):
+                write_atomic(folder / "report.html", text.encode())
+        except UsageError as error:
+            print(f"there is no report of {folder}: {error}")
+        else:
+            print(f"{folder / 'report.html'} shows all runs of {experiment} in a browser")
+
+
 def _skipped(folder: RunFolder, spec: RunSpec) -> str:
     """The line for a finished run; its config.yaml may be missing or from another version."""
     try:
@@ -258,4 +274,4 @@ def run_info(spec: RunSpec, plan: Plan, job: str = "train") -> RunInfo:
 
 
 if __name__ == "__main__":
-    _cli.run(_cli.Script(main, check, together), "train", _cli.CONFIGS / "train")
+    _cli.run(_cli.Script(main, check, together, after), "train", _cli.CONFIGS / "train")

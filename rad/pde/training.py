@@ -68,8 +68,8 @@ def train(
     handled once the iteration has ended and a checkpoint is written. Iteration n of
     metrics.csv has the exact loss after n updates; `seconds` are those of the updates. Of
     `settings`, batch sizes, `bootstrap`, `train_loss_every`, `clip_norm` and `cuda_graph` are not
-    used: there are no examples here. `commit` is the caller's, for the segments of a resumed run; `shown` is
-    for the progress bar.
+    used: there are no examples here. `commit` is the caller's, for the segments of
+    a resumed run; `shown` is for the progress bar.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.

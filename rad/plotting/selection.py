@@ -31,11 +31,12 @@ def select(
 
 def select_overrides(frame: pd.DataFrame, overrides: str | None = None) -> pd.DataFrame:
     """The rows with one set of overrides, at every budget; as in `select`."""
-    extra = frame["path"].map(_overrides)
+    extra = frame["path"].map(overrides_of)
     return frame[extra == _choose("overrides", sorted(set(extra)), overrides)]
 
 
-def _overrides(path: str) -> str:
+def overrides_of(path: str) -> str:
+    """The overrides in a run's path, below its budget."""
     return Path(path).parent.name.partition(",")[2]
 
 

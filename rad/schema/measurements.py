@@ -215,6 +215,12 @@ PLOT: Rules = {
     "results_root": PATH,
 }
 
+REPORT: Rules = {
+    "experiments": OrNull(ListOf(NAME, distinct=True)),
+    "output": PATH,
+    "results_root": PATH,
+}
+
 PDE_PLOT: Rules = {
     "experiment": NAME,
     "overrides": OrNull(TEXT),

@@ -60,9 +60,9 @@ class Session:
     `columns` are those of metrics.csv after `ALWAYS`; `remedy` says what helps against a loss that
     is not finite. `rows` is as in `Expected`, `data` the digest of what is trained on, `commit`
     that of the caller; `shown` is for the progress bar. The rows of a resumed run are logged again
-    from the first on; where its numbers may differ from the unbroken run's, a line on stderr says why. The time limit
-    counts from here. In a `with` statement the progress bar is shown, and a signal that
-    `interruption` holds waits for a checkpoint.
+    from the first on; where its numbers may differ from the unbroken run's, a line on stderr says
+    why. The time limit counts from here. In a `with` statement the progress bar is shown, and a
+    signal that `interruption` holds waits for a checkpoint.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.

@@ -64,12 +64,14 @@ class CheckedSweeper(Sweeper):
         self.hydra_context = hydra_context
         self.config = config
         self.check = task_function.check if isinstance(task_function, Script) else None
+        self.after = task_function.after if isinstance(task_function, Script) else None
+        self.checked: list[DictConfig] = []
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Check all jobs, then launch them.
+        """Check all jobs, then launch them; `Script.after` has the last word.
 
         Raises:
             UsageError: jobs that cannot be done, before one starts; or those that have failed, when
@@ -93,6 +95,8 @@ class CheckedSweeper(Sweeper):
             label = f"{names[index]}: " if len(groups) == len(jobs) and names[index] else ""
             failed += [f"{label}{line}" for line in outcome]
         _raise_all(failed)
+        if self.after is not None:
+            self.after(self.checked)
 
     def _workers(self) -> int:
         """How many jobs the launcher does at a time."""
@@ -148,6 +152,7 @@ class CheckedSweeper(Sweeper):
         check_settings(config, rules)
         if self.check is not None:
             self.check(config, overrides)
+        self.checked.append(config)
 
 
 def _raise_all(lines: Sequence[str]) -> None:

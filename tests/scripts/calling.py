@@ -54,7 +54,7 @@ def caller(
         status = 0
         try:
             script = importlib.import_module(name)
-            parts = (getattr(script, part, None) for part in ("check", "together"))
+            parts = (getattr(script, part, None) for part in ("check", "together", "after"))
             folder, config = home_of(name)
             run(Script(script.main, *parts), config, folder)
         except SystemExit as stop:
