@@ -23,7 +23,7 @@ from rad.errors import UsageError
 from rad.gradient_noise import Sampling, full_gradient, measure, weight_layers
 from rad.planning.variants import Built, build
 from rad.plotting import save
-from rad.plotting.gradient_noise import noise_figure
+from rad.plotting.gradient_noise import noise_figure, ratio_figure
 from rad.results import (
     RunFolder,
     machine,
@@ -46,11 +46,13 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     elif not file.exists():
         raise UsageError(f"{file} is missing; set noise.measure=true to measure first")
     table = read_table(file, "set noise.measure=true to measure again")
-    png, _ = save(noise_figure(table), config.noise.figure)
+    png, _ = save(ratio_figure(table), config.noise.figure)
+    layers = png.with_name(f"{png.stem}_layers{png.suffix}")
+    save(noise_figure(table), layers)
     logger = follow(config.logger, _info(config))
     logger.figure("gradient noise", png)
     logger.finish()
-    print(f"{file} is drawn in {png}")
+    print(f"{file} is drawn in {png} and {layers}")
 
 
 def _info(config: DictConfig) -> RunInfo:

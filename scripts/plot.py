@@ -29,8 +29,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     """Write the figures, each as PNG and PDF."""
     if config.experiment is None:
         raise UsageError("no experiment: name a folder of results, such as experiment=quickstart")
-    runs = summaries(config.results_root, config.experiment)
-    rows = metrics(config.results_root, config.experiment)
+    names = dict.fromkeys([config.experiment, *config.beside])
+    runs = pd.concat([summaries(config.results_root, name) for name in names], ignore_index=True)
+    rows = pd.concat([metrics(config.results_root, name) for name in names], ignore_index=True)
     budget = None if config.budget is None else canonical(config.budget)
     if config.figure == "budgets":
         runs, rows = (select_overrides(frame, config.overrides) for frame in (runs, rows))

@@ -205,6 +205,7 @@ PARETO: Rules = {
 
 PLOT: Rules = {
     "experiment": OrNull(NAME),
+    "beside": ListOf(NAME, least=0, distinct=True),
     "figure": Choice(("curves", "panels", "budgets")),
     "budget": OrNull(BUDGET),
     "overrides": OrNull(TEXT),
