@@ -38,9 +38,9 @@ SPELLED := README.md CHANGELOG.md CONTRIBUTING.md docs examples rad scripts conf
 
 QUICKSTART_VARIANTS := baseline,reduced_batch,same_sample,different_sample,project
 
-quickstart: $(INSTALLED) ## train five variants on digits (no download), draw plots/quickstart.png
-	$(BIN)/python scripts/train.py -m +experiment=quickstart variant=$(QUICKSTART_VARIANTS) seed=0,1,2
-	$(BIN)/python scripts/plot.py experiment=quickstart
+quickstart: $(INSTALLED) ## train five variants on digits (no download), draw outputs/quickstart.png
+	$(BIN)/python scripts/train.py -m experiment=quickstart variant=$(QUICKSTART_VARIANTS) seed=0,1,2
+	$(BIN)/python scripts/plot.py experiment=quickstart output=outputs/quickstart.png
 
 gpu: $(INSTALLED) ## tests, benchmarks and missing paper-scale results on a GPU, ten minutes a call
 	$(BIN)/python scripts/gpu.py time_limit=540 --archive outputs/gpu.tar.gz

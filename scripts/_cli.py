@@ -24,19 +24,21 @@ from rad.processes.signals import Stopped, end_while_loading, leave, stopping
 end_while_loading(Path(__file__).resolve().parent)  # what follows takes seconds to load
 
 import hydra
-from _spec import check_settings, rules_of
-from hydra import compose
+from _spec import check_settings, rules_of, without_defaults
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rad.errors import Several, UsageError, first_line
 from rad.processes.workers import STOPPED, worker
+from rad.schema.help import help_text
+from rad.schema.near import keys_of, nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BAD_INPUT = (UsageError, HydraException, OmegaConfBaseException)
@@ -44,6 +46,7 @@ NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
 
 Main = Callable[[DictConfig, list[str]], None]
 Together = Callable[[list[tuple[DictConfig, list[str]]]], None]
+After = Callable[[list[DictConfig]], None]
 
 
 class Script:
@@ -51,19 +54,26 @@ class Script:
 
     `main(config, overrides)` does one job; `check(config, overrides)` raises UsageError where it
     can tell cheaply that the job cannot be done. A sweep checks all jobs before the first starts.
-    `together([(config, overrides), ...])` does several jobs in one process.
+    `together([(config, overrides), ...])` does several jobs in one process; `after([config, ...])`
+    is called when all jobs of a sweep have been done.
     """
 
     def __init__(
-        self, main: Main, check: Main | None = None, together: Together | None = None
+        self,
+        main: Main,
+        check: Main | None = None,
+        together: Together | None = None,
+        after: After | None = None,
     ) -> None:
         self.main = main
         self.check = check
         self.together = together
+        self.after = after
 
     def __reduce__(self) -> tuple[Callable[..., "Script"], tuple[Any, ...]]:
         """As file and names: a parallel launcher's workers load the script again."""
-        others = [None if part is None else part.__name__ for part in (self.check, self.together)]
+        parts = (self.check, self.together, self.after)
+        others = [None if part is None else part.__name__ for part in parts]
         return load_script, (inspect.getfile(self.main), self.main.__name__, others, sys.argv)
 
     def __call__(self, config: DictConfig) -> list[str] | str | None:
@@ -86,12 +96,13 @@ class Script:
 
     def _do(self, config: DictConfig) -> None:
         hydra_config = HydraConfig.get()
+        name = str(hydra_config.job.config_name)
         beside = getattr(hydra_config.sweeper, "beside", None)
-        overrides = list(hydra_config.overrides.task)
+        overrides = without_defaults(config, hydra_config.overrides.task, name)
         if beside and self.together is not None:
-            name = hydra_config.job.config_name
             others = [(compose(name, job), job) for job in decode(beside)]
-            self.together([(config, overrides), *others])
+            own = [(each, without_defaults(each, job, name)) for each, job in others]
+            self.together([(config, overrides), *own])
         else:
             self.main(config, overrides)
 
@@ -112,6 +123,22 @@ class Script:
                 traceback.print_exc()
             return [f"{type(error).__name__}: {first_line(error)} (a bug: its traceback is above)"]
         return []
+
+
+def place_in_sweep() -> dict[str, Any]:
+    """Of `rad.training.Shown`: which of how many jobs this process begins with."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return {}
+    sweeper, number = HydraConfig.get().sweeper, HydraConfig.get().job.num
+    if "jobs" not in sweeper:
+        return {}
+    beside = 1 if sweeper.beside is None else 1 + len(decode(sweeper.beside))
+    return {
+        "number": number * beside + 1,
+        "count": sweeper.jobs,
+        "workers": sweeper.workers,
+        "alone": worker() is None,
+    }
 
 
 def encode(jobs: list[list[str]]) -> str:
@@ -136,25 +163,51 @@ def load_script(file: str, main: str, others: list[str | None], command: list[st
             raise ImportError(f"{file} is no Python script")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    check, together = (None if part is None else getattr(module, part) for part in others)
-    return Script(getattr(module, main), check, together)
+    parts = [None if part is None else getattr(module, part) for part in others]
+    return Script(getattr(module, main), *parts)
 
 
 def run(script: Script, config_name: str, folder: Path) -> None:
     """Run `script` on what the command line makes of `<folder>/<config_name>.yaml`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us as they are
     _share_modules_with_workers()
+    sys.argv[1:] = [_experiment_of(argument, folder) for argument in sys.argv[1:]]
     main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(script)
     try:
         with stopping():
-            check_overrides(get_args_parser().parse_args().overrides, folder)
-            main()
+            given = get_args_parser().parse_args()
+            check_overrides(given.overrides, folder)
+            if given.help:
+                print(_help(script, config_name, folder, given.overrides), end="")
+            else:
+                main()
+            sys.stdout.flush()
     except BAD_INPUT as error:
-        refuse(error)
+        refuse(error, keys_of(rules_of(config_name)))
+    except BrokenPipeError:  # who reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Stopped as stopped:
         leave(stopped.number)
     except KeyboardInterrupt:
         leave(signal.SIGINT)
+
+
+def _experiment_of(argument: str, folder: Path) -> str:
+    """`experiment=` and `+experiment=` are one: the group where there is one, else the setting."""
+    word = re.match(r"\+?experiment=", argument)
+    if word is None:
+        return argument
+    return f"{'+' if (folder / 'experiment').is_dir() else ''}{argument.lstrip('+')}"
+
+
+def _help(script: Script, config_name: str, folder: Path, overrides: Sequence[str]) -> str:
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config = compose(config_name, overrides=list(overrides))
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    file = Path(inspect.getfile(script.main)).stem
+    title = inspect.getmodule(script.main).__doc__ or ""
+    return help_text(file, title, folder, config_name, settings)
 
 
 def check_overrides(overrides: Sequence[str], folder: Path) -> None:
@@ -202,16 +255,20 @@ def _share_modules_with_workers() -> None:
     os.environ["PYTHONPATH"] = here if not before else os.pathsep.join([here, before])
 
 
-def refuse(error: Exception) -> NoReturn:
-    """Print one line for the error, or one for each of several, and exit with status 2."""
-    for line in lines_of(error):
+def refuse(error: Exception, known: Sequence[str] = ()) -> NoReturn:
+    """Print one line for the error, or one for each of several, and exit with status 2.
+
+    `known` are the settings that the script has.
+    """
+    for line in lines_of(error, known):
         print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 
 
-def lines_of(error: Exception) -> list[str]:
+def lines_of(error: Exception, known: Sequence[str] = ()) -> list[str]:
     """The messages of an error, each in one line."""
-    return [one_line(each) for each in (error.errors if isinstance(error, Several) else [error])]
+    errors = error.errors if isinstance(error, Several) else [error]
+    return [one_line(each, known) for each in errors]
 
 
 def out_of_memory(error: Exception) -> UsageError:
@@ -222,8 +279,12 @@ def out_of_memory(error: Exception) -> UsageError:
     raise error
 
 
-def one_line(error: Exception) -> str:
-    """The error's message in one line; Hydra's names the choices and where settings are shown."""
+def one_line(error: Exception, known: Sequence[str] = ()) -> str:
+    """The error's message in one line; Hydra's names the choices and where settings are shown.
+
+    Of the `known` settings it names the one that was probably meant.
+    """
+    show = f"python scripts/{Path(sys.argv[0]).name} --help shows all settings"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group and error.options:
@@ -241,5 +302,7 @@ def one_line(error: Exception) -> str:
         return f"{override!r} is a sweep: write -m {override} (--multirun); a list stands in []"
     unknown = re.match(r"Could not override '([^']+)'", words)
     if unknown:
-        return f"unknown setting {unknown[1]!r}: --cfg job in place of all settings shows the known"
-    return f"{words} (--cfg job in place of all settings shows those that are known)"
+        meant = nearest(unknown[1], known)
+        probably = "" if meant is None else f"did you mean {meant}=...? "
+        return f"unknown setting {unknown[1]!r}: {probably}{show}"
+    return f"{words} ({show})"

@@ -12,6 +12,7 @@ from _spec import check_settings, config_text, path_overrides
 from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
+from rad.memory.budget import canonical
 from rad.pde import Fourier, ReactionDiffusion
 from rad.pde.plan import PlannedAdjoint, plan
 from rad.results import run_path
@@ -52,6 +53,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> PdeSpec:
     check_settings(config, PDE)
     if config.variant.name == "baseline" or config.budget is None:
         config.budget = "full"
+    config.budget = canonical(config.budget)
     OmegaConf.resolve(config)
     kept = path_overrides(config, overrides, RUNTIME, script="train_pde")
     problem = problem_of(config.problem)

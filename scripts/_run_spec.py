@@ -1,5 +1,6 @@
 """What one training run is, read from its configuration without touching data or results."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,17 @@ from typing import Any
 import torch
 from _spec import check_fits, check_settings, config_text, path_overrides
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
+from rad import data, models
+from rad.data import Dataset, Text
+from rad.errors import UsageError
+from rad.memory.budget import canonical
 from rad.results import run_path
+from rad.schema.own import TARGET, call_own
 from rad.schema.training import TRAIN
 from rad.schema.values import choose_device
-from rad.training import Settings
+from rad.training import Settings, Task
 
 RUNTIME = (
     "device",
@@ -47,6 +54,49 @@ class RunSpec:
     path: Path
     text: str
 
+    def load(self) -> Dataset | Text | Task:
+        """The data, on the run's device. Raises UsageError."""
+        options, name = dict(self.dataset_options), self.config.dataset.name
+        target = options.pop(TARGET, None)
+        root, device = self.config.data_root, self.device
+        if target is None:
+            return data.load(name, root, device, **options)
+        found = call_own(target, options, {"root": root, "device": device})
+        if isinstance(found, Dataset | Text):
+            fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+            tensors: dict[str, Any] = {
+                k: v.to(device) for k, v in fields.items() if isinstance(v, torch.Tensor)
+            }
+            return dataclasses.replace(found, **tensors)
+        if not isinstance(found, Task):
+            wanted = "a rad.data.Dataset, a rad.data.Text or a rad.training.Task"
+            raise UsageError(f"{target} returns a {type(found).__name__}; let it return {wanted}")
+        return found
+
+    def images(self) -> Dataset:
+        """The data, which are labelled images. Raises UsageError for others."""
+        dataset = self.load()
+        if not isinstance(dataset, Dataset):
+            raise UsageError(
+                f"dataset={self.config.dataset.name} holds no labelled images: train it"
+            )
+        return dataset
+
+    def model(self, dataset: Dataset | Text | Task) -> nn.Module:
+        """The model for such data, on the CPU, as the seed has it. Raises UsageError."""
+        options: dict[str, Any] = OmegaConf.to_container(self.config.model)  # type: ignore[assignment]
+        name, target = options.pop("name"), options.pop(TARGET, None)
+        given = getattr(dataset, "model_arguments", {})
+        if target is None:
+            return models.build(name, **given, seed=self.seed, **options)
+
+        def own() -> nn.Module:
+            made: nn.Module = call_own(target, options, given)
+            return made
+
+        own.__name__ = target
+        return models.build(own, seed=self.seed)
+
 
 def defaults() -> dict[str, Any]:
     """The top-level settings of scripts/train.py that need no group, as they are by themselves."""
@@ -66,6 +116,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
     check_settings(config, TRAIN, others=True)
     if config.variant.name == "baseline" or config.budget is None:
         config.budget = "full"
+    config.budget = canonical(config.budget)
     OmegaConf.resolve(config)
     dataset_options = _dataset_options(config)
     check_fits(config, dataset_options)

@@ -9,6 +9,10 @@ from io import StringIO
 from typing import Any
 
 import torch
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -18,6 +22,7 @@ from rad.data import model_arguments
 from rad.errors import UsageError, first_line
 from rad.results import RunFolder
 from rad.schema import training
+from rad.schema.own import TARGET
 from rad.schema.rules import Anything, Choice, Named, Rules, check, shown
 
 FLOATS_A_PARAMETER = 4
@@ -69,9 +74,14 @@ def _check_mappings(config: DictConfig, rules: Rules) -> None:
 
 
 def _check_scale(config: DictConfig) -> None:
-    scales = config.get("scales")
+    scales, scale = config.get("scales"), config.get("scale")
     if isinstance(scales, DictConfig):
-        check("scale", config.get("scale"), Choice([str(name) for name in scales]))
+        check("scale", scale, Choice([str(name) for name in scales]))
+    elif scale is not None:
+        raise UsageError(
+            f"scale is {shown(scale)}, and there are no scales here: name an experiment that has "
+            f"some, such as experiment=fig5b_mnist scale={scale}, or leave scale out"
+        )
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -86,9 +96,11 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 def check_fits(config: DictConfig, dataset_options: dict[str, Any]) -> None:
     """Raises UsageError for a model that is not for the data set, or too large for this machine.
 
-    Neither data are read nor weights made.
+    Neither data are read nor weights made. Nothing is said of models and data of one's own.
     """
     options: Any = OmegaConf.to_container(config.model)
+    if TARGET in options or TARGET in dataset_options:
+        return
     name = options.pop("name")
     about = model_arguments(config.dataset.name, **dataset_options)
     with torch.device("meta"):
@@ -103,6 +115,56 @@ def check_fits(config: DictConfig, dataset_options: dict[str, Any]) -> None:
             f"model={name} with {options} takes {needed / 1e9:,.0f} GB for parameters, gradients "
             f"and moments, and this machine has {there / 1e9:,.0f} GB: choose smaller ones"
         )
+
+
+def without_defaults(config: DictConfig, overrides: Sequence[str], name: str) -> list[str]:
+    """The overrides without those that say what would be so anyway.
+
+    `config` is what Hydra has composed of them and `<name>.yaml`; a number that equals the default
+    but for its type, 1 for 1.0, becomes that.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    own = [each for each in parsed if not each.get_key_element().startswith("hydra")]
+    groups = [each for each in own if loader.get_group_options(each.key_or_group)]
+    values = [each for each in own if each not in groups and each.type == OverrideType.CHANGE]
+    said = {id(each) for each in groups if _is_default_choice(each, groups, name)}
+    if any(_may_be_default(each) for each in values):
+        base = compose(name, [str(each.input_line) for each in groups])
+        for each in filter(_may_be_default, values):
+            others = base.copy()
+            for other in values:
+                if other is not each:
+                    OmegaConf.update(others, other.key_or_group, other.value(), merge=True)
+            usual, now = (_at(tree, each.key_or_group) for tree in (others, config))
+            if usual == now and isinstance(usual, bool) == isinstance(now, bool):
+                said.add(id(each))
+                OmegaConf.update(config, each.key_or_group, usual, merge=False)
+    return [str(each.input_line) for each in parsed if id(each) not in said]
+
+
+def _may_be_default(override: Override) -> bool:
+    """Whether it is worth asking: neither in every path nor a runtime setting of all scripts."""
+    key = override.key_or_group
+    runtime = ("results_root", "data_root", "device", "logger")
+    return key not in IN_EVERY_PATH and key.partition(".")[0] not in runtime
+
+
+def _is_default_choice(group: Override, groups: Sequence[Override], name: str) -> bool:
+    if not _may_be_default(group) or group.type != OverrideType.CHANGE:
+        return False
+    others = [str(each.input_line) for each in groups if each is not group]
+    choices = compose(name, others, return_hydra_config=True).hydra.runtime.choices
+    return bool(choices.get(group.key_or_group) == group.value())
+
+
+def _at(config: DictConfig, key: str) -> Any:
+    """The resolved value; no value that any other equals where it refers to what is not there."""
+    try:
+        value = OmegaConf.select(config, key)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except OmegaConfBaseException:
+        return object()
 
 
 def saved_config(folder: RunFolder) -> DictConfig:

@@ -18,13 +18,12 @@ from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from rad import data, models
 from rad.data import Dataset
 from rad.errors import UsageError
 from rad.gradient_noise import Sampling, full_gradient, measure, weight_layers
 from rad.planning.variants import Built, build
 from rad.plotting import save
-from rad.plotting.gradient_noise import noise_figure
+from rad.plotting.gradient_noise import noise_figure, ratio_figure
 from rad.results import (
     RunFolder,
     machine,
@@ -34,7 +33,7 @@ from rad.results import (
     write_partial,
     write_whole,
 )
-from rad.training import NullLogger, train
+from rad.training import NullLogger, RunInfo, follow, train
 from rad.training.task import task_of
 
 
@@ -47,15 +46,33 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     elif not file.exists():
         raise UsageError(f"{file} is missing; set noise.measure=true to measure first")
     table = read_table(file, "set noise.measure=true to measure again")
-    png, _ = save(noise_figure(table), config.noise.figure)
-    print(f"{file} is drawn in {png}")
+    png, _ = save(ratio_figure(table), config.noise.figure)
+    layers = png.with_name(f"{png.stem}_layers{png.suffix}")
+    save(noise_figure(table), layers)
+    logger = follow(config.logger, _info(config))
+    logger.figure("gradient noise", png)
+    logger.finish()
+    print(f"{file} is drawn in {png} and {layers}")
+
+
+def _info(config: DictConfig) -> RunInfo:
+    """What dashboards are told of a measurement."""
+    noise: Any = OmegaConf.to_container(config.noise, resolve=True)
+    return RunInfo(
+        path=f"gradient_noise/{config.experiment_name}",
+        title=str(config.experiment_name),
+        group="gradient_noise",
+        job="measurement",
+        tags=(str(config.model.name), str(config.dataset.name), str(config.scale)),
+        config={"noise": noise, "seed": config.seed},
+        root=str(config.results_root),
+    )
 
 
 def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
     """Train and measure at each point; write all points so far."""
     spec, noise, origin = read(config, overrides), config.noise, provenance()
-    name, root = spec.config.dataset.name, spec.config.data_root
-    dataset = data.load_images(name, root, spec.device, **spec.dataset_options)
+    dataset = spec.images()
     weight_layers(_model(spec, dataset))
     make_folder(file.parent, "noise.output")
     points: list[dict[str, Any]] = []
@@ -94,10 +111,7 @@ def _sampling(config: DictConfig) -> Sampling:
 
 
 def _model(spec: RunSpec, dataset: Dataset) -> nn.Module:
-    options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
-    name = options.pop("name")
-    model = models.build(name, **dataset.model_arguments, seed=spec.seed, **options)
-    return model.to(spec.device)
+    return spec.model(dataset).to(spec.device)
 
 
 def _trained(

@@ -61,7 +61,7 @@ def bytes_of(name: str, keep: float, device: torch.device) -> dict[str, Any]:
         "paper_mb": paper_bytes(name, keep),
         "honest_mb": paper_bytes(name, keep, reading="honest"),
         "saved_mb": parameter_bytes(model) + saved,
-        "peak_mb": peak_bytes(lambda: loss().backward()),
+        "peak_mb": parameter_bytes(model) + peak_bytes(lambda: loss().backward()),
     }
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from rad.errors import UsageError
+from rad.memory.budget import canonical
 from rad.plotting import (
     convergence,
     curves_by_budget,
@@ -28,12 +29,14 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     """Write the figures, each as PNG and PDF."""
     if config.experiment is None:
         raise UsageError("no experiment: name a folder of results, such as experiment=quickstart")
-    runs = summaries(config.results_root, config.experiment)
-    rows = metrics(config.results_root, config.experiment)
+    names = dict.fromkeys([config.experiment, *config.beside])
+    runs = pd.concat([summaries(config.results_root, name) for name in names], ignore_index=True)
+    rows = pd.concat([metrics(config.results_root, name) for name in names], ignore_index=True)
+    budget = None if config.budget is None else canonical(config.budget)
     if config.figure == "budgets":
         runs, rows = (select_overrides(frame, config.overrides) for frame in (runs, rows))
     else:
-        runs, rows = (select(frame, config.budget, config.overrides) for frame in (runs, rows))
+        runs, rows = (select(frame, budget, config.overrides) for frame in (runs, rows))
     written = [path for name, figure in _figures(config, runs, rows) for path in save(figure, name)]
     print(summary_table(runs))
     print(f"wrote {' and '.join(str(path) for path in written)}")

@@ -14,17 +14,21 @@ import _cli  # first: see there
 from _run_spec import RunSpec, defaults, read
 from omegaconf import DictConfig, OmegaConf
 
-from rad import data, models, slice_batches
+from rad import slice_batches
 from rad.data import Dataset, Text
 from rad.errors import Several, UsageError
 from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
 from rad.planning.variants import Built, Plan, build
-from rad.results import RunFolder, difference, machine, provenance
+from rad.plotting.report import collect, page
+from rad.results import RunFolder, difference, locked, machine, provenance, write_atomic
 from rad.training import (
     Interruption,
+    RunInfo,
+    Shown,
     Strides,
+    Task,
     TrainResult,
-    WandbLogger,
+    follow,
     side_by_side,
     strides,
 )
@@ -50,25 +54,28 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def together(jobs: Sequence[tuple[DictConfig, list[str]]]) -> None:
     """Plan, train and write several runs side by side."""
-    train_specs([read(*job) for job in jobs])
+    train_specs([read(*job) for job in jobs], **_cli.place_in_sweep())
 
 
-def train_specs(specs: Sequence[RunSpec]) -> None:
+def train_specs(specs: Sequence[RunSpec], **place: Any) -> None:
     """Plan, train and write runs side by side; runs of one folder count once.
+
+    `place` says where the first stands in a sweep, as `rad.training.Shown` has it.
 
     Raises:
         UsageError: a run cannot be planned, or has diverged, and the others have ended; `Several`
             where that is true of several.
     """
     origin = provenance()
-    datasets: dict[str, Dataset | Text] = {}
+    datasets: dict[str, Dataset | Text | Task] = {}
     failed: dict[Path, UsageError] = {}
     ready: list[Prepared] = []
     different = {spec.path: spec for spec in specs}
     with ExitStack() as stack, Interruption() as interruption:
-        for spec in different.values():
+        for index, spec in enumerate(different.values()):
+            here = {**place, "number": place.get("number", 1) + index}
             try:
-                run = _prepared(spec, datasets, stack, interruption, origin["commit"])
+                run = _prepared(spec, datasets, stack, interruption, origin["commit"], here)
                 ready += [] if run is None else [run]
             except UsageError as error:
                 failed[spec.path] = error
@@ -87,10 +94,11 @@ def train_specs(specs: Sequence[RunSpec]) -> None:
 
 def _prepared(
     spec: RunSpec,
-    datasets: dict[str, Dataset | Text],
+    datasets: dict[str, Dataset | Text | Task],
     stack: ExitStack,
     interruption: Interruption,
     commit: str,
+    place: dict[str, Any],
 ) -> Prepared | None:
     """The planned run, whose folder and logger `stack` closes; None where it has finished."""
     folder = RunFolder(spec.path)
@@ -100,14 +108,14 @@ def _prepared(
     name, options = spec.config.dataset.name, spec.dataset_options
     key = f"{name} {options} {spec.config.data_root} {spec.device}"
     if key not in datasets:
-        datasets[key] = data.load(name, spec.config.data_root, spec.device, **options)
+        datasets[key] = spec.load()
     built = plan(spec, datasets[key])
     print(f"{spec.path}: {built.plan.describe()}", flush=True)
     stack.enter_context(folder.open(spec.text))
     if folder.finished():  # by another process, in the meantime
         print(_skipped(folder, spec), flush=True)
         return None
-    logger = _logger(spec)
+    logger = follow(spec.config.logger, run_info(spec, built.plan))
     stack.callback(logger.finish)
     settings = replace(spec.settings, batch_size=built.batch_size)
     run = strides(
@@ -119,6 +127,7 @@ def _prepared(
         logger,
         commit=commit,
         interruption=interruption,
+        shown=Shown(_label(spec), built.plan.memory.saved_bytes, **place),
     )
     return Prepared(spec, folder, built, run)
 
@@ -127,17 +136,27 @@ def _end(run: Prepared, result: TrainResult, count: int, origin: dict[str, Any])
     """Mark a run as finished, if it is."""
     if result.finished:
         run.folder.write_summary({**summary(run.spec, run.built.plan, result, count), **origin})
+        seconds = result.iterations * result.seconds_per_iteration
+        print(f"{_label(run.spec)}: {_final(result)} in {seconds:,.1f} s -> {run.folder.path}")
     else:
         print(f"stopped after {result.iterations} iterations; the same command goes on from there")
 
 
-def plan(spec: RunSpec, dataset: Dataset | Text) -> Built:
+def _final(result: TrainResult) -> str:
+    """What the test set was evaluated on beside the loss, and the training loss."""
+    words = [f"training loss {result.final['train_loss']:.4g}"]
+    for name, value in result.final.items():
+        if name.startswith("test_") and name != "test_loss":
+            shown = f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4g}"
+            words.insert(0, f"{name.replace('_', ' ')} {shown}")
+    return ", ".join(words)
+
+
+def plan(spec: RunSpec, dataset: Dataset | Text | Task) -> Built:
     """The converted model and how it meets the budget, measured on the first examples."""
     task = task_of(dataset)
     batch = task.first(spec.settings.batch_size)
-    options: dict[str, Any] = OmegaConf.to_container(spec.config.model)  # type: ignore[assignment]
-    name = options.pop("name")
-    model = models.build(name, **dataset.model_arguments, seed=spec.seed, **options)
+    model = spec.model(dataset)
     if spec.config.slices is not None:
         slice_batches(model, spec.config.slices)
     return build(
@@ -207,6 +226,21 @@ def check(config: DictConfig, overrides: list[str]) -> None:
     read(config, overrides)
 
 
+def after(configs: list[DictConfig]) -> None:
+    """Write a page of each experiment of a sweep, beside its runs, and print where it is."""
+    sweeps = {(str(config.results_root), str(config.experiment_name)) for config in configs}
+    for root, experiment in sorted(sweeps):
+        folder = Path(root) / experiment
+        try:
+            text = page(collect(root, [experiment]), experiment)
+            with locked(folder / ".lock", wait=True):
+                write_atomic(folder / "report.html", text.encode())
+        except UsageError as error:
+            print(f"there is no report of {folder}: {error}")
+        else:
+            print(f"{folder / 'report.html'} shows all runs of {experiment} in a browser")
+
+
 def _skipped(folder: RunFolder, spec: RunSpec) -> str:
     """The line for a finished run; its config.yaml may be missing or from another version."""
     try:
@@ -217,18 +251,29 @@ def _skipped(folder: RunFolder, spec: RunSpec) -> str:
     return f"{folder.path}: finished already, skipped{note}"
 
 
-def _logger(spec: RunSpec) -> WandbLogger:
-    options = spec.config.logger
-    return WandbLogger(
-        project=options.project,
-        name=str(spec.path.relative_to(spec.config.results_root)),
+def _label(spec: RunSpec) -> str:
+    """A run in a few words: experiment, variant, budget, seed."""
+    budget = "" if spec.budget == "full" else f" {spec.budget}"
+    return f"{spec.experiment} {spec.config.variant.name}{budget} s{spec.seed}"
+
+
+def run_info(spec: RunSpec, plan: Plan, job: str = "train") -> RunInfo:
+    """What dashboards are told of a run."""
+    config, memory = spec.config, asdict(plan.memory)
+    used = {"batch_size": plan.batch_size, "keep_fraction": plan.keep_fraction, "bits": plan.bits}
+    notes = (config.model.name, config.dataset.name, plan.variant, config.scale)
+    return RunInfo(
+        path=spec.path.relative_to(config.results_root).as_posix(),
+        title=_label(spec).removeprefix(f"{spec.experiment} "),
         group=spec.experiment,
+        job=job,
+        tags=tuple(str(note) for note in notes if note is not None),
         config=OmegaConf.to_container(OmegaConf.create(spec.text)),  # type: ignore[arg-type]
-        mode=options.mode,
-        directory=options.directory,
-        root=spec.config.results_root,
+        plan={**used, **memory},
+        constant=("learning_rate",) if spec.settings.decay_every is None else (),
+        root=str(config.results_root),
     )
 
 
 if __name__ == "__main__":
-    _cli.run(_cli.Script(main, check, together), "train", _cli.CONFIGS / "train")
+    _cli.run(_cli.Script(main, check, together, after), "train", _cli.CONFIGS / "train")

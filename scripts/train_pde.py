@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rad.memory import parameter_bytes, peak_bytes, saved_bytes
 from rad.pde.training import Control, train
 from rad.results import RunFolder, machine, provenance
-from rad.training import TrainResult, WandbLogger
+from rad.training import RunInfo, Shown, TrainResult, follow
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -34,9 +34,12 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         print(
             f"{spec.path}: {spec.plan.adjoint}, {memory['saved_bytes']:,} saved bytes", flush=True
         )
-        result = _train(spec, folder, origin["commit"])
+        result = _train(spec, folder, memory, origin["commit"])
         if result.finished:
             folder.write_summary({**summary(spec, memory, result), **origin})
+            loss = result.final["train_loss"]
+            seconds = result.iterations * result.seconds_per_iteration
+            print(f"{_label(spec)}: loss {loss:.4g} in {seconds:,.1f} s -> {folder.path}")
     if not result.finished:
         print(f"stopped after {result.iterations} iterations; the same command goes on from there")
 
@@ -68,6 +71,12 @@ def summary(spec: PdeSpec, memory: dict[str, int], result: TrainResult) -> dict[
     }
 
 
+def _label(spec: PdeSpec) -> str:
+    """A run in a few words: experiment, variant, budget, seed."""
+    budget = "" if spec.config.budget == "full" else f" {spec.config.budget}"
+    return f"{spec.experiment} {spec.plan.variant}{budget} s{spec.seed}"
+
+
 def _control(spec: PdeSpec) -> Control:
     return Control(spec.problem, spec.plan.adjoint, spec.seed).to(spec.device)
 
@@ -81,19 +90,23 @@ def _measure(control: Control) -> dict[str, int]:
     }
 
 
-def _train(spec: PdeSpec, folder: RunFolder, commit: str) -> TrainResult:
-    options = spec.config.logger
-    logger = WandbLogger(
-        project=options.project,
-        name=str(spec.path.relative_to(spec.config.results_root)),
+def _train(spec: PdeSpec, folder: RunFolder, memory: dict[str, int], commit: str) -> TrainResult:
+    config, plan = spec.config, spec.plan
+    info = RunInfo(
+        path=spec.path.relative_to(config.results_root).as_posix(),
+        title=_label(spec).removeprefix(f"{spec.experiment} "),
         group=spec.experiment,
+        job="control",
+        tags=("reaction_diffusion", plan.variant, str(config.scale)),
         config=OmegaConf.to_container(OmegaConf.create(spec.text)),  # type: ignore[arg-type]
-        mode=options.mode,
-        directory=options.directory,
-        root=spec.config.results_root,
+        plan={"keep_fraction": plan.keep_fraction, "bits": plan.bits, **memory},
+        constant=("learning_rate",),
+        root=str(config.results_root),
     )
+    shown = Shown(_label(spec), memory["saved_bytes"], **_cli.place_in_sweep())
+    logger = follow(config.logger, info)
     try:
-        return train(_control(spec), spec.settings, folder, logger, commit=commit)
+        return train(_control(spec), spec.settings, folder, logger, commit=commit, shown=shown)
     finally:
         logger.finish()
 

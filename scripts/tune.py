@@ -21,7 +21,6 @@ from _run_spec import RunSpec, read
 from omegaconf import DictConfig, OmegaConf
 from train import plan
 
-from rad import data
 from rad.data import Dataset
 from rad.errors import Diverged, UsageError
 from rad.results import machine, provenance
@@ -38,9 +37,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     check(config, overrides)
     spec = _spec(config, overrides)
     tuning, origin = config.tuning, provenance()
-    name, root = spec.config.dataset.name, spec.config.data_root
-    whole = data.load_images(name, root, spec.device, **spec.dataset_options)
-    dataset = hold_out(whole, tuning.held_out, spec.seed)
+    dataset = hold_out(spec.images(), tuning.held_out, spec.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     results = Path(spec.config.results_root)
     study = spec.path.relative_to(results / spec.experiment).as_posix()

@@ -57,6 +57,14 @@ def parse_budget(budget: str | float) -> Budget:
     return Budget("bytes", int(budget), text)
 
 
+def canonical(budget: str | float) -> str | float:
+    """One spelling of each budget: "full", a fraction or whole bytes. Errors as `parse_budget`."""
+    read = parse_budget(budget)
+    if read.kind == "full":
+        return "full"
+    return int(read.value) if read.value == int(read.value) else read.value
+
+
 def _parse_text(text: str) -> Budget:
     if text.strip() == "full":
         return Budget("full", 1.0, "full")

@@ -27,27 +27,34 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 __all__ = ["MODELS", "build", "convnet", "feedforward", "gpt", "irnn", "resnet", "vit"]
 
 
-def build(name: str, *data: Any, seed: int, **options: Any) -> nn.Module:
+def build(name: str | Callable[..., Any], *data: Any, seed: int, **options: Any) -> nn.Module:
     """The model `name`, on the CPU, with initial weights that depend on the seed only.
 
+    In place of a name, a class or function of one's own may make it.
     `data` and `options` are its arguments. What it has to know of its data comes first, or by name
     from the `model_arguments` of a data set: `input_shape` and `classes` for images, where it maps
     inputs (B, *input_shape) to scores (B, classes), or `vocabulary` and `context` for a text. The
     global generators stay untouched.
 
     Raises:
-        UsageError: unknown model, data that it is not for, or options that it cannot use.
+        UsageError: unknown model, data that it is not for, options that it cannot use, or what is
+            made is no module.
     """
-    if name not in MODELS:
+    if isinstance(name, str) and name not in MODELS:
         raise UsageError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
+    maker = MODELS[name] if isinstance(name, str) else name
+    label = name if isinstance(name, str) else getattr(name, "__name__", name)
     try:
-        inspect.signature(MODELS[name]).bind(*data, **options)
+        inspect.signature(maker).bind(*data, **options)
     except TypeError as error:
-        takes = ", ".join(inspect.signature(MODELS[name]).parameters)
+        takes = ", ".join(inspect.signature(maker).parameters)
         raise UsageError(
-            f"model {name!r} takes {takes} ({error}): choose a model for such data, and options "
+            f"model {label!r} takes {takes} ({error}): choose a model for such data, and options "
             "that it has"
         ) from error
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        return MODELS[name](*data, **options)
+        model = maker(*data, **options)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model {label!r} is a {type(model).__name__}; give a torch.nn.Module")
+    return model

@@ -14,6 +14,7 @@ from rad.results import RunFolder
 from rad.sketches import fold_in, make_key
 from rad.training import Interruption, Logger, Settings, TrainResult
 from rad.training.optimizers import make_optimizer, set_learning_rate
+from rad.training.progress_bar import Shown
 from rad.training.session import Session
 
 COLUMNS = ("train_loss",)
@@ -59,6 +60,7 @@ def train(
     logger: Logger,
     *,
     commit: str | None = None,
+    shown: Shown | None = None,
 ) -> TrainResult:
     """Train `control` in place, resuming from the folder's checkpoint if any.
 
@@ -66,7 +68,8 @@ def train(
     handled once the iteration has ended and a checkpoint is written. Iteration n of
     metrics.csv has the exact loss after n updates; `seconds` are those of the updates. Of
     `settings`, batch sizes, `bootstrap`, `train_loss_every`, `clip_norm` and `cuda_graph` are not
-    used: there are no examples here. `commit` is the caller's, for the segments of a resumed run.
+    used: there are no examples here. `commit` is the caller's, for the segments of
+    a resumed run; `shown` is for the progress bar.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.
@@ -87,6 +90,7 @@ def train(
         rows=lambda updates: dict.fromkeys(range(0, updates, settings.evaluate_every), COLUMNS),
         commit=commit,
         interruption=interruption,
+        shown=shown,
     )
 
     def record(loss: float) -> None:

@@ -10,14 +10,14 @@ from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, log_ticks
 
 PROGRAMS = {
     "torch": ("#000000", "o"),
-    "lean_exact": ("#777777", "o"),
+    "lean_exact": ("#AAAAAA", "o"),
     "checkpointing": ("#8C564B", "*"),
-    "dense_reference": ("#0072B2", "x"),
-    "accumulation": ("#8C564B", "+"),
-    "compiled": ("#8C564B", "x"),
-    "exact": ("#000000", "o"),
-    "same_sample_in_slices": (STYLES["same_sample"][0], "2"),
-    "different_sample_in_slices": (STYLES["different_sample"][0], "2"),
+    "dense_reference": ("#17BECF", "x"),
+    "accumulation": ("#D62728", "+"),
+    "compiled": ("#BCBD22", "x"),
+    "exact": ("#404040", "o"),
+    "same_sample_in_slices": ("#FF9DA7", "2"),
+    "different_sample_in_slices": ("#7F7FFF", "2"),
 }
 """Colour and marker of programs that are no variants."""
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rad.errors import UsageError
-from rad.plotting.curves import check_column, draw_curve, style_axes
+from rad.plotting.curves import caption, check_column, draw_curve, style_axes
 from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, label_of, log_ticks, ordered
 
 
@@ -46,7 +46,9 @@ def final_against_memory(summaries: pd.DataFrame, column: str = "train_loss") ->
         axes.grid(color="0.9", linewidth=0.5)
         if column.endswith("loss"):
             axes.set_yscale("log")
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+            log_ticks(axes.yaxis)
+        title = caption(runs, runs)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, title=title)
     return figure
 
 

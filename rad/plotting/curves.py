@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rad.errors import UsageError
-from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, byte_text, label_of, ordered
+from rad.plotting.style import (
+    COLUMN_WIDTH,
+    LABELS,
+    RC,
+    STYLES,
+    byte_text,
+    label_of,
+    log_ticks,
+    ordered,
+)
 
 OF_THE_RUN = ("variant", "budget", "seed", "path")
 """Columns that tell of which run a row is."""
@@ -90,7 +99,7 @@ def _draw(
         loc="outside lower center",
         ncols=2 if len(panels) > 2 else 1,
         frameon=False,
-        title=f"variant, batch size, saved bytes\n{_caption(metrics)}",
+        title=f"{caption(metrics, summaries)}\nvariant, batch size, saved bytes",
     )
 
 
@@ -115,19 +124,38 @@ def style_axes(axes: Axes, metrics: pd.DataFrame, name: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     if name.endswith("loss"):
         axes.set_yscale("log")
+        log_ticks(axes.yaxis)
     elif name.endswith("accuracy"):
-        axes.set_ylim(_floor(metrics, name), min(1.0, metrics[name].max() + 0.01))
+        axes.set_ylim(*_range(metrics, name))
 
 
-def _caption(metrics: pd.DataFrame) -> str:
-    seeds = metrics["seed"].nunique()
-    return f"(mean of {seeds} seeds; band: lowest to highest)" if seeds > 1 else "(one seed)"
+def caption(metrics: pd.DataFrame, summaries: pd.DataFrame) -> str:
+    """What was trained on what, for how long, and how many seeds are behind a line."""
+    seeds = metrics.groupby("variant")["seed"].nunique()
+    least, most = int(seeds.min()), int(seeds.max())
+    count = f"{least}" if least == most else f"{least} to {most}"
+    many = f"mean of {count} seeds, lowest to highest" if most > 1 else "one seed"
+    return f"{conditions(summaries)}\n{many}"
 
 
-def _floor(metrics: pd.DataFrame, column: str) -> float | None:
-    """The lowest value once training has begun: chance level would flatten the curves."""
-    lowest = metrics.loc[metrics["iteration"] > 0, column].min()
-    return None if pd.isna(lowest) else max(0.0, lowest - 0.02)
+def conditions(summaries: pd.DataFrame) -> str:
+    """Net, data, updates and scale of runs that have them in common."""
+    first = summaries.iloc[0]
+    there = [str(first[name]) for name in ("model", "dataset") if isinstance(first.get(name), str)]
+    words = [" on ".join(there)] if there else []
+    words += [f"{int(first['iterations']):,} iterations"] if "iterations" in summaries else []
+    scale = first.get("scale")
+    words += [f"scale {scale}"] if isinstance(scale, str) and scale != "paper" else []
+    return ", ".join(words).replace("_", " ")
+
+
+def _range(metrics: pd.DataFrame, column: str) -> tuple[float | None, float | None]:
+    """What there is after a quarter of training: the start would flatten all that follows."""
+    late = metrics.loc[metrics["iteration"] >= metrics["iteration"].max() / 4, column]
+    if late.isna().all():
+        return None, None
+    margin = max(0.002, 0.08 * (late.max() - late.min()))
+    return max(0.0, late.min() - margin), min(1.0, late.max() + margin)
 
 
 def draw_curve(

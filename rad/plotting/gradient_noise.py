@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rad.plotting import RC, STYLES, log_ticks
+from rad.plotting import COLUMN_WIDTH, RC, STYLES, log_ticks, ordered
 
 WIDTH = 6.9  # inches: two columns of text
 # Linear layers give these two the same noise: both markers are to be seen.
@@ -66,6 +66,69 @@ def noise_figure(table: pd.DataFrame) -> Figure:
             frameon=False,
         )
     return figure
+
+
+def ratio_figure(table: pd.DataFrame, iteration: int | None = None) -> Figure:
+    """The noise over that of the smaller batch of equal bytes, in one panel, one column wide.
+
+    `table` is as in `noise_figure`; drawn are all weights together after `iteration` updates, None
+    for the first point after the start. Below 1 a variant is better than a smaller batch. Bars are
+    two standard errors of both, lines closed forms.
+    """
+    trained = [int(each) for each in sorted(set(table["iteration"])) if each > 0]
+    shown = (trained or [0])[0] if iteration is None else iteration
+    whole = list(dict.fromkeys(table["weight"]))[-1]
+    rows = table[(table["iteration"] == shown) & (table["weight"] == whole)]
+    smaller = rows[rows["variant"] == "reduced_batch"].set_index("budget")
+    others = rows[~rows["variant"].isin(["reduced_batch", "baseline"])]
+    others = others[others["budget"].isin(smaller.index)].sort_values(["budget"])
+    others = others.drop_duplicates(["variant", "saved_bytes"])  # the same bits for two budgets
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(COLUMN_WIDTH, 3.1), layout="constrained")
+        axes = figure.subplots()
+        for variant in ordered(others["variant"]):
+            _ratio(axes, others[others["variant"] == variant].sort_values("saved_bytes"), smaller)
+        colour = STYLES["reduced_batch"][0]
+        axes.axhline(1, color=colour, linewidth=0.8, linestyle="--")
+        axes.annotate(
+            "smaller batch", (1, 1), (0, 2), xycoords=("axes fraction", "data"), ha="right",
+            textcoords="offset points", color=colour, fontsize=7,
+        )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel="saved MB")
+        axes.set_ylabel("gradient noise / smaller batch's")
+        for axis in (axes.xaxis, axes.yaxis):
+            log_ticks(axis)
+        axes.grid(color="0.9", linewidth=0.5)
+        figure.legend(
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
+            title=f"iteration {shown:,}, {whole}; markers measured, lines closed form",
+        )
+    return figure
+
+
+def _ratio(axes: Axes, rows: pd.DataFrame, smaller: pd.DataFrame) -> None:
+    """One variant's noise over the smaller batch's, at each budget."""
+    variant = rows["variant"].iloc[0]
+    colour, marker = STYLES[variant]
+    base = smaller.loc[rows["budget"]]
+    ratio = rows["total"].to_numpy() / base["total"].to_numpy()
+    relative = (rows["total_error"] / rows["total"]).to_numpy() ** 2
+    relative += (base["total_error"] / base["total"]).to_numpy() ** 2
+    saved = rows["saved_bytes"] / 1e6
+    predicted = rows["total_predicted"].to_numpy() / base["total_predicted"].to_numpy()
+    axes.plot(saved, predicted, color=colour, linewidth=0.8)
+    axes.errorbar(
+        saved,
+        ratio,
+        yerr=2 * ratio * relative**0.5,
+        fmt=marker,
+        color=colour,
+        markersize=SIZES.get(variant),
+        elinewidth=0.8,
+        label=variant.replace("_", " "),
+    )
 
 
 def _name(table: pd.DataFrame, weight: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,21 +31,30 @@ def select(
 
 
 def select_overrides(frame: pd.DataFrame, overrides: str | None = None) -> pd.DataFrame:
-    """The rows with one set of overrides, at every budget; as in `select`."""
-    extra = frame["path"].map(_overrides)
+    """The rows with one set of overrides, at every budget; as in `select`. "all": every row."""
+    if overrides == "all":
+        return frame
+    extra = frame["path"].map(overrides_of)
     return frame[extra == _choose("overrides", sorted(set(extra)), overrides)]
 
 
-def _overrides(path: str) -> str:
+def overrides_of(path: str) -> str:
+    """The overrides in a run's path, below its budget."""
     return Path(path).parent.name.partition(",")[2]
 
 
 def _choose(what: str, there: Sequence[str], wanted: str | float | None) -> str:
-    choices = ", ".join(repr(choice) for choice in there)
+    choices = ", ".join(_typed(what, choice) for choice in there)
     if wanted is None:
         if len(there) > 1:
-            raise UsageError(f"there are runs with several {what}: choose {what}= one of {choices}")
+            raise UsageError(f"there are runs with several {what}: give one of {choices}")
         return there[0]
     if str(wanted) not in there:
-        raise UsageError(f"no runs with {what}={wanted}: choose one of {choices}")
+        raise UsageError(f"no runs with {what}={wanted}: give one of {choices}")
     return str(wanted)
+
+
+def _typed(what: str, choice: str) -> str:
+    """As a shell takes it; quoted for Hydra where need be."""
+    plain = re.fullmatch(r"[\w.]+", choice)
+    return f"{what}={choice}" if plain else f"\"{what}='{choice}'\""

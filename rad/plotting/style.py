@@ -81,6 +81,9 @@ def byte_text(count: int) -> str:
 def log_ticks(axis: Axis, subs: tuple[float, ...] = (1, 2, 5)) -> None:
     """Plain numbers at `subs` times the powers of ten; over many decades, at powers only."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=subs if high < 100 * low else (1,), numticks=6))
+    narrow = low > 0 and high < 4 * low
+    every = subs if high < 100 * low else (1.0,)
+    ticks = LogLocator(subs=(1, 1.2, 1.5, 2, 3, 4, 5, 6, 8) if narrow else every, numticks=8)
+    axis.set_major_locator(ticks)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())

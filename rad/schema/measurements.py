@@ -205,12 +205,19 @@ PARETO: Rules = {
 
 PLOT: Rules = {
     "experiment": OrNull(NAME),
+    "beside": ListOf(NAME, least=0, distinct=True),
     "figure": Choice(("curves", "panels", "budgets")),
     "budget": OrNull(BUDGET),
     "overrides": OrNull(TEXT),
     "x": Choice(("iteration", "seconds")),
     "column": NAME,
     "second": OrNull(NAME),
+    "output": PATH,
+    "results_root": PATH,
+}
+
+REPORT: Rules = {
+    "experiments": OrNull(ListOf(NAME, distinct=True)),
     "output": PATH,
     "results_root": PATH,
 }

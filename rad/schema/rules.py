@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rad.errors import UsageError
+from rad.schema.own import TARGET, check_own
 
 LARGEST = 10**12
 """Beyond which no count means anything."""
@@ -176,10 +177,16 @@ class Some:
 
 @dataclass(frozen=True)
 class Named:
-    """A mapping with a `name`, which says what its other entries are, or (`partial`) may be."""
+    """A mapping with a `name`, which says what its other entries are, or (`partial`) may be.
+
+    Where `own` is given, a `_target_` may stand beside the name: somebody's own class or function.
+    It has the entries of `own`, and others as its signature says, but for what is `filled` in.
+    """
 
     rules: Mapping[str, Rules]
     partial: bool = False
+    own: Rules | None = None
+    filled: Collection[str] = ()
 
     @property
     def words(self) -> str:
@@ -233,12 +240,23 @@ def _check_readable(name: str, value: Any, rule: Parsed) -> None:
 def _check_named(name: str, value: Any, rule: Named) -> None:
     if not isinstance(value, dict) or "name" not in value:
         raise UsageError(f"{name} is {shown(value)}; choose one of {', '.join(rule.rules)}")
+    if rule.own is not None and TARGET in value:
+        _check_own(name, value, rule.own, rule.filled)
+        return
     check(f"{name}.name", value["name"], Choice(list(rule.rules)))
     rest = {key: each for key, each in value.items() if key != "name"}
     rules = rule.rules[value["name"]]
     given = {key: each for key, each in rules.items() if key in rest} if rule.partial else rules
     _check_mapping(name, rest, list(rules))
     _check_entries(name, rest, given)
+
+
+def _check_own(name: str, value: dict[str, Any], rules: Rules, filled: Collection[str]) -> None:
+    check(f"{name}.name", value["name"], Text(r"\w[\w.-]*", "a name of letters, digits and _ . -"))
+    check(f"{name}.{TARGET}", value[TARGET], Text(words="a dotted name"))
+    _check_entries(name, {key: each for key, each in value.items() if key in rules}, rules)
+    options = {key: v for key, v in value.items() if key not in ("name", TARGET, *rules)}
+    check_own(name, value[TARGET], options, filled)
 
 
 def _check_entries(name: str, value: Any, rules: Rules) -> None:
@@ -258,6 +276,5 @@ def _check_mapping(name: str, value: Any, known: Sequence[str]) -> None:
             where = f"{name}." if name else ""
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UsageError(
-                f"'{where}{key}' adds or removes a setting: {has} (--cfg job in place of all "
-                "settings shows them)"
+                f"'{where}{key}' adds or removes a setting: {has} (add --help to see all settings)"
             )

@@ -29,7 +29,7 @@ from rad.schema.rules import (
     Whole,
 )
 from rad.schema.values import check_budget, choose_device
-from rad.training.loggers import MODES
+from rad.training.wandb_logger import MODES
 
 FLAG = Flag()
 RUNS_PER_PROCESS = Whole(1, 1000)
@@ -97,15 +97,19 @@ TRAIN: Rules = {
             "gpt": {"blocks": SIZE, "width": SIZE, "heads": SIZE},
             "resnet": {"depth": Choice(DEPTHS)},
             "vit": {"patch": SIZE, "blocks": SIZE, "width": SIZE, "heads": SIZE},
-        }
+        },
+        own={},
+        filled=("input_shape", "classes", "vocabulary", "context"),
     ),
     "dataset": Named(
         dict.fromkeys(NAMES, _DATASET)
-        | {"cifar10": _AUGMENTED, "sequential_mnist": _SEQUENCES, "python_sources": _TEXT}
+        | {"cifar10": _AUGMENTED, "sequential_mnist": _SEQUENCES, "python_sources": _TEXT},
+        own=_DATASET,
+        filled=("root", "device"),
     ),
     "variant": VARIANT,
     "optimizer": Named({"adam": _OPTIMIZER, "sgd": _OPTIMIZER}),
-    "logger": Named({"wandb": _LOGGER}),
+    "logger": Named({"wandb": _LOGGER, "tensorboard": {"directory": PATH}}),
     "experiment_name": NAME,
     "seed": SEED,
     "budget": OrNull(BUDGET),

@@ -4,13 +4,17 @@ A new kind of problem is a `Task` here or in a file of one's own. Of the library
 `rad.errors` only.
 """
 
+from rad.training.dashboards import follow
 from rad.training.interruption import Interruption
-from rad.training.loggers import Logger, NullLogger, WandbLogger
+from rad.training.loggers import Logger, NullLogger, RunInfo
 from rad.training.loop import Strides, strides, train
+from rad.training.progress_bar import Shown
 from rad.training.session import TrainResult
 from rad.training.settings import Settings
 from rad.training.side_by_side import side_by_side
 from rad.training.task import Batch, Classification, NextToken, Task
+from rad.training.tensorboard_logger import TensorBoardLogger
+from rad.training.wandb_logger import WandbLogger
 
 __all__ = [
     "Batch",
@@ -19,11 +23,15 @@ __all__ = [
     "Logger",
     "NextToken",
     "NullLogger",
+    "RunInfo",
     "Settings",
+    "Shown",
     "Strides",
     "Task",
+    "TensorBoardLogger",
     "TrainResult",
     "WandbLogger",
+    "follow",
     "side_by_side",
     "strides",
     "train",

@@ -20,6 +20,7 @@ from rad.training.batches import Sampler
 from rad.training.interruption import Interruption
 from rad.training.loggers import Logger
 from rad.training.optimizers import make_optimizer, set_learning_rate
+from rad.training.progress_bar import Shown
 from rad.training.session import Session, TrainResult
 from rad.training.settings import Settings
 from rad.training.task import SPLITS, Task, evaluate, task_of
@@ -97,10 +98,11 @@ def strides(
     graphs: graphed.Graphs | None = None,
     commit: str | None = None,
     interruption: Interruption | None = None,
+    shown: Shown | None = None,
 ) -> Strides:
     """`train`, a stride at a time; the pauses do not count in `seconds`.
 
-    `interruption` is that of all runs that take turns.
+    `interruption` is that of all runs that take turns, `shown` how the progress bar shows this one.
     """
     task = task_of(task)
     sampler = Sampler(task.size(), settings.batch_size, seed, task.device, settings.bootstrap)
@@ -124,6 +126,7 @@ def strides(
         data=task.digest(),
         commit=commit,
         interruption=interruption,
+        shown=shown,
     )
     weights = sampler.multiplicities()
     if not model.training:

@@ -6,6 +6,7 @@ A loop makes the updates; its session knows how far the run has come, and writes
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from rad.training import checkpoint, segments
 from rad.training.checkpoint import Row
 from rad.training.interruption import Interruption
 from rad.training.loggers import Logger
-from rad.training.progress_bar import ProgressBar
+from rad.training.progress_bar import ProgressBar, Shown
 from rad.training.saved_state import Expected
 from rad.training.settings import Settings
 
@@ -58,10 +59,10 @@ class Session:
 
     `columns` are those of metrics.csv after `ALWAYS`; `remedy` says what helps against a loss that
     is not finite. `rows` is as in `Expected`, `data` the digest of what is trained on, `commit`
-    that of the caller. The rows of a resumed run are logged again from the first on; where its
-    numbers may differ from the unbroken run's, a line on stderr says why. The time limit
-    counts from here. In a `with` statement the progress bar is shown, and a signal that
-    `interruption` holds waits for a checkpoint.
+    that of the caller; `shown` is for the progress bar. The rows of a resumed run are logged again
+    from the first on; where its numbers may differ from the unbroken run's, a line on stderr says
+    why. The time limit counts from here. In a `with` statement the progress bar is shown, and a
+    signal that `interruption` holds waits for a checkpoint.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.
@@ -83,6 +84,7 @@ class Session:
         data: str | None = None,
         commit: str | None = None,
         interruption: Interruption | None = None,
+        shown: Shown | None = None,
     ) -> None:
         limit = settings.time_limit
         self._deadline = math.inf if limit is None else time.monotonic() + limit
@@ -90,7 +92,9 @@ class Session:
         self._folder, self._logger, self._device, self._remedy = folder, logger, device, remedy
         self._interruption = Interruption() if interruption is None else interruption
         self._bar: ProgressBar | None = None
+        self._shown = shown
         self._next_checkpoint = 0.0
+        self._step_peak = 0
         self.settings = settings
         self.columns = (*ALWAYS, *columns)
         expected = Expected(settings.iterations, self.columns, rows)
@@ -121,7 +125,11 @@ class Session:
 
     def __enter__(self) -> Session:
         progress = self.progress
-        self._bar = ProgressBar(self.settings.iterations, progress.iteration, self._device)
+        self._bar = ProgressBar(
+            self.settings.iterations, progress.iteration, self._device, self._shown
+        )
+        for row in progress.rows[-1:]:
+            self._show_scores(row)
         self._interruption.running.add(self)
         return self
 
@@ -171,10 +179,15 @@ class Session:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """What is done within counts in `seconds`."""
+        """What is done within counts in `seconds`, and on CUDA devices in the steps' peak."""
+        if on_cuda := self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
         start = time.perf_counter()
         yield
         self.progress.seconds += time.perf_counter() - start
+        if on_cuda:
+            most = torch.cuda.max_memory_allocated(self._device)
+            self._step_peak = max(self._step_peak, most)
 
     def done(self, updates: int) -> None:
         """Count that many more updates as done."""
@@ -201,7 +214,17 @@ class Session:
         }
         self.progress.rows.append(row)
         self.write()
-        self._logger.log(row)
+        peak = {"step_peak_bytes": self._step_peak} if self._step_peak else {}
+        self._logger.log({**row, **peak})
+        self._step_peak = 0
+        self._show_scores(row)
+
+    def _show_scores(self, row: Row) -> None:
+        """What the test set was evaluated on beside the loss, in the bar."""
+        scores = {name: row[name] for name in row if re.match("test_(?!loss)", name)}
+        for name, value in scores.items():
+            if self._bar is not None and value is not None:
+                self._bar.score(name.replace("_", " "), value)
 
     def write(self) -> None:
         """Write all rows to metrics.csv."""

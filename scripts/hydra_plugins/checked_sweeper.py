@@ -9,6 +9,7 @@ It writes no multirun.yaml: `rad.results` keeps each run's configuration beside 
 Hydra loads sweepers from packages of this folder's name only.
 """
 
+import os
 import shutil
 import signal
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from itertools import product
 from typing import Any
 
 from _cli import BAD_INPUT, Script, encode, one_line
-from _spec import check_settings, rules_of
+from _spec import check_settings, rules_of, without_defaults
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -31,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rad.errors import Several, UsageError, first_line
 from rad.processes.signals import Stopped
 from rad.processes.workers import STOPPED, watched
+from rad.schema.near import keys_of
 from rad.schema.rules import check
 from rad.schema.training import RUNS_PER_PROCESS
 
@@ -41,6 +43,8 @@ class CheckedSweeperConfig:
 
     _target_: str = "hydra_plugins.checked_sweeper.CheckedSweeper"
     beside: str | None = None
+    jobs: int = 1
+    workers: int = 1
 
 
 class CheckedSweeper(Sweeper):
@@ -50,8 +54,8 @@ class CheckedSweeper(Sweeper):
     config: DictConfig
     launcher: Launcher
 
-    def __init__(self, beside: str | None = None) -> None:
-        """`beside` is for the jobs to read."""
+    def __init__(self, beside: str | None = None, jobs: int = 1, workers: int = 1) -> None:
+        """All are for the jobs to read: how many there are, and how many are done at a time."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -60,12 +64,14 @@ class CheckedSweeper(Sweeper):
         self.hydra_context = hydra_context
         self.config = config
         self.check = task_function.check if isinstance(task_function, Script) else None
+        self.after = task_function.after if isinstance(task_function, Script) else None
+        self.checked: list[DictConfig] = []
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Check all jobs, then launch them.
+        """Check all jobs, then launch them; `Script.after` has the last word.
 
         Raises:
             UsageError: jobs that cannot be done, before one starts; or those that have failed, when
@@ -80,7 +86,8 @@ class CheckedSweeper(Sweeper):
         swept = [at for at, each in enumerate(given.values()) if each.is_sweep_override()]
         names = [" ".join(job[at] for at in swept) for job in jobs]
         _raise_all([line for job in jobs for line in self._bad(job)])
-        groups = self._grouped(jobs)
+        own = [f"hydra.sweeper.jobs={len(jobs)}", f"hydra.sweeper.workers={self._workers()}"]
+        groups = [[*group, *own] for group in self._grouped(jobs)]
         failed = []
         for index, outcome in enumerate(self._launched(groups)):
             if outcome == STOPPED:
@@ -88,6 +95,14 @@ class CheckedSweeper(Sweeper):
             label = f"{names[index]}: " if len(groups) == len(jobs) and names[index] else ""
             failed += [f"{label}{line}" for line in outcome]
         _raise_all(failed)
+        if self.after is not None:
+            self.after(self.checked)
+
+    def _workers(self) -> int:
+        """How many jobs the launcher does at a time."""
+        count = OmegaConf.select(self.config, "hydra.launcher.n_jobs")
+        several = count if isinstance(count, int) else 1
+        return several if several > 0 else os.cpu_count() or 1
 
     def _launched(self, groups: list[list[str]]) -> list[Any]:
         """What the jobs return."""
@@ -123,18 +138,21 @@ class CheckedSweeper(Sweeper):
         try:
             self._check(job)
         except BAD_INPUT as error:
-            return [one_line(error)]
+            known = keys_of(rules_of(self.config.hydra.job.config_name))
+            return [one_line(error, known)]
         return []
 
     def _check(self, job: list[str]) -> None:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, job)
-        overrides = list(config.hydra.overrides.task)
-        rules = rules_of(config.hydra.job.config_name)
+        name = config.hydra.job.config_name
+        overrides = without_defaults(config, config.hydra.overrides.task, name)
+        rules = rules_of(name)
         with open_dict(config):
             del config["hydra"]
         check_settings(config, rules)
         if self.check is not None:
             self.check(config, overrides)
+        self.checked.append(config)
 
 
 def _raise_all(lines: Sequence[str]) -> None:

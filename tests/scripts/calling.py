@@ -48,13 +48,13 @@ def caller(
 
     def call(name: str, *arguments: str) -> Outcome:
         quiet = [] if any(a.startswith("logger.") for a in arguments) else ["logger.mode=disabled"]
-        extra = quiet if name in ("train", "train_pde") else []
+        extra = quiet if name in ("train", "train_pde", "gradient_noise") else []
         monkeypatch.setattr(sys, "argv", [str(SCRIPTS / f"{name}.py"), *arguments, *extra])
         capsys.readouterr()
         status = 0
         try:
             script = importlib.import_module(name)
-            parts = (getattr(script, part, None) for part in ("check", "together"))
+            parts = (getattr(script, part, None) for part in ("check", "together", "after"))
             folder, config = home_of(name)
             run(Script(script.main, *parts), config, folder)
         except SystemExit as stop:

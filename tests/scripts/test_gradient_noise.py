@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from calling import Call
 
-from rad import models
+from rad import data, models
 from rad.errors import UsageError
 
 TINY = (
@@ -97,7 +97,7 @@ def test_options_of_the_data_set_count(call: Call, monkeypatch: pytest.MonkeyPat
     def load(name: str, root: str | None, device: object, **options: object) -> None:
         raise UsageError(f"{name} with {options}")
 
-    monkeypatch.setattr(gradient_noise.data, "load_images", load)
+    monkeypatch.setattr(data, "load", load)
     done = call("dataset=sequential_mnist", "dataset.downsample=4", "device=cpu", "scale=smoke")
     assert "sequential_mnist with {'downsample': 4, 'permuted': False}" in done.err
 

@@ -1,5 +1,7 @@
 """Loggers and the progress bar."""
 
+import json
+import re
 import struct
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import wandb
+from PIL import Image
 from training import tiny_run
 from wandb.cli.beta_sync import _find_wandb_files
 from wandb.proto.wandb_internal_pb2 import Record
@@ -19,7 +22,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from rad import data
 from rad.errors import UsageError
 from rad.results import RunFolder
-from rad.training import WandbLogger, train
+from rad.training import RunInfo, Shown, WandbLogger, follow, train
 from rad.training.progress_bar import ProgressBar, memory_in_use
 
 
@@ -84,13 +87,86 @@ def test_runs_of_one_name_below_two_roots_are_two(tmp_path: Path) -> None:
     assert sorted(map(steps, to_sync(tmp_path))) == [[0, 1], [0, 1, 2], [0, 1, 2, 3]]
 
 
+def test_an_offline_record_shows_the_subject(tmp_path: Path) -> None:
+    """Configuration, summary, hidden columns and media, as another program reads them."""
+    plan = {"batch_size": 18, "keep_fraction": 0.1, "bits": None, "saved_bytes": 1234}
+    info = RunInfo(
+        path="e/v/budget=0.1/seed=3",
+        title="v 0.1 s3",
+        group="e",
+        tags=("convnet", "v"),
+        config={"seed": 3},
+        plan=plan,
+        constant=("learning_rate",),
+    )
+    options = {"project": "rad", "mode": "offline", "directory": str(tmp_path)}
+    logger = follow(options, info)
+    for iteration, loss in enumerate((2.0, 0.5, 0.75)):
+        row = {"iteration": iteration, "test_loss": loss, "test_accuracy": 1 - loss}
+        logger.log({**row, "seconds": 0.1 * iteration, "learning_rate": 1e-3})
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (4, 3)).save(picture)
+    logger.figure("noise", picture)
+    logger.finish()
+    (file,) = to_sync(tmp_path)
+    parts = list(records(file))
+    (run,) = (part.run for part in parts if part.HasField("run"))
+    assert (run.display_name, run.run_group, run.job_type) == ("v 0.1 s3", "e", "train")
+    assert set(run.tags) == {"convnet", "v"}
+    config = {update.key: json.loads(update.value_json) for update in run.config.update}
+    assert config["plan"] == plan
+    assert config["seed"] == 3
+    summary: dict[str, Any] = {}
+    for part in parts:
+        for item in part.summary.update:
+            summary[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    assert summary["plan.saved_bytes"] == 1234
+    assert (summary["best.test_loss"], summary["best.test_accuracy"]) == (0.5, 0.5)
+    hidden = {p.metric.name for p in parts if p.HasField("metric") and p.metric.options.hidden}
+    assert hidden == {"iteration", "seconds", "learning_rate"}
+    pictures = [item for p in parts for item in p.history.item if "image-file" in item.value_json]
+    assert len(pictures) == 1
+
+
+def test_tensorboard_shows_the_same(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    info = RunInfo(path="e/v/seed=3", plan={"saved_bytes": 1234}, constant=("learning_rate",))
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (4, 3)).save(picture)
+    for rows in (3, 5):  # the second time it resumes, and gives the first rows again
+        logger = follow({"name": "tensorboard", "directory": str(tmp_path)}, info)
+        for iteration in range(rows):
+            row = {"iteration": iteration, "test_loss": 1 / (1 + iteration), "bits": None}
+            logger.log({**row, "seconds": 0.5, "learning_rate": 1e-3})
+        logger.figure("noise", picture)
+        logger.finish()
+    read = EventAccumulator(str(tmp_path / "e/v/seed=3")).Reload()
+    assert [scalar.step for scalar in read.Scalars("loss/test")] == [0, 1, 2, 3, 4]
+    assert read.Tags()["scalars"] == ["loss/test"]
+    assert "noise" in read.Tags()["images"]
+    (told, *_) = read.Tensors("plan/text_summary")
+    assert b"1234" in told.tensor_proto.string_val[0]
+
+
+def test_an_unknown_dashboard_and_one_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="unknown logger 'paper'; choose one of wandb"):
+        follow({"name": "paper"}, RunInfo("x"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match="pip install tensorboard, or choose logger=wandb"):
+        follow({"name": "tensorboard", "directory": str(tmp_path)}, RunInfo("x"))
+
+
 def test_rows_that_the_server_has_are_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     options: dict[str, Any] = {}
 
     def init(**given: Any) -> SimpleNamespace:
         options.update(given)
-        return SimpleNamespace(starting_step=3, log=lambda row, step: sent.append(step))
+        unused = {"summary": {}, "define_metric": lambda *_, **__: None}
+        return SimpleNamespace(starting_step=3, log=lambda row, step: sent.append(step), **unused)
 
     monkeypatch.setattr("wandb.init", init)
     logger = WandbLogger("rad", "run", mode="online", directory=".")
@@ -147,12 +223,36 @@ def test_bar_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    bar = ProgressBar(10, 2, torch.device("cpu"))
+    place = Shown("fig5b project 0.1 s3", 3_200_000, number=4, count=25)
+    bar = ProgressBar(10, 2, torch.device("cpu"), place)
+    bar.score("test accuracy", 0.973)
     bar.show(10, 0.25)
     bar.close()
     shown = capsys.readouterr().err
-    for part in ("10/10", "loss=0.2500", " MB", "it/s"):
+    for part in ("fig5b project 0.1 s3 [4/25]", "10/10", "loss=0.2500", "saved=3.2 MB", "it/s"):
         assert part in shown
+    assert "test accuracy=97.3 %" in shown
+    assert re.search(r"sweep=\d\d:\d\d left", shown)
+
+
+def test_the_time_that_a_sweep_has_left() -> None:
+    assert Shown(number=3, count=7, workers=2).sweep_left(0.5, 10.0) == (2 + 0.5) * 20
+    assert Shown(number=7, count=7).sweep_left(1.0, 10.0) == 0
+    assert Shown().sweep_left(0.5, 10.0) is None
+    assert Shown(count=2).sweep_left(0.0, 10.0) is None
+
+
+def test_runs_that_share_a_terminal_write_whole_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    now = iter((0.0, 1.0, 31.0, 31.0, 32.0))
+    monkeypatch.setattr("rad.training.progress_bar.time.monotonic", lambda: next(now))
+    bar = ProgressBar(10, 0, torch.device("cpu"), Shown("a 0.1 s0", alone=False))
+    for done in (2, 5, 6):
+        bar.show(done, 0.25)
+    bar.close()
+    assert capsys.readouterr().err == "a 0.1 s0: 5/10, loss 0.2500\n"
 
 
 @pytest.mark.parametrize("installed", [True, False])
