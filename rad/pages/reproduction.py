@@ -22,7 +22,8 @@ class Reproduction:
     """A figure or table: its name on the command line, what it shows, and the commands.
 
     In the commands `{root}` is the folder of results, `{scale}` sets an experiment's scale, by
-    default `scale`, and `{drawn}` chooses the runs of that scale to draw.
+    default `scale`, `{drawn}` chooses the runs of that scale to draw, and `{film}` the times of a
+    simulation that is cut short.
     """
 
     name: str
@@ -44,7 +45,9 @@ class Reproduction:
             raise UsageError(f"{self.name} has no scales; leave --scale out")
         chosen = "" if (scale or self.scale) in ("", PAPER) else f"scale={scale or self.scale}"
         drawn = f"\"overrides='{chosen}'\"" if chosen else ""
-        filled = (command.format(root=root, scale=chosen, drawn=drawn) for command in self.commands)
+        film = "film_times=[0,0.5,1.5]" if chosen == "scale=smoke" else ""
+        values = {"root": root, "scale": chosen, "drawn": drawn, "film": film}
+        filled = (command.format(**values) for command in self.commands)
         return [" ".join(command.split()) for command in filled]
 
 
@@ -105,7 +108,7 @@ REPRODUCTIONS: Sequence[Reproduction] = (
             "python scripts/train_pde.py -m variant=baseline,different_sample "
             f"budget=0.1,0.01,0.005,0.002,0.001 seed=0,1,2 {SCALE} results_root={ROOT}",
             f"python scripts/plot_pde.py {{drawn}} results_root={ROOT} output={ROOT}/plots/fig6 "
-            "variance=null",
+            "variance=null {film}",
         ),
         "reproduce/fig6",
         "plots/fig6b.png",
