@@ -72,8 +72,8 @@ def ratio_figure(table: pd.DataFrame, subject: str = "", iteration: int | None =
     """The noise over that of the smaller batch of equal bytes, in one panel, one column wide.
 
     `table` is as in `noise_figure`; drawn are all weights together after `iteration` updates, None
-    for the first point after the start; `subject` names net and data. Below 1 a variant is better than a smaller batch. Bars are
-    two standard errors of both, lines closed forms.
+    for the first point after the start; `subject` names net and data. Below 1 a variant is better
+    than a smaller batch. Bars are two standard errors of both, lines closed forms.
     """
     trained = [int(each) for each in sorted(set(table["iteration"])) if each > 0]
     shown = (trained or [0])[0] if iteration is None else iteration
