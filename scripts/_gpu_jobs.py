@@ -128,7 +128,8 @@ def _run(
     measured: dict[str, float],
 ) -> Job:
     kind = [f"+experiment={entry.experiment}", f"variant={variant}"]
-    kind += [] if config.scale == "paper" else [f"scale={config.scale}"]
+    scaled = config.scale != "paper" and "scales" in _composed(kind[0])
+    kind += [f"scale={config.scale}"] if scaled else []
     runtime = [f"results_root={config.results_root}", f"device={device}", "logger.mode=disabled"]
     runtime += ["training.cuda_graph=true"] if config.cuda_graph else []
     composed = _composed(*kind, *runtime).copy()

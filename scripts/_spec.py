@@ -23,7 +23,7 @@ from rad.errors import UsageError, first_line
 from rad.results import RunFolder
 from rad.schema import training
 from rad.schema.own import TARGET
-from rad.schema.rules import Anything, Choice, Named, Rules, check, shown
+from rad.schema.rules import Anything, Choice, Named, OrNull, Rules, check, shown
 
 FLOATS_A_PARAMETER = 4
 """Of Adam: weight, gradient, two moments."""
@@ -54,7 +54,7 @@ def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) ->
         found = {str(key): Anything() for key in config if key != "scales"}
         rules = found | dict(rules)
     _check_mappings(config, rules)
-    _check_scale(config)
+    _check_scale(config, rules)
     tree = _resolved(config)
     tree.pop("scales", None)
     check("", tree, rules)
@@ -73,11 +73,11 @@ def _check_mappings(config: DictConfig, rules: Rules) -> None:
             raise UsageError(f"{key} is {shown(value)}; give {possible}")
 
 
-def _check_scale(config: DictConfig) -> None:
+def _check_scale(config: DictConfig, rules: Rules) -> None:
     scales, scale = config.get("scales"), config.get("scale")
     if isinstance(scales, DictConfig):
         check("scale", scale, Choice([str(name) for name in scales]))
-    elif scale is not None:
+    elif scale is not None and isinstance(rules.get("scale"), OrNull):
         raise UsageError(
             f"scale is {shown(scale)}, and there are no scales here: name an experiment that has "
             f"some, such as experiment=fig5b_mnist scale={scale}, or leave scale out"

@@ -46,7 +46,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     elif not file.exists():
         raise UsageError(f"{file} is missing; set noise.measure=true to measure first")
     table = read_table(file, "set noise.measure=true to measure again")
-    png, _ = save(ratio_figure(table), config.noise.figure)
+    subject = f"{config.model.name} on {config.dataset.name},"
+    png, _ = save(ratio_figure(table, subject), config.noise.figure)
     layers = png.with_name(f"{png.stem}_layers{png.suffix}")
     save(noise_figure(table), layers)
     logger = follow(config.logger, _info(config))

@@ -68,18 +68,19 @@ def noise_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def ratio_figure(table: pd.DataFrame, iteration: int | None = None) -> Figure:
+def ratio_figure(table: pd.DataFrame, subject: str = "", iteration: int | None = None) -> Figure:
     """The noise over that of the smaller batch of equal bytes, in one panel, one column wide.
 
     `table` is as in `noise_figure`; drawn are all weights together after `iteration` updates, None
-    for the first point after the start. Below 1 a variant is better than a smaller batch. Bars are
-    two standard errors of both, lines closed forms.
+    for the first point after the start; `subject` names net and data. Below 1 a variant is better
+    than a smaller batch. Bars are two standard errors of both, lines closed forms.
     """
     trained = [int(each) for each in sorted(set(table["iteration"])) if each > 0]
     shown = (trained or [0])[0] if iteration is None else iteration
     whole = list(dict.fromkeys(table["weight"]))[-1]
     rows = table[(table["iteration"] == shown) & (table["weight"] == whole)]
     smaller = rows[rows["variant"] == "reduced_batch"].set_index("budget")
+    point = f"{subject} iteration {shown:,}, {whole}".strip()
     others = rows[~rows["variant"].isin(["reduced_batch", "baseline"])]
     others = others[others["budget"].isin(smaller.index)].sort_values(["budget"])
     others = others.drop_duplicates(["variant", "saved_bytes"])  # the same bits for two budgets
@@ -103,7 +104,7 @@ def ratio_figure(table: pd.DataFrame, iteration: int | None = None) -> Figure:
             loc="outside lower center",
             ncols=2,
             frameon=False,
-            title=f"iteration {shown:,}, {whole}; markers measured, lines closed form",
+            title=f"{point}\nmarkers measured, lines closed form",
         )
     return figure
 

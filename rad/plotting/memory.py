@@ -39,5 +39,8 @@ def memory_figure(table: pd.DataFrame) -> Figure:
             axes.grid(color="0.9", linewidth=0.5)
         panels[-1].set_xlabel("keep fraction")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        title = "parameters included; batch of 150"
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=2, frameon=False, title=title
+        )
     return figure

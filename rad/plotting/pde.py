@@ -115,6 +115,13 @@ def _film_rows(
     bar.outline.set_linewidth(0.4)
 
 
+POINTS = (
+    ("start", "-", (STYLES["different_sample"][0], "#D55E00")),
+    ("trained", ":", ("#56B4E9", "#E69F00")),
+)
+"""Points of training, their lines, and the colours with and without replacement."""
+
+
 def variance_figure(table: pd.DataFrame) -> Figure:
     """Gradient error and time against saved bytes; checkpointing has no error but takes time.
 
@@ -122,12 +129,13 @@ def variance_figure(table: pd.DataFrame) -> Figure:
     norm_start, noise_trained`.
     """
     sampled = table[table["variant"] == "different_sample"]
-    colour, marker = STYLES["different_sample"]
+    marker = STYLES["different_sample"][1]
     with mpl.rc_context(RC):
         figure = Figure(figsize=(COLUMN_WIDTH, 4.4), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True)
-        for point, line in (("start", "-"), ("trained", ":")):
-            for replacement, fill, size in ((True, colour, 3.0), (False, "none", 6.0)):
+        for point, line, colours in POINTS:
+            for replacement, colour, size in zip((True, False), colours, (3.0, 6.0), strict=True):
+                fill = colour if replacement else "none"
                 rows = sampled[sampled["replacement"] == replacement]
                 kind = "with" if replacement else "without"
                 above.plot(

@@ -145,11 +145,12 @@ class CheckedSweeper(Sweeper):
     def _check(self, job: list[str]) -> None:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, job)
         name = config.hydra.job.config_name
-        overrides = without_defaults(config, config.hydra.overrides.task, name)
+        given = config.hydra.overrides.task
         rules = rules_of(name)
         with open_dict(config):
             del config["hydra"]
         check_settings(config, rules)
+        overrides = without_defaults(config, given, name)
         if self.check is not None:
             self.check(config, overrides)
         self.checked.append(config)

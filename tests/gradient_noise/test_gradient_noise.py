@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import product
 from statistics import NormalDist
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,7 +21,7 @@ from rad.gradient_noise.layers import loss_and_gradient, weight_gradients
 from rad.gradient_noise.measure import ALL, MINIBATCHES, PARTS, _squares
 from rad.nn import Conv2d, Linear, Sketching
 from rad.planning.variants import Built, build
-from rad.plotting.gradient_noise import noise_figure
+from rad.plotting.gradient_noise import noise_figure, ratio_figure
 from rad.sketches import Sketch, fold_in, make_key
 from rad.training import Batch, Classification, NextToken
 
@@ -309,6 +310,18 @@ def test_figure_has_a_panel_for_each_weight_and_iteration(table: pd.DataFrame) -
     same = table[(table["weight"] == "1.weight") & (table["variant"] == "same_sample")].iloc[0]
     drawn = {float(line.get_ydata()[0]) for line in lines}  # type: ignore[index]
     assert any(y == pytest.approx(same["total_predicted"] / same["squared_norm"]) for y in drawn)
+
+
+def test_the_noise_over_the_smaller_batchs_stands_in_one_panel(table: pd.DataFrame) -> None:
+    points = pd.concat([table.assign(iteration=i) for i in (0, 500)])
+    (axes,) = (figure := ratio_figure(points, "net on data,")).axes
+    assert figure.legends[0].get_title().get_text().startswith("net on data, iteration 500, all")
+    whole = table[table["weight"] == table["weight"].iloc[-1]]
+    own = whole[whole["variant"] == "same_sample"].iloc[0]
+    smaller = whole[(whole["variant"] == "reduced_batch") & (whole["budget"] == own["budget"])]
+    ratio = own["total"] / smaller["total"].iloc[0]
+    drawn = [float(y) for line in axes.lines for y in np.atleast_1d(line.get_ydata())]
+    assert any(y == pytest.approx(ratio) for y in drawn)
 
 
 @both

@@ -86,6 +86,31 @@ def test_every_variant_has_a_look_of_its_own() -> None:
     assert len(set(colours)) == len(set(markers)) == len(plotting.STYLES)
 
 
+def test_no_two_programs_or_variants_share_a_colour() -> None:
+    looks = {**plotting.PROGRAMS, **plotting.STYLES}
+    del looks["baseline"]  # torch, in figures of programs
+    assert len({colour for colour, _ in looks.values()}) == len(looks)
+
+
+def test_a_figure_names_net_data_iterations_and_seeds() -> None:
+    rows, runs = frames()
+    own = runs.assign(model="convnet", dataset="cifar10", iterations=3200, scale="cpu")
+    title = plotting.convergence(rows, own).legends[0].get_title().get_text()
+    assert title.startswith("convnet on cifar10, 3,200 iterations, scale cpu\nmean of 3 seeds")
+
+
+def test_losses_have_labelled_ticks_and_accuracy_the_range_of_trained_nets() -> None:
+    rows, runs = frames()
+    figure = plotting.convergence(rows, runs, second="test_accuracy")
+    figure.draw_without_rendering()
+    loss, accuracy = figure.axes
+    assert sum(bool(label.get_text()) for label in loss.get_yticklabels()) >= 2
+    late = rows.loc[rows["iteration"] >= rows["iteration"].max() / 4, "test_accuracy"]
+    low, high = accuracy.get_ylim()
+    assert late.min() - 0.1 < low <= late.min()
+    assert late.max() <= high <= 1
+
+
 def test_column_width_and_legible_text() -> None:
     figure = plotting.convergence(*frames(), second="test_accuracy")
     assert figure.get_figwidth() == 3.3
@@ -146,7 +171,7 @@ def test_select_joins_baseline_with_the_chosen_budget() -> None:
     assert set(plotting.select(rows, 0.3)["budget"]) == {"full", "0.3"}
     with pytest.raises(UsageError, match=r"several budget.*budget=0\.1, budget=0\.3"):
         plotting.select(rows)
-    with pytest.raises(UsageError, match=r"budget=0\.2.*'0\.1', '0\.3'"):
+    with pytest.raises(UsageError, match=r"budget=0\.2.*budget=0\.1, budget=0\.3"):
         plotting.select(rows, 0.2)
 
 

@@ -153,7 +153,7 @@ def test_the_same_value_written_otherwise_is_the_same_path() -> None:
 def test_baseline_has_one_path_for_all_budgets() -> None:
     of_baseline = {path("variant=baseline", b) for b in ("budget=0.3", "budget='3.3 MB'", "seed=0")}
     assert len(of_baseline) == 1
-    assert "budget=3.3_MB" in path("budget='3.3 MB'", "variant=project")
+    assert "budget=3300000" in path("budget='3.3 MB'", "variant=project")
 
 
 def test_model_and_dataset_are_in_the_path_where_the_experiment_does_not_name_them() -> None:

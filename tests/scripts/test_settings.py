@@ -74,7 +74,7 @@ BAD = {
     "pooled away": ("train model=convnet", "model.channels=[2,2,2,2,2,2,2,2]", "pool .* away"),
     "no images": ("train model=convnet", "dataset=sequential_mnist", "convnet reads images"),
     "a number for a path": ("train", "results_root=5", "results_root is 5; give a path"),
-    "a list for a note": ("train", "scale=[1]", r"scale is \[1\]; give a name"),
+    "a list for a note": ("train", "scale=[1]", r"scale is \[1\], and there are no scales"),
     "no such scale": ("train +experiment=fig5b_mnist", "scale=tiny", "unknown scale 'tiny'.*smoke"),
     "no networks": ("benchmark", "networks=[]", r"networks is \[\]; give a list"),
     "no programs": ("benchmark", "programs=[]", r"programs is \[\]; give a list"),
