@@ -7,6 +7,7 @@ needs no file; `sequential_mnist` is `mnist` read pixel by pixel (`rad.data.sequ
 """
 
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +22,12 @@ from torch import Tensor
 from rad.data import sequences
 from rad.data.digests import digest_of
 from rad.data.files import SPECS, download, read
-from rad.errors import UsageError
+from rad.errors import UsageError, first_line
 
 NAMES = ("digits", "mnist", "cifar10", "sequential_mnist")
 DIGITS_TEST = 360
+DIGITS_SHAPE = (1797, 65)
+"""Of scikit-learn's table: a row for each image, its pixels and its label."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +167,15 @@ def _digits(device: torch.device | str) -> Dataset:
     if package is None or package.origin is None:
         raise UsageError("dataset=digits comes with scikit-learn: pip install scikit-learn")
     file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    table = np.loadtxt(file, delimiter=",")
+    try:
+        table = np.loadtxt(file, delimiter=",")
+        if table.shape != DIGITS_SHAPE:
+            raise ValueError(f"its table is {table.shape}, where {DIGITS_SHAPE} is expected")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UsageError(
+            f"cannot read the digits of scikit-learn in {file} ({first_line(error)}); install it "
+            "again"
+        ) from error
     images = torch.from_numpy(np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8))
     images = images.view(-1, 1, 8, 8)
     labels = torch.from_numpy(table[:, -1].astype(np.uint8))

@@ -1,10 +1,12 @@
 """Data sets: contents, normalisation, damaged files, downloads."""
 
+import gzip
 import io
 import pickle
 import struct
 import zipfile
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -43,6 +45,20 @@ def arrays(spec: files.Spec = TINY) -> Arrays:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(files.SPECS, "mnist", TINY)
     monkeypatch.setitem(files.SPECS, "cifar10", TINY_CIFAR)
+
+
+@pytest.mark.parametrize("content", [None, b"no archive", gzip.compress(b"1,2,3\n")])
+def test_damaged_digits_are_refused(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "datasets/data/digits.csv.gz"
+    file.parent.mkdir(parents=True)
+    if content is not None:
+        file.write_bytes(content)
+    spec = ModuleSpec("sklearn", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("rad.data.dataset.find_spec", lambda name: spec)
+    with pytest.raises(UsageError, match="cannot read the digits of scikit-learn"):
+        data.load("digits")
 
 
 def test_digits_are_split_and_scaled() -> None:
