@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -38,7 +39,8 @@ class Backend:
     """
 
     def __init__(self, budget: float, seed: int = 0, inner: Inner = "inductor") -> None:
-        if isinstance(budget, bool) or not 0 < budget <= 1:
+        is_number = isinstance(budget, Real) and not isinstance(budget, bool)
+        if not is_number or not 0 < budget <= 1:
             raise UsageError(
                 f"budget={budget!r} is no fraction: give the part of the saved bytes of "
                 "torch.compile that may be kept, such as budget=0.2"

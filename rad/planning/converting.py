@@ -26,7 +26,7 @@ def convert(
     budget: str | float | None = None,
     example: Any = None,
     loss: Loss | None = None,
-    variant: str = "auto",
+    variant: str = AUTO,
     batch_axis: Any = None,
     kind: Kind = "saved",
     path: Path = None,
@@ -67,10 +67,11 @@ def convert(
             f"example=, such as budget='6 GB', example=batch; {_given(sketch, budget)}"
         )
     if budget is None:
-        if any(each is not None for each in (example, loss, batch_axis, time, recompute)):
+        given = any(each is not None for each in (example, loss, batch_axis, time, recompute))
+        if given or (variant, kind) != (AUTO, "saved"):
             raise UsageError(
-                "example=, loss=, batch_axis=, time= and recompute= go with budget=: leave them "
-                "out, or give budget= in place of a sketch"
+                "example=, loss=, variant=, kind=, batch_axis=, time= and recompute= go with "
+                "budget=: leave them out, or give budget= in place of a sketch"
             )
         assert sketch is not None
         if path == "auto":

@@ -201,8 +201,8 @@ def test_inductor_draws_what_operators_draw() -> None:
         torch.testing.assert_close(by_inductor(X), model(X))
 
 
-@pytest.mark.parametrize("budget", [0, -0.1, 1.5, True, float("nan")])
-def test_budgets_that_are_no_fractions_are_refused(budget: float) -> None:
+@pytest.mark.parametrize("budget", [0, -0.1, 1.5, True, float("nan"), "3 MB", None])
+def test_budgets_that_are_no_fractions_are_refused(budget: Any) -> None:
     with pytest.raises(rad.errors.UsageError, match="is no fraction"):
         rad.backend(budget)
 

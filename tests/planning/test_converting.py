@@ -116,6 +116,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "functions=False goes with a sketch",
     ),
     "loss without budget": ({"sketch": SKETCH, "loss": loss}, "go with budget="),
+    "variant without budget": ({"sketch": SKETCH, "variant": "project"}, "go with budget="),
+    "kind without budget": ({"sketch": SKETCH, "kind": "peak"}, "go with budget="),
     "no loss": ({"budget": 0.5, "example": X}, r"tensor of shape \(32, 4\).*loss=lambda out: F\."),
     "smaller batch": (
         {"budget": 0.5, "example": X, "loss": loss, "variant": "reduced_batch"},
