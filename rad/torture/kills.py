@@ -35,6 +35,8 @@ class Kills:
                 group = [self.stage.program(subject, folder).start() for _ in range(subject.together)]
                 hit = group[0].strike(number, after)
                 ended = [running.wait() for running in group]
+                if subject.fresh:
+                    group[0].settle()
                 struck += [f"{number.name} after {after:.2f} s"] if hit else []
                 expected = (0, -number, 128 + number) if hit else (0,)
                 if ended[0].status not in expected or "Traceback" in ended[0].err:

@@ -128,6 +128,12 @@ class Running:
         self._printed.cleanup()
         return Ended(status, out, err)
 
+    def settle(self) -> None:
+        """Wait until all that it has started has ended, too."""
+        end = time.monotonic() + SECONDS
+        while _members(self.pid) and time.monotonic() < end:
+            time.sleep(0.05)
+
     @property
     def seconds(self) -> float:
         """Since it was started."""
@@ -139,6 +145,20 @@ def preload(scripts: Path, modules: Sequence[str]) -> None:
     sys.path.insert(0, str(scripts))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, *modules])
+
+
+def _members(session: int) -> list[int]:
+    """Processes of a session that work: joblib's tracker of resources is none."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z" and "tracker" not in command:
+            found.append(int(entry.name))
+    return found
 
 
 def _as_by_a_user() -> None:

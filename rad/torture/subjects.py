@@ -73,6 +73,7 @@ SUBJECTS = (
         "train_pde",
         (_QUIET, "scale=smoke", "optimizer.iterations=60", "training.checkpoint_every=5"),
     ),
+    Subject("language model", "language_model", ()),
     Subject("tuning", "tune", _TUNE),
     Subject("tuning by two processes", "tune", _TUNE, together=2),
     Subject("sweep", "train", _SWEEP),
@@ -102,7 +103,8 @@ class Stage:
 
     def program(self, subject: Subject, folder: Path, **options: int) -> Program:
         """The subject's command, with its results in `folder`/results."""
-        script = self.scripts / f"{subject.script}.py"
+        folders = self.scripts, Path(__file__).parent
+        script = next(file for each in folders if (file := each / f"{subject.script}.py").exists())
         return Program(script, subject.arguments, folder, subject.fresh, **options)
 
     def unbroken(self, subject: Subject) -> tuple[Rows, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -317,6 +318,20 @@ def test_equal_to_functional_conv2d() -> None:
     x, weight, bias = torch.randn(2, 3, 6, 5), torch.randn(4, 3, 3, 3), torch.randn(4)
     out = conv(x, weight, bias, 2, 1, sketch=SameSample(0.5), key=make_key(0))
     assert torch.equal(out, F.conv2d(x, weight, bias, 2, 1))
+
+
+@lossy_sketch
+def test_a_batch_that_is_cut_has_the_gradients_of_the_whole(
+    sketch: Sketch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES["many_pieces"]
+    layer, x, found = case.layer(), case.input().requires_grad_(), []
+    grad_output = torch.randn_like(layer(x))
+    for small in (0, 1 << 20):
+        monkeypatch.setattr(sys.modules["rad.functional.conv"], "SMALL_BYTES", small)
+        cut = converted(layer, sketch)
+        found.append(torch.autograd.grad(cut(x), [x, *cut.parameters()], grad_output))
+    torch.testing.assert_close(*found)
 
 
 class _Convolutions(TorchDispatchMode):
