@@ -32,7 +32,9 @@ class Kills:
             folder, struck = Path(name), []
             for _ in range(1 if subject.fresh else draw.randint(1, MOST)):
                 number, after = draw.choice(SIGNALS), draw.uniform(0, seconds)
-                group = [self.stage.program(subject, folder).start() for _ in range(subject.together)]
+                group = [
+                    self.stage.program(subject, folder).start() for _ in range(subject.together)
+                ]
                 hit = group[0].strike(number, after)
                 ended = [running.wait() for running in group]
                 if subject.fresh:

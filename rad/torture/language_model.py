@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from rad.conversion import convert
+from rad.conversion.modules import convert
 from rad.data import characters
 from rad.processes.signals import Stopped, leave, stopping
 from rad.results import RunFolder

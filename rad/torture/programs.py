@@ -124,7 +124,9 @@ class Running:
             time.sleep(0.002)
         status = self._status()
         assert status is not None
-        out, err = (file.read_text(errors="replace") if file.exists() else "" for file in self._files)
+        out, err = (
+            file.read_text(errors="replace") if file.exists() else "" for file in self._files
+        )
         self._printed.cleanup()
         return Ended(status, out, err)
 
