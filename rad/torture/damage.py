@@ -210,8 +210,9 @@ def _edited(tree: Any, draw: random.Random) -> str:
     value = holder[path[-1]]
     wrong: list[Any] = ["text", {}, [], -1, float("nan")]
     if isinstance(value, torch.Tensor):
-        wrong += [value.flatten()[:0], value.double() if value.dtype == torch.float32 else 0.5]
-    wrong = [each for each in wrong if type(each) is not type(value) or each != value]
+        wrong += [value.reshape(-1, 1, 1), value.double() if value.dtype == torch.float32 else 0.5]
+    else:
+        wrong = [each for each in wrong if each != value]
     choice = draw.randrange(len(wrong) + 1)
     name = ".".join(map(str, path))
     if choice == len(wrong):

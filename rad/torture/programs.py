@@ -22,7 +22,8 @@ from typing import Any
 SECONDS = 120.0
 """After which a program counts as hanging."""
 
-PRELOADED = ("rad.benchmarks.networks", "rad.pde.training", "rad.plotting", "rad.tuning")
+PRELOADED = ("torch._dynamo", "sklearn.datasets", "rad.torture.language_model")
+"""What training loads when it begins."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class Running:
 
 def preload(scripts: Path, modules: Sequence[str]) -> None:
     """Let programs be forked from a process that has loaded these modules of that folder."""
-    sys.path.insert(0, str(scripts))
+    places = [str(scripts), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, *modules])
 
