@@ -15,6 +15,7 @@ from typing import Any
 import _cli  # first: see there
 import torch
 from _spec import rules_of
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
@@ -74,6 +75,7 @@ def _cases(attack: Attack, count: int) -> list[Case]:
 
 def nonsense() -> Nonsense:
     """Command lines of all scripts with a schema, up to their checks."""
+    GlobalHydra.instance().clear()  # this script's own settings are read
     files = [file for file in SCRIPTS.glob("*.py") if not file.stem.startswith("_")]
     names = sorted(file.stem for file in files if "_cli.run(_cli.Script(" in file.read_text())
     rules = {name: rules_of(_cli.home_of(name)[1]) for name in names}

@@ -43,7 +43,10 @@ class Attack(Protocol):
     """A way to harm a run, in several kinds."""
 
     name: str
-    kinds: Sequence[str]
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Which kinds there are."""
 
     def attempt(self, kind: str, draw: random.Random) -> Outcome:
         """Harm a fresh run as the random numbers say."""
