@@ -31,7 +31,7 @@ def draws(estimate: Callable[[Tensor], Tensor], n: int, seed: int = 0) -> Tensor
         return torch.vmap(estimate, chunk_size=20_000)(keys)
 
 
-def check_unbiased(samples: Tensor, truth: Tensor) -> None:
+def check_unbiased(samples: Tensor, truth: Tensor, *, is_control: bool = False) -> None:
     """Fail unless the mean of the samples (n, ...) can be `truth` (...).
 
     Two-sided z-tests of every coordinate and of the pooled statistic <sample, truth>
@@ -39,7 +39,8 @@ def check_unbiased(samples: Tensor, truth: Tensor) -> None:
     without variance must equal the truth to rounding. Also fails where n is too small
     for the pooled statistic to catch a bias of 5% with power 0.99. Of a single coordinate the
     smallest bias that is caught so is `smallest_biases`: about sqrt(m) times the pooled one among
-    m alike, so 17% among 12 where the pooled one is just 5%.
+    m alike, so 17% among 12 where the pooled one is just 5%. A control, which must fail, is no
+    check of the suite.
     """
     n = len(samples)
     flat = samples.reshape(n, -1).double()
@@ -50,7 +51,8 @@ def check_unbiased(samples: Tensor, truth: Tensor) -> None:
     spread = pooled.std().item() / math.sqrt(n)
     needed = spread * (critical + NormalDist().inv_cdf(POWER))
     power = NormalDist().cdf(BIAS / spread - critical) if spread else 1.0
-    CHECKS.debug("unbiased", extra={"power": power})
+    if not is_control:
+        CHECKS.debug("unbiased", extra={"power": power})
     assert needed <= BIAS, f"n={n} is too small: the smallest bias caught is {needed:.3f}"
     rounding = 1e-9 if samples.dtype == torch.float64 else 1e-5
     error = abs(pooled.mean().item() - 1)
@@ -70,16 +72,20 @@ def _critical(coordinates: int) -> float:
 
 
 def smallest_biases(samples: Tensor, truth: Tensor) -> Tensor:
-    """Relative to each coordinate of the truth, the bias of it alone that is caught with POWER."""
+    """Relative to each coordinate of the truth, the bias of it alone that is caught with POWER.
+
+    Infinite where there is no variance, or nothing to be relative to.
+    """
     flat, true = samples.reshape(len(samples), -1).double(), truth.reshape(-1).double()
     errors = flat.std(0) / math.sqrt(len(samples))
-    return (_critical(true.numel()) + NormalDist().inv_cdf(POWER)) * errors / true.abs()
+    biases = (_critical(true.numel()) + NormalDist().inv_cdf(POWER)) * errors / true.abs()
+    return biases.where((errors > 0) & (true != 0), math.inf)
 
 
 def check_biased_is_caught(samples: Tensor, truth: Tensor) -> None:
     """Fail unless the same samples, scaled by 1 + BIAS, are rejected: the negative control."""
     with pytest.raises(AssertionError, match="off by"):
-        check_unbiased(samples * (1 + BIAS), truth)
+        check_unbiased(samples * (1 + BIAS), truth, is_control=True)
 
 
 def check_one_biased_is_caught(samples: Tensor, truth: Tensor) -> None:
@@ -91,7 +97,7 @@ def check_one_biased_is_caught(samples: Tensor, truth: Tensor) -> None:
     flat = samples.reshape(len(samples), -1).clone()
     flat[:, one] *= 1 + BIAS
     with pytest.raises(AssertionError, match="off by"):
-        check_unbiased(flat, truth.reshape(-1))
+        check_unbiased(flat, truth.reshape(-1), is_control=True)
 
 
 def check_mean_square(samples: Tensor, truth: Tensor, expected: float) -> None:
