@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120.0
+SECONDS = 600.0
 """After which a program counts as hanging."""
 
-PRELOADED = ("torch._dynamo", "sklearn.datasets", "rad.torture.language_model")
+PRELOADED = ("torch._dynamo", "rad.torture.language_model", "rad.torture.warm")
 """What training loads when it begins."""
 
 
