@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install test lint docs claims reproduce quickstart gpu clean
+.PHONY: help install test lint docs claims reproduce quickstart torture slice gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,14 @@ QUICKSTART_VARIANTS := baseline,reduced_batch,same_sample,different_sample,proje
 quickstart: $(INSTALLED) ## train five variants on digits (no download), draw outputs/quickstart.png
 	$(BIN)/python scripts/train.py -m experiment=quickstart variant=$(QUICKSTART_VARIANTS) seed=0,1,2
 	$(BIN)/python scripts/plot.py experiment=quickstart output=outputs/quickstart.png
+
+torture: $(INSTALLED) ## kills, bad disks, damage, nonsense and planted faults; results/torture, some 15 minutes
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python scripts/torture.py
+
+SLICE := cases={kill:24,disk:6,damage:33,nonsense:100,fault:0} output=outputs/torture scratch=outputs/slice
+
+slice: $(INSTALLED) ## a minute of `make torture`
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python scripts/torture.py '$(SLICE)'
 
 gpu: $(INSTALLED) ## tests, benchmarks and missing paper-scale results on a GPU, ten minutes a call
 	$(BIN)/python scripts/gpu.py time_limit=540 --archive outputs/gpu.tar.gz

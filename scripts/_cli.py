@@ -6,6 +6,7 @@ done; what has failed is listed at the end, in a line each. Scripts import this 
 quiet while the rest loads, too.
 """
 
+import importlib
 import importlib.util
 import inspect
 import json
@@ -165,6 +166,37 @@ def load_script(file: str, main: str, others: list[str | None], command: list[st
         spec.loader.exec_module(module)
     parts = [None if part is None else getattr(module, part) for part in others]
     return Script(getattr(module, main), *parts)
+
+
+def home_of(script: str) -> tuple[Path, str]:
+    """The folder and the name of the configuration that a script runs on, by its last line.
+
+    Raises UsageError for a file that is no such script.
+    """
+    file = Path(__file__).with_name(f"{script}.py")
+    entry = r'run\(_cli.Script\([\w, ]*\), "([\w/]+)", _cli.CONFIGS / "(\w+)"\)'
+    found = re.search(entry, file.read_text())
+    if found is None:
+        raise UsageError(f"{file.name} runs on no configuration")
+    return CONFIGS / found[2], found[1]
+
+
+def composed(script: str, overrides: Sequence[str]) -> DictConfig:
+    """What a script's command line makes of its configuration."""
+    folder, name = home_of(script)
+    check_overrides(overrides, folder)
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+def validate(script: str, overrides: Sequence[str]) -> DictConfig:
+    """What a script checks before it works. Raises what it raises."""
+    config = composed(script, overrides)
+    check_settings(config, rules_of(home_of(script)[1]))
+    own = getattr(importlib.import_module(script), "check", None)
+    if own is not None:
+        own(config.copy(), list(overrides))
+    return config
 
 
 def run(script: Script, config_name: str, folder: Path) -> None:

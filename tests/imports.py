@@ -17,7 +17,7 @@ LIBRARY = (
 
 LABORATORY = (
     *("models", "data", "results", "training", "plotting", "tuning", "graph", "pde"),
-    *("benchmarks", "gradient_noise", "processes", "schema", "pages"),
+    *("benchmarks", "gradient_noise", "processes", "schema", "pages", "torture"),
 )
 """Packages of the laboratory: each may import the library, and those before it."""
 

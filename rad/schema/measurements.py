@@ -38,6 +38,7 @@ from rad.schema.training import (
     PATH,
     PDE_VARIANT,
     PROBLEM,
+    SECONDS,
     SEED,
     SIZE,
 )
@@ -137,6 +138,15 @@ DEPTH_VARIANCE: Rules = {
     "batch_size": SIZE,
     "draws": DRAWS,
     "seed": SEED,
+    "output": PATH,
+}
+
+TORTURE: Rules = {
+    "cases": dict.fromkeys(("kill", "disk", "damage", "nonsense", "fault"), Whole(0, 10**6)),
+    "seed": SEED,
+    "time_limit": SECONDS,
+    "workers": Whole(1, 1000),
+    "scratch": PATH,
     "output": PATH,
 }
 

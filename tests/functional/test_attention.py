@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from attention_cases import CASES, KEY, SKETCHES, SMALL, Case
 from torch import Tensor
-from unbiased import check_biased_is_caught, check_unbiased
+from unbiased import check_biased_is_caught, check_one_biased_is_caught, check_unbiased
 
 from rad import backends
 from rad.errors import UsageError
@@ -144,6 +144,7 @@ def test_all_three_gradients_are_unbiased(which: int, causal: bool) -> None:
         check_unbiased(samples, truth[0, 0])
         if (keep, name) != ("inputs", "v"):  # that one is exact
             check_biased_is_caught(samples, truth[0, 0])
+            check_one_biased_is_caught(samples, truth[0, 0])
     if keep == "inputs" or causal:
         return
     p = (one[0] @ one[1].mT / math.sqrt(2)).softmax(-1)

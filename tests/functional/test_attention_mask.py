@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from attention_cases import CASES, KEY, SKETCHES, SMALL, Case
 from torch import Tensor
-from unbiased import check_biased_is_caught, check_unbiased
+from unbiased import check_biased_is_caught, check_one_biased_is_caught, check_unbiased
 
 from rad.functional import attention_nbytes, attention_tiles, scaled_dot_product_attention
 from rad.memory import saved_bytes
@@ -86,6 +86,7 @@ def test_the_gradient_is_unbiased(sketch: Sketch, keep: str) -> None:
     samples = samples.flatten(0, 1)
     check_unbiased(samples, truth)
     check_biased_is_caught(samples, truth)
+    check_one_biased_is_caught(samples, truth)
     if keep == "probabilities":
         p = (one[0] @ one[1].mT / math.sqrt(2) + bias).softmax(-1)[0, 0].detach()
         seen = bias > -math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +12,20 @@ import torch.nn.functional as F
 from cases import LOSSY, SKETCHES
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
+from unbiased import (
+    check_biased_is_caught,
+    check_mean_square,
+    check_one_biased_is_caught,
+    check_unbiased,
+    draws,
+)
 
 import rad
 from rad.functional import conv, conv_weight_grad_variance
 from rad.functional.geometry import geometry_of
 from rad.memory import saved_bytes
 from rad.sketches import DifferentSample, Identity, Project, SameSample, Sketch, make_key
+from rad.sketches.blockwise import Rounding
 
 
 @dataclass(frozen=True)
@@ -265,6 +273,8 @@ def test_unbiased_with_the_stated_variance(name: str, sketch: Sketch) -> None:
     samples = torch.cat([weight_gradients(part) for part in draws(estimate, n).split(2000)])
     check_unbiased(samples, exact)
     check_biased_is_caught(samples, exact)
+    if isinstance(sketch, Rounding):
+        check_one_biased_is_caught(samples, exact)
     variance = conv_weight_grad_variance(x, grad_output, weight, geometry, sketch)
     check_mean_square(samples, exact, variance.item())
 
@@ -317,6 +327,20 @@ def test_equal_to_functional_conv2d() -> None:
     x, weight, bias = torch.randn(2, 3, 6, 5), torch.randn(4, 3, 3, 3), torch.randn(4)
     out = conv(x, weight, bias, 2, 1, sketch=SameSample(0.5), key=make_key(0))
     assert torch.equal(out, F.conv2d(x, weight, bias, 2, 1))
+
+
+@lossy_sketch
+def test_a_batch_that_is_cut_has_the_gradients_of_the_whole(
+    sketch: Sketch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES["many_pieces"]
+    layer, x, found = case.layer(), case.input().requires_grad_(), []
+    grad_output = torch.randn_like(layer(x))
+    for small in (0, 1 << 20):
+        monkeypatch.setattr(sys.modules["rad.functional.conv"], "SMALL_BYTES", small)
+        cut = converted(layer, sketch)
+        found.append(torch.autograd.grad(cut(x), [x, *cut.parameters()], grad_output))
+    torch.testing.assert_close(*found)
 
 
 class _Convolutions(TorchDispatchMode):

@@ -6,7 +6,13 @@ import pytest
 import torch
 from cases import LOSSY
 from torch import Tensor, nn
-from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
+from unbiased import (
+    check_biased_is_caught,
+    check_mean_square,
+    check_one_biased_is_caught,
+    check_unbiased,
+    draws,
+)
 
 import rad
 from rad.functional.geometry import Geometry, transposed_geometry_of
@@ -45,6 +51,7 @@ def test_unbiased_with_the_stated_variance(sketch: Sketch) -> None:
     samples = draws(estimate, 20_000).flatten(1) @ matrix
     check_unbiased(samples, exact.flatten())
     check_biased_is_caught(samples, exact.flatten())
+    check_one_biased_is_caught(samples, exact.flatten())
     variance = layer.weight_grad_variance(x, grad_output, sketch)
     check_mean_square(samples, exact.flatten(), variance.item())
 

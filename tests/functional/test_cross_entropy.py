@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from unbiased import check_biased_is_caught, check_unbiased
+from unbiased import check_biased_is_caught, check_one_biased_is_caught, check_unbiased
 
 from rad.errors import UsageError
 from rad.functional import cross_entropy
@@ -58,6 +58,7 @@ def test_the_gradient_is_unbiased(sketch: Sketch) -> None:
     samples = torch.stack([gradient(number) for number in range(4000)])
     check_unbiased(samples, want.flatten())
     check_biased_is_caught(samples, want.flatten())
+    check_one_biased_is_caught(samples, want.flatten())
 
 
 def test_targets_of_bytes_and_rows_that_do_not_count_are_as_in_torch() -> None:

@@ -4,7 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from unbiased import check_biased_is_caught, check_mean_square, check_unbiased, draws
+from unbiased import (
+    check_biased_is_caught,
+    check_mean_square,
+    check_one_biased_is_caught,
+    check_unbiased,
+    draws,
+)
 
 import rad
 from rad.draws.casting import cast
@@ -140,6 +146,7 @@ def test_unbiased_with_the_stated_variance(layer: nn.Module, sketch: Sketch) -> 
     samples = draws(estimate, 10_000)
     check_unbiased(samples, grad_output * exact)
     check_biased_is_caught(samples, grad_output * exact)
+    check_one_biased_is_caught(samples, grad_output * exact)
     check_mean_square(samples, grad_output * exact, variance.item())
 
 

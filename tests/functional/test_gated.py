@@ -7,7 +7,7 @@ import torch
 from cases import SKETCHES
 from gated_reference import unrolled
 from torch import Tensor, nn
-from unbiased import check_biased_is_caught, check_unbiased
+from unbiased import check_biased_is_caught, check_one_biased_is_caught, check_unbiased
 
 from rad import backends
 from rad.functional import gated_kept, gru, lstm
@@ -344,6 +344,7 @@ def test_all_gradients_are_unbiased(kind: str, sketch: Sketch) -> None:
     samples, truth = samples_of(kind, sketch, 400)
     check_unbiased(samples, truth)
     check_biased_is_caught(samples, truth)
+    check_one_biased_is_caught(samples, truth)
 
 
 def test_shared_draws_are_caught() -> None:

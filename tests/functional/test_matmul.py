@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import Tensor
-from unbiased import check_biased_is_caught, check_unbiased
+from unbiased import check_biased_is_caught, check_one_biased_is_caught, check_unbiased
 
 from rad.errors import UsageError
 from rad.functional import matmul
@@ -68,6 +68,7 @@ def test_both_gradients_are_unbiased(sketch: Sketch) -> None:
     samples = torch.stack([gradients(number) for number in range(6000)])
     check_unbiased(samples, want)
     check_biased_is_caught(samples, want)
+    check_one_biased_is_caught(samples, want)
 
 
 def test_a_product_by_itself_is_unbiased() -> None:

@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from unbiased import check_biased_is_caught, check_mean_square, check_unbiased
+from unbiased import (
+    check_biased_is_caught,
+    check_mean_square,
+    check_one_biased_is_caught,
+    check_unbiased,
+)
 
 from rad.dtypes import accumulation_dtype
 from rad.functional import dithered, elementwise, multiply, multiply_grad_variances, multiply_nbytes
@@ -21,6 +26,7 @@ from rad.sketches import (
     fold_in,
     make_key,
 )
+from rad.sketches.blockwise import Rounding
 
 KEY = make_key(6)
 SHAPES = [
@@ -126,6 +132,8 @@ def test_gradients_are_unbiased_with_the_stated_variances(
     for sample, truth in zip(parts, truths, strict=True):
         check_unbiased(sample, truth.flatten())
         check_biased_is_caught(sample, truth.flatten())
+        if isinstance(sketch, Rounding):
+            check_one_biased_is_caught(sample, truth.flatten())
     if isinstance(sketch, DifferentSample):
         return
     variances = multiply_grad_variances(x, y, grad_output, sketch)

@@ -5,7 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from unbiased import check_biased_is_caught, check_mean_square, check_unbiased
+from unbiased import (
+    check_biased_is_caught,
+    check_mean_square,
+    check_one_biased_is_caught,
+    check_unbiased,
+)
 
 from rad import backends
 from rad.dtypes import accumulation_dtype
@@ -267,6 +272,7 @@ def test_gradients_of_rows_are_unbiased_with_the_stated_variance(kind: str) -> N
     samples, truth = samples.view(N, -1), truth.view(-1)
     check_unbiased(samples, truth)
     check_biased_is_caught(samples, truth)
+    check_one_biased_is_caught(samples, truth)
     g = grad * w.view(1, -1, *[1] * (x.dim() - 2))
     case = Case(kind, (1, d), (d,), (1, d), (1,), eps=eps)
     with pytest.raises(AssertionError, match="off by"):
@@ -301,6 +307,7 @@ def test_gradients_of_channels_are_unbiased_with_the_stated_variance(
     samples = by_x.unflatten(1, (n, 3)).transpose(0, 1)
     check_unbiased(samples, truth)
     check_biased_is_caught(samples, truth)
+    check_one_biased_is_caught(samples, truth)
     check_unbiased(by_w.view(n, 3), truth_w)
     check_biased_is_caught(by_w.view(n, 3), truth_w)
     variance = batch_norm_grad_variance(x, grad, w, sketch)

@@ -12,7 +12,16 @@ import pytest
 import torch
 
 from rad.errors import UsageError
-from rad.results import as_written, machine, make_folder, name_of, read_table, write_table
+from rad.results import (
+    RunFolder,
+    as_written,
+    machine,
+    make_folder,
+    metrics,
+    name_of,
+    read_table,
+    write_table,
+)
 
 TABLE = pd.DataFrame({"name": ["a", None], "value": [1 / 3, 2.0]})
 
@@ -47,6 +56,19 @@ def test_a_table_without_a_digest_is_read_if_it_is_whole(tmp_path: Path) -> None
     file.write_bytes(file.read_bytes()[:-2])
     with pytest.raises(UsageError, match=r"table\.csv is cut off; restore it, or call again"):
         read_table(file, "call again")
+
+
+def test_rows_of_several_runs_are_told_apart(tmp_path: Path) -> None:
+    for seed in (3, 4):
+        folder = RunFolder(tmp_path / f"toy/project/budget=0.1/seed={seed}")
+        with folder.open(f"seed: {seed}\n"):
+            rows = [{"iteration": n, "train_loss": seed + n} for n in range(2)]
+            folder.write_metrics(rows, ("iteration", "train_loss"))
+            folder.write_summary({"variant": "project", "budget": "0.1", "seed": seed})
+    found = metrics(tmp_path, "toy")
+    assert found["seed"].tolist() == [3, 3, 4, 4]
+    assert (found["train_loss"] - found["iteration"] == found["seed"]).all()
+    assert [path[-1] for path in found["path"]] == ["3", "3", "4", "4"]
 
 
 @pytest.mark.parametrize(

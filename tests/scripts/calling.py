@@ -1,7 +1,6 @@
 """How a script is called, and how it ended."""
 
 import importlib
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -15,11 +14,10 @@ CONFIGS = SCRIPTS.parent / "configs"
 
 
 def home_of(script: str) -> tuple[Path, str]:
-    """The folder and the name of the configuration that the script runs on, by its last line."""
-    entry = r'run\(_cli.Script\([\w, ]*\), "([\w/]+)", _cli.CONFIGS / "(\w+)"\)'
-    found = re.search(entry, (SCRIPTS / f"{script}.py").read_text())
-    assert found is not None, script
-    return CONFIGS / found[2], found[1]
+    """The folder and the name of the configuration that the script runs on."""
+    import _cli
+
+    return _cli.home_of(script)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from calling import SCRIPTS, interruptible
+import pytest
+from calling import SCRIPTS, Call, interruptible
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig
 
 TINY = ("model.hidden=[6]", "training.evaluate_every=500", "logger.mode=disabled")
 
@@ -88,3 +91,16 @@ def test_a_job_of_a_cluster_names_the_command_and_a_bad_one_ends_in_one_line(
     command = json.loads(summary.read_text())["command"]
     assert command.startswith("python scripts/train.py -m")
     assert "budget=2000,0.2" in command
+
+
+def test_a_job_of_a_sweep_is_composed_once(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    composed, compose = [], ConfigLoaderImpl.load_sweep_config
+
+    def counted(self: ConfigLoaderImpl, config: DictConfig, overrides: list[str]) -> DictConfig:
+        composed.append(overrides[-2])
+        return compose(self, config, overrides)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
+    tiny = ("model.hidden=[6]", "optimizer.iterations=2", "training.evaluate_every=2")
+    assert call("train", "-m", *tiny, "seed=0,1").status == 0
+    assert composed == ["seed=0", "seed=1"]

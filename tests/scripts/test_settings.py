@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import math
-from collections.abc import Iterator, Mapping
-from functools import cache
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _cli import BAD_INPUT, check_overrides, one_line
-from _spec import check_settings, rules_of
-from calling import SCRIPTS, Call, home_of
-from hydra import compose, initialize_config_dir
+from _cli import BAD_INPUT, composed, home_of, one_line, validate
+from _spec import rules_of
+from calling import SCRIPTS, Call
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from rad.errors import UsageError
 from rad.schema.rules import Choice, Flag, ListOf, Named, Number, OrNull, Some, Text, Whole, check
+from rad.torture.nonsense import Nonsense, Tree, sensible
+from rad.torture.outcomes import LOST
 
 NAMES = sorted(
     file.stem
@@ -29,21 +28,16 @@ NAMES = sorted(
 )
 
 
-def composed(script: str, overrides: list[str]) -> DictConfig:
-    folder, name = home_of(script)
-    check_overrides(overrides, folder)
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        return compose(name, overrides=overrides)
+RULES = {script: rules_of(home_of(script)[1]) for script in NAMES}
 
 
-def validate(script: str, overrides: list[str]) -> DictConfig:
-    """What a script checks before it works. Raises what it raises."""
-    config = composed(script, overrides)
-    check_settings(config, rules_of(home_of(script)[1]))
-    own = getattr(importlib.import_module(script), "check", None)
-    if own is not None:
-        own(config.copy(), overrides)
-    return config
+def checked(script: str, words: Sequence[str]) -> Tree:
+    return plain(validate(script, words))
+
+
+def plain(config: Any) -> Tree:
+    tree: Any = OmegaConf.to_container(config, resolve=True)
+    return tree
 
 
 @pytest.mark.parametrize("script", NAMES)
@@ -158,69 +152,24 @@ def test_rules(rule: Any, good: tuple[Any, ...], bad: tuple[Any, ...]) -> None:
         assert "\n" not in str(refusal.value)
 
 
-SCALARS = ("null", "true", "no", "maybe", "-1", "0", "1", "2.0", "0.3", "1.5", "1e300", "1e-300")
-SCALARS += ("nan", "inf", "-inf", "x", "''", "'a b'", "'1'", "99999999999999999999", "1e20")
-VALUES = (*SCALARS, *(f"[{value}]" for value in SCALARS), "[]", "[1,1]", "[[1]]", "{}", "{a:1}")
-
-
-@cache
-def settings_of(script: str) -> list[tuple[str, Any]]:
-    """Dotted names and defaults."""
-    return list(leaves(OmegaConf.to_container(composed(script, []), resolve=True)))
-
-
-def leaves(tree: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if key == "scales":
-            continue
-        yield f"{above}{key}", value
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{above}{key}.")
-
-
-def sensible(value: Any, default: Any) -> bool:
-    """Whether a value is of its default's kind, and such as a number of anything can be."""
-    if value is None or default is None:
-        return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, int | float):
-        number = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e31
-        return number and (isinstance(value, int) or isinstance(default, float))
-    if isinstance(default, list):
-        return isinstance(value, list)
-    return type(value) is type(default) and value != ""
-
-
-@st.composite
-def command_lines(draw: st.DrawFn) -> tuple[str, dict[str, str]]:
-    """A script, and one or two of its settings with values of all kinds."""
-    script = draw(st.sampled_from(NAMES))
-    settings = draw(st.lists(st.sampled_from(settings_of(script)), min_size=1, max_size=2))
-    usual = {name: json.dumps(default).replace('"', "") for name, default in settings}
-    return script, {
-        name: draw(st.sampled_from((*VALUES, word)) | st.integers().map(str) | st.floats().map(str))
-        for name, word in usual.items()
-    }
+NONSENSE = Nonsense(RULES, checked, BAD_INPUT, one_line)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(command_lines())
-def test_random_command_lines_are_refused_in_one_line_or_make_sense(
-    command: tuple[str, dict[str, str]],
-) -> None:
+@given(st.randoms(use_true_random=False))
+def test_random_command_lines_are_refused_in_one_line_or_make_sense(draw: random.Random) -> None:
     """Nothing is trained: what is checked before any work is all that runs."""
-    script, given = command
-    try:
-        config = validate(script, [f"{name}={value}" for name, value in given.items()])
-    except BAD_INPUT as error:
-        words = one_line(error)
-    else:
-        words = ""
-        defaults = dict(settings_of(script))
-        for name in given:
-            value = OmegaConf.select(config, name)
-            value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-            size = name.endswith("budget") or name.startswith("limit.")  # a text or bytes
-            assert sensible(value, defaults[name]) or size, (name, value)
-    assert "\n" not in words
+    found = NONSENSE.attempt(draw.choice(NONSENSE.kinds), draw)
+    assert found.verdict != LOST, found.note
+
+
+def test_what_makes_no_sense_is_noticed() -> None:
+    def accepted(script: str, words: Sequence[str]) -> Tree:
+        return plain(composed(script, words))
+
+    accepting = Nonsense(RULES, accepted, BAD_INPUT, one_line)
+    found = [accepting.attempt("train", random.Random(n)) for n in range(20)]
+    assert sum(each.verdict == LOST for each in found) >= 5
+    values = (1, 0.5, True, "x", [1], None)
+    assert all(sensible(value, value) for value in values)
+    assert not any(sensible(value, 2) for value in (True, "x", [1], 1e300, 0.5, math.nan))

@@ -37,6 +37,20 @@ def test_all_take_the_same_steps(kind: str, how: str) -> None:
     assert not torch.allclose(ends[0], torch.linspace(-1, 1, 7), atol=1e-2)
 
 
+def test_adam_has_its_decay_in_the_gradient_and_the_usual_constants() -> None:
+    parameter = nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64))
+    optimizer = make_optimizer([parameter], settings("adam"), capturable=False)
+    x, first, second = parameter.detach().clone(), 0.0, 0.0
+    for step in range(1, 6):
+        parameter.grad = torch.sin(9 * x + step)
+        gradient = parameter.grad + 0.01 * x
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        mean, square = first / (1 - 0.9**step), second / (1 - 0.999**step)
+        x = x - 0.03 * mean / (square.sqrt() + 1e-8)
+        optimizer.step()
+        torch.testing.assert_close(parameter.detach(), x, rtol=1e-12, atol=1e-12)
+
+
 def test_the_rate_stays_in_its_tensor() -> None:
     optimizer = make_optimizer([nn.Parameter(torch.ones(2))], settings("sgd"), capturable=True)
     before = optimizer.param_groups[0]["lr"]

@@ -185,13 +185,14 @@ def test_rows(tmp_path: Path) -> None:
 
     assert model.training
     model.eval()
-    images, labels = dataset.batch(torch.arange(1437))
-    with torch.no_grad():
-        outputs = model(images)
-    assert result.final["train_loss"] == pytest.approx(
-        F.cross_entropy(outputs, labels).item(), rel=1e-6
-    )
-    assert result.final["train_accuracy"] == (outputs.argmax(1) == labels).sum().item() / 1437
+    for split, count in (("train", 1437), ("test", 360)):
+        images, labels = dataset.batch(torch.arange(count), split)
+        with torch.no_grad():
+            outputs = model(images)
+        loss = F.cross_entropy(outputs, labels).item()
+        assert result.final[f"{split}_loss"] == pytest.approx(loss, rel=1e-6)
+        right = (outputs.argmax(1) == labels).sum().item()
+        assert result.final[f"{split}_accuracy"] == right / count
     assert result.final["test_loss"] == float(rows[-1]["test_loss"])
     assert result.final.keys() == {"train_loss", "train_accuracy", "test_loss", "test_accuracy"}
     assert (result.finished, result.iterations) == (True, 7)

@@ -1,0 +1,54 @@
+"""Planted faults as an attack: a fault survives in no project whose tests notice it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from rad.errors import UsageError
+from rad.torture.outcomes import LOST, SURVIVED, Outcome
+from rad.torture.planting import CAUGHT, Copy, Fault, copy, problem
+
+
+class Faults:
+    """Each kind is one fault; the project survives it where the fault's tests fail.
+
+    These tests pass without the fault, which is looked at first. Each thread that plants faults
+    has a copy of its own.
+    """
+
+    name = "fault"
+
+    def __init__(self, faults: Sequence[Fault], root: Path, scratch: Path) -> None:
+        self.root, self.scratch = root, scratch / "copies"
+        self._faults = {fault.name: fault for fault in faults}
+        self._own, self._lock = threading.local(), threading.Lock()
+        self._passing: set[str] | None = None
+        self.kinds = tuple(self._faults)
+
+    def attempt(self, kind: str, draw: random.Random) -> Outcome:
+        """Plant the fault, and run its tests with it and without."""
+        fault = self._faults[kind]
+        wrong = problem(fault, self.root)
+        if wrong is not None:
+            raise UsageError(f"the fault {kind!r} has lost its place: {wrong}")
+        mine = self._copy()
+        with self._lock:
+            if self._passing is None:
+                self._passing = mine.passing(each.tests for each in self._faults.values())
+        if fault.tests not in self._passing:
+            return Outcome(LOST, f"its tests fail without it: {fault.tests}")
+        if mine.verdict(fault) == CAUGHT:
+            return Outcome(SURVIVED, fault.tests)
+        return Outcome(LOST, f"not noticed by {fault.tests}")
+
+    def _copy(self) -> Copy:
+        if not hasattr(self._own, "copy"):
+            folder = self.scratch / str(threading.get_ident())
+            shutil.rmtree(folder, ignore_errors=True)
+            self._own.copy = Copy(copy(self.root, folder))
+        found: Copy = self._own.copy
+        return found

@@ -1,0 +1,186 @@
+"""Programs that are started, signalled and waited for.
+
+Most are forked from a process that has loaded what they need, which takes a tenth of a start;
+launchers of several processes are started as users do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SECONDS = 600.0
+"""After which a program counts as hanging."""
+
+PRELOADED = ("torch._dynamo", "rad.torture.language_model", "rad.torture.warm")
+"""What training loads when it begins."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended: exit status, negative for a signal that killed it; what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def refusal(self) -> str | None:
+        """The one line with which it refused its work, if that is how it ended."""
+        lines = self.err.splitlines()
+        one = len(lines) == 1 and lines[0].startswith("error: ")
+        return lines[0] if self.status == 2 and one else None
+
+    @property
+    def words(self) -> str:
+        """What there is to say of a bad end."""
+        last = self.err.strip().splitlines()[-1:] or [""]
+        return f"status {self.status}: {last[0][:300]}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """`python <script> <arguments>` in `folder`; `fresh`: in an interpreter of its own."""
+
+    script: Path
+    arguments: tuple[str, ...]
+    folder: Path
+    fresh: bool = False
+    size_limit: int | None = None
+    """The largest file, in bytes, that it may write."""
+
+    def start(self) -> Running:
+        """Started, in a session of its own."""
+        return Running(self)
+
+    def run(self) -> Ended:
+        """Started and waited for."""
+        return self.start().wait()
+
+
+class Running:
+    """A program that has been started."""
+
+    def __init__(self, program: Program) -> None:
+        self._printed = tempfile.TemporaryDirectory(prefix="rad-torture-")
+        folder = Path(self._printed.name)
+        self._files = folder / "out", folder / "err"
+        self._started = time.monotonic()
+        self._process: Any
+        if program.fresh:
+            words = [sys.executable, str(program.script), *program.arguments]
+            out, err = (file.open("wb") for file in self._files)
+            with out, err:
+                self._process = subprocess.Popen(
+                    words,
+                    cwd=program.folder,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                    preexec_fn=_as_by_a_user,
+                )
+        else:
+            context = multiprocessing.get_context("forkserver")
+            self._process = context.Process(target=_run, args=(program, *self._files))
+            self._process.start()
+        self.pid: int = self._process.pid
+
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._status() is None
+
+    def _status(self) -> int | None:
+        if isinstance(self._process, subprocess.Popen):
+            return self._process.poll()
+        status: int | None = self._process.exitcode
+        return status
+
+    def strike(self, number: signal.Signals, after: float) -> bool:
+        """Send a signal so many seconds after the start; False where it had ended before."""
+        while time.monotonic() - self._started < after:
+            if not self.running():
+                return False
+            time.sleep(0.001)
+        if not self.running():
+            return False
+        os.kill(self.pid, number)
+        return True
+
+    def wait(self) -> Ended:
+        """Its end; one that hangs is killed, and its status is -9."""
+        end = time.monotonic() + SECONDS
+        while self.running():
+            if time.monotonic() > end:
+                os.killpg(self.pid, signal.SIGKILL)
+            time.sleep(0.002)
+        status = self._status()
+        assert status is not None
+        out, err = (
+            file.read_text(errors="replace") if file.exists() else "" for file in self._files
+        )
+        self._printed.cleanup()
+        return Ended(status, out, err)
+
+    def settle(self) -> None:
+        """Wait until all that it has started has ended, too."""
+        end = time.monotonic() + SECONDS
+        while _members(self.pid) and time.monotonic() < end:
+            time.sleep(0.05)
+
+    @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self._started
+
+
+def preload(scripts: Path, modules: Sequence[str]) -> None:
+    """Let programs be forked from a process that has loaded these modules of that folder."""
+    places = [str(scripts), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED, *modules])
+
+
+def _members(session: int) -> list[int]:
+    """Processes of a session that work: joblib's tracker of resources is none."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z" and "tracker" not in command:
+            found.append(int(entry.name))
+    return found
+
+
+def _as_by_a_user() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _run(program: Program, out: Path, err: Path) -> None:
+    """In the forked process: the script as the main program."""
+    os.setsid()
+    _as_by_a_user()
+    for number, file in ((1, out), (2, err)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(program.folder)
+    if program.size_limit is not None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (program.size_limit, program.size_limit))
+    sys.argv = [str(program.script), *program.arguments]
+    sys.path.insert(0, str(program.script.parent))
+    runpy.run_path(str(program.script), run_name="__main__")

@@ -1,0 +1,153 @@
+"""Cases are done once each, whatever stops a run of them, and each verdict can come out."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rad.errors import UsageError
+from rad.results import write_table
+from rad.torture import damage
+from rad.torture.damage import Damage, Target
+from rad.torture.kills import Kills
+from rad.torture.outcomes import LOST, REFUSED, SURVIVED, Case, Outcome, Record, cases, table
+from rad.torture.programs import Ended
+from rad.torture.session import Session, lost
+from rad.torture.subjects import SUBJECTS, Rows, Stage
+
+
+class Coin:
+    """An attack that remembers what it was asked for."""
+
+    kinds = ("heads", "tails")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.tried: list[float] = []
+
+    def attempt(self, kind: str, draw: random.Random) -> Outcome:
+        self.tried.append(draw.random())
+        return Outcome(SURVIVED if kind == "heads" else LOST, f"{self.name} fell on {kind}")
+
+
+def done(file: Path, attacks: list[Coin], count: int, limit: float | None = None) -> Record:
+    record = Record(file, {"seed": 3})
+    wanted = [case for attack in attacks for case in cases(attack, count)]
+    Session(record, wanted, 3, limit).run(attacks[:1], attacks[1:], 2, lambda case, outcome: None)
+    return record
+
+
+def test_a_run_of_cases_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    file, attacks = tmp_path / "cases.jsonl", [Coin("a"), Coin("b"), Coin("c")]
+    assert not done(file, attacks, 5, limit=1e-9).done
+    assert len(done(file, attacks, 2).done) == 6
+    record = done(file, attacks, 5)
+    assert all(len(attack.tried) == len(set(attack.tried)) == 5 for attack in attacks)
+    found = table(record.done.items())
+    assert found[found["attack"] == "a"].to_dict("records") == [
+        {"attack": "a", "kind": "heads", "tried": 3, "survived": 3, "refused": 0, "lost": 0},
+        {"attack": "a", "kind": "tails", "tried": 2, "survived": 0, "refused": 0, "lost": 2},
+    ]
+    assert "c, tails, 1: c fell on tails" in lost(record)
+    with pytest.raises(UsageError, match="of other code or another seed"):
+        Record(file, {"seed": 4})
+
+
+def test_a_broken_attack_ends_the_run(tmp_path: Path) -> None:
+    class Broken(Coin):
+        def attempt(self, kind: str, draw: random.Random) -> Outcome:
+            raise UsageError("it does not work at all")
+
+    for attacks in ([Broken("a"), Coin("b")], [Coin("a"), Broken("b")]):
+        with pytest.raises(UsageError, match="not work at all"):
+            done(tmp_path / "cases.jsonl", attacks, 5)
+
+
+def written(folder: Path) -> Path:
+    import pandas as pd
+
+    rows = pd.DataFrame({"value": [1 / 3, 2.0]})
+    write_table(folder / "whole" / "table.csv", rows, {"device": "x"})
+    return folder / "whole"
+
+
+def test_damage_is_refused_or_lost_by_what_its_reader_does(tmp_path: Path) -> None:
+    attack, whole = Damage(Stage(tmp_path, tmp_path / "scratch")), written(tmp_path)
+
+    def careless(folder: Path) -> Any:
+        return (folder / "table.csv").read_bytes()
+
+    def broken(folder: Path) -> Any:
+        raise ValueError("a traceback")
+
+    def verdicts(read: Any) -> set[str]:
+        attack._targets["table"] = Target(lambda: whole, "table.csv", read)
+        return {attack.attempt("table", random.Random(n)).verdict for n in range(10)}
+
+    assert verdicts(lambda folder: damage.read_table(folder / "table.csv").to_dict()) == {REFUSED}
+    assert verdicts(careless) == {LOST}
+    assert verdicts(broken) == {LOST}
+    assert verdicts(lambda folder: None) == {LOST}  # other than what the whole one was read as
+
+
+def test_every_edit_changes_the_tree() -> None:
+    def tree() -> dict[str, Any]:
+        rows = [{"iteration": n, "loss": 0.5} for n in range(2)]
+        return {"iteration": 3, "rows": rows, "weight": torch.ones(2), "flag": None}
+
+    notes = {damage._edited(one := tree(), random.Random(n)): one for n in range(60)}
+    assert len(notes) > 25
+    for edited in notes.values():
+        assert repr(edited) != repr(tree())
+
+
+@pytest.mark.parametrize(
+    ("ended", "refusal"),
+    [
+        (Ended(2, "", "error: no\n"), "error: no"),
+        (Ended(2, "", "error: no\nerror: no\n"), None),
+        (Ended(1, "", "error: no\n"), None),
+        (Ended(2, "", "Traceback\n"), None),
+    ],
+)
+def test_a_refusal_is_one_line(ended: Ended, refusal: str | None) -> None:
+    assert ended.refusal == refusal
+
+
+def test_an_end_that_is_another_is_told(tmp_path: Path) -> None:
+    stage, subject = Stage(tmp_path, tmp_path), SUBJECTS[0]
+    expected: Rows = {"a.csv": [{"iteration": "0", "loss": "0.5"}]}
+    stage._unbroken[subject.name] = expected, 1.0
+    file = tmp_path / "results" / "a.csv"
+    file.parent.mkdir()
+
+    def difference(text: str, ended: Ended) -> str | None:
+        file.write_text(text)
+        return stage.difference(subject, tmp_path, ended)
+
+    good = Ended(0, "", "")
+    assert difference("iteration,seconds,loss\n0,9.5,0.5\n", good) is None
+    assert difference("iteration,seconds,loss\n0,9.5,0.6\n", good) == "other rows in a.csv"
+    assert difference("iteration,loss\n", Ended(0, "", "Traceback ...")) is not None
+    assert difference("iteration,loss\n0,0.5\n", Ended(-9, "", "")) == "status -9: "
+    (file.parent / "b.csv").write_text("x\n")
+    assert difference("iteration,loss\n0,0.5\n", good) == "other tables: ['b.csv']"
+
+
+def test_trials_are_known_by_their_numbers(tmp_path: Path) -> None:
+    """A number is passed over where a trial was killed while it began."""
+    from rad.torture.subjects import _agree
+
+    trials = [{"trial": str(n), "loss": str(n / 4)} for n in range(3)]
+    assert _agree([*trials[:2], {"trial": "3", "loss": "9"}], trials)
+    assert not _agree(trials[:2], trials)
+    assert not _agree([*trials[:2], {"trial": "2", "loss": "9"}], trials)
+
+
+def test_a_case_draws_the_same_again() -> None:
+    case = Case("kill", "feedforward", 4)
+    assert case.draw(0).random() == case.draw(0).random()
+    assert len({case.draw(seed).random() for seed in range(5)}) == 5
+    assert {*Kills(Stage(Path(), Path())).kinds} == {subject.name for subject in SUBJECTS}
