@@ -27,6 +27,9 @@ class Rows:
     def log(self, row: Mapping[str, Any]) -> None:
         self.rows.append(dict(row))
 
+    def figure(self, name: str, file: Path) -> None:
+        pass
+
     def finish(self) -> None:
         pass
 
@@ -34,8 +37,13 @@ class Rows:
 class Bar:
     """Stands in for the progress bar."""
 
-    def __init__(self, iterations: int, done: int, device: torch.device) -> None:
+    def __init__(
+        self, iterations: int, done: int, device: torch.device, shown: object
+    ) -> None:
         self.seen: list[Any] = [(iterations, done)]
+
+    def score(self, name: str, value: float) -> None:
+        self.seen.append((name, value))
 
     def show(self, done: int, loss: float) -> None:
         self.seen.append((done, loss))
