@@ -56,7 +56,7 @@ BAD = {
     "huge width": ("train", "model.hidden=[1000000000000]", "model.hidden is .*at most 10000000"),
     "huge weights": ("train", "model.hidden=[9000000,9000000]", "GB for parameters.*this machine"),
     "no variant": ("train", "variant=null", "variant.*choose one of auto"),
-    "no logger": ("train", "logger=null", "logger.*choose one of wandb"),
+    "no logger": ("train", "logger=null", "logger.*choose one of tensorboard, wandb"),
     "no logger of the PDE": ("train_pde", "logger=null", "logger"),
     "no problem": ("train_pde", "problem=null", "problem is null"),
     "bits of no whole number": (
