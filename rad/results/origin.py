@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 NUMBERLESS = (
     *("results", "plotting", "tuning", "graph", "benchmarks", "gradient_noise", "pages"),
-    *("torture", "__pycache__"),
+    *("processes", "schema", "torture", "__pycache__"),
 )
 """Folders of `rad` whose code no training run's numbers depend on."""
 

@@ -67,7 +67,7 @@ def test_a_reader_who_has_read_enough_ends_it_quietly() -> None:
         ("epochs", "optimizer.iterations"),
         ("batchsize", "batch_size"),
         ("bits", "variant.bits"),
-        ("varient", "variant"),
+        ("varant", "variant"),
         ("keep_fraction", "budget"),
         ("zebra", None),
     ],

@@ -186,7 +186,7 @@ def truncated(folder: Path) -> None:
 
 BAD = {
     "unknown variant": (("variant=sparse",), "unknown variant 'sparse'.*baseline.*project"),
-    "unknown model": (("model=resnet",), "unknown model 'resnet'.*feedforward"),
+    "unknown model": (("model=vgg",), "unknown model 'vgg'.*feedforward"),
     "unknown data set": (("dataset=imagenet",), "unknown dataset 'imagenet'.*digits.*mnist"),
     "unknown experiment": (("+experiment=fig99",), "unknown experiment 'fig99'.*quickstart"),
     "unknown key": (("optimizer.momentum=1",), "unknown setting 'optimizer.momentum'.*--help"),

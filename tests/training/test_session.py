@@ -37,9 +37,7 @@ class Rows:
 class Bar:
     """Stands in for the progress bar."""
 
-    def __init__(
-        self, iterations: int, done: int, device: torch.device, shown: object
-    ) -> None:
+    def __init__(self, iterations: int, done: int, device: torch.device, shown: object) -> None:
         self.seen: list[Any] = [(iterations, done)]
 
     def score(self, name: str, value: float) -> None:
