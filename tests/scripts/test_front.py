@@ -67,7 +67,7 @@ def test_a_reader_who_has_read_enough_ends_it_quietly() -> None:
         ("epochs", "optimizer.iterations"),
         ("batchsize", "batch_size"),
         ("bits", "variant.bits"),
-        ("varant", "variant"),
+        ("variantt", "variant"),
         ("keep_fraction", "budget"),
         ("zebra", None),
     ],
