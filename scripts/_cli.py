@@ -203,7 +203,7 @@ def run(script: Script, config_name: str, folder: Path) -> None:
     """Run `script` on what the command line makes of `<folder>/<config_name>.yaml`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us as they are
     _share_modules_with_workers()
-    sys.argv[1:] = [_experiment_of(argument, folder) for argument in sys.argv[1:]]
+    sys.argv[1:] = [experiment_of(argument, folder) for argument in sys.argv[1:]]
     main = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(script)
     try:
         with stopping():
@@ -225,7 +225,7 @@ def run(script: Script, config_name: str, folder: Path) -> None:
         leave(signal.SIGINT)
 
 
-def _experiment_of(argument: str, folder: Path) -> str:
+def experiment_of(argument: str, folder: Path) -> str:
     """`experiment=` and `+experiment=` are one: the group where there is one, else the setting."""
     word = re.match(r"\+?experiment=", argument)
     if word is None:

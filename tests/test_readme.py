@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import _cli
 import claims
 import hydra
 import pytest
@@ -103,7 +104,9 @@ def composes(script: str, arguments: list[str]) -> None:
     if any(argument.startswith("-") and argument != "-m" for argument in arguments):
         return  # Hydra's own options
     overrides = [re.sub(r"=([^,\[\]]*),.*", r"=\1", each) for each in arguments if each != "-m"]
-    with hydra.initialize_config_dir(str(ROOT / "configs" / entry[2]), version_base="1.3"):
+    folder = ROOT / "configs" / entry[2]
+    overrides = [_cli.experiment_of(each, folder) for each in overrides]
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
         hydra.compose(entry[1], overrides)
 
 

@@ -27,6 +27,8 @@ HEADERS = {
     "train": "loss on the whole training set",
     "test": "test loss",
     "accuracy": "test accuracy",
+    "token": "held-out bits a token",
+    "seconds": "seconds an iteration",
     "pde": "final loss",
     "over": "over the exact run's",
     "seeds": "seeds",
@@ -36,6 +38,8 @@ COLUMNS = {
     "train": "final.train_loss",
     "test": "final.test_loss",
     "accuracy": "final.test_accuracy",
+    "token": "final.test_bits_per_token",
+    "seconds": "seconds_per_iteration",
     "pde": "final.train_loss",
 }
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}

@@ -45,8 +45,9 @@ def test_table_provenance_and_figure_that_do_not_change(
     )
     assert losses == pytest.approx(list(rows["train_loss"]), rel=1e-4)
     assert {file.name for file in (tmp_path / "plots").iterdir()} == {
-        "gradient_noise_feedforward_digits.png",
-        "gradient_noise_feedforward_digits.pdf",
+        f"gradient_noise_feedforward_digits{part}.{kind}"
+        for part in ("", "_layers")
+        for kind in ("png", "pdf")
     }
     drawn = {file: file.read_bytes() for file in (tmp_path / "plots").iterdir()}
     with monkeypatch.context() as patch:

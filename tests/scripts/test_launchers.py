@@ -97,7 +97,7 @@ def test_a_job_of_a_sweep_is_composed_once(call: Call, monkeypatch: pytest.Monke
     composed, compose = [], ConfigLoaderImpl.load_sweep_config
 
     def counted(self: ConfigLoaderImpl, config: DictConfig, overrides: list[str]) -> DictConfig:
-        composed.append(overrides[-2])
+        composed.append(next(each for each in overrides if each.startswith("seed=")))
         return compose(self, config, overrides)
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)

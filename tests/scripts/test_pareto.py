@@ -28,7 +28,7 @@ def test_memory_and_times_are_measured_and_results_looked_up(call: Call, tmp_pat
     record = json.loads((tmp_path / "results/pareto/pareto.json").read_text())
     assert record["device"]
 
-    tiny = ("experiment_name=fig5b_mnist", "scale=paper", "training.bootstrap=true")
+    tiny = ("experiment=fig5b_mnist", "dataset=digits")
     tiny += ("model.hidden=[9]", "optimizer.iterations=6", "training.evaluate_every=3")
     variants = "variant=baseline,different_sample"
     assert call("train", "-m", *tiny, variants).status == 0

@@ -60,9 +60,9 @@ def test_a_broken_attack_ends_the_run(tmp_path: Path) -> None:
         def attempt(self, kind: str, draw: random.Random) -> Outcome:
             raise UsageError("it does not work at all")
 
-    for attacks in ([Broken("a"), Coin("b")], [Coin("a"), Broken("b")]):
+    for number, attacks in enumerate(([Broken("a"), Coin("b")], [Coin("a"), Broken("b")])):
         with pytest.raises(UsageError, match="not work at all"):
-            done(tmp_path / "cases.jsonl", attacks, 5)
+            done(tmp_path / f"{number}.jsonl", attacks, 5)
 
 
 def written(folder: Path) -> Path:
