@@ -106,8 +106,16 @@ class Running:
         return status
 
     def strike(self, number: signal.Signals, after: float) -> bool:
-        """Send a signal so many seconds after the start; False where it had ended before."""
-        while time.monotonic() - self._started < after:
+        """Send a signal so many seconds after it minds signals; False where it had ended before.
+
+        Before that, in the first moments of an interpreter, any program ends as Python has it.
+        """
+        while not _minds_signals(self.pid):
+            if not self.running():
+                return False
+            time.sleep(0.001)
+        minds = time.monotonic()
+        while time.monotonic() - minds < after:
             if not self.running():
                 return False
             time.sleep(0.001)
@@ -149,6 +157,16 @@ def preload(scripts: Path, modules: Sequence[str]) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, *modules])
+
+
+def _minds_signals(process: int) -> bool:
+    """Whether it has a handler of SIGTERM."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _members(session: int) -> list[int]:

@@ -112,7 +112,7 @@ def test_no_combination_is_much_better(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", ["linear", "conv", "recurrent"])
-@pytest.mark.parametrize("budget", [0.5, 0.2, 0.1, 0.05])
+@pytest.mark.parametrize("budget", [0.2, 0.05])
 def test_auto_keeps_its_budget_and_beats_every_other(name: str, budget: float) -> None:
     model, x = networks()[name]
     trial = Trial(model, (x,), loss)
