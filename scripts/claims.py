@@ -31,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     """The exit status."""
     options = _parser().parse_args(arguments)
     files = options.pages or [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    absent = [str(file) for file in files if not file.is_file()]
+    if absent:
+        raise UsageError(f"there is no {', '.join(absent)}: name Markdown files")
     functions = namespace(ROOT / "results", **tables(ROOT / "configs"))
     wrong = 0
     for file in files:

@@ -7,7 +7,9 @@ interruption it goes on where it was. `make reproduce FIG=5b` is the same.
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ import _cli  # the signals first, and one line for what is refused
 
 from rad.errors import UsageError
 from rad.pages.reproduction import REPRODUCTIONS, reproduction
+from rad.processes.signals import Stopped, leave, stopping
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,6 +31,10 @@ def main(arguments: Sequence[str]) -> int:
     committed = ROOT / "results" / wanted.committed.split("/")[0]
     if (ROOT / options.results).resolve() == (ROOT / "results").resolve():
         raise UsageError("--results is the folder of the committed results; name another")
+    if not re.fullmatch(r"[\w./+-]+", options.results):
+        raise UsageError(
+            f"--results is {options.results!r}; use letters, digits and _ . - + / alone"
+        )
     lines = wanted.lines(options.results, options.scale)
     if committed.is_dir():
         print(f"a committed result is in {committed.relative_to(ROOT)}; this makes another")
@@ -36,10 +43,20 @@ def main(arguments: Sequence[str]) -> int:
         if options.dry_run:
             continue
         _, *words = shlex.split(line)
-        done = subprocess.run([sys.executable, *words], cwd=ROOT)
-        if done.returncode:
-            return done.returncode
+        if status := run(words):
+            return status
     return 0
+
+
+def run(words: Sequence[str]) -> int:
+    """The exit status of a Python program, which ends, and has saved, before a signal ends this."""
+    with subprocess.Popen([sys.executable, *words], cwd=ROOT) as program:
+        try:
+            return program.wait()
+        except Stopped as stopped:
+            if stopped.number == signal.SIGTERM:  # Ctrl-C reaches it by itself
+                program.terminate()
+            raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        with stopping():
+            sys.exit(main(sys.argv[1:]))
     except UsageError as refused:
         _cli.refuse(refused)
+    except Stopped as stopped:
+        leave(stopped.number)

@@ -18,6 +18,7 @@ from rad.pages import Page, namespace, untraced
 from rad.pages.reproduction import REPRODUCTIONS, reproduction
 from rad.pages.settings import tables
 from rad.pages.site import mended
+from rad.processes.signals import Stopped, stopping
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -184,3 +185,19 @@ def test_the_committed_results_are_no_place_to_reproduce_in() -> None:
         reproduce.main(["5b", "--results", "results"])
     with pytest.raises(UsageError, match="no figure or table '9'; choose one of 1, 5a"):
         reproduce.main(["9"])
+    with pytest.raises(UsageError, match="--results is 'my results'; use letters"):
+        reproduce.main(["5b", "--results", "my results"])
+
+
+def test_what_reproduces_a_figure_is_ended_with_the_command(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    program = f"""
+import os, pathlib, signal, sys, time
+def end(*_): time.sleep(0.2); pathlib.Path({str(saved)!r}).touch(); sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    with pytest.raises(Stopped), stopping():
+        reproduce.run(["-c", program])
+    assert saved.exists()

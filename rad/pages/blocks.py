@@ -28,7 +28,8 @@ from rad.pages.runs import Runs
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 PHRASE = re.compile(r"(\S+ \(\S+ to [^\s)]+\))(<!--~ (.*?)() -->)")
 NUMBER = re.compile(r"([^\s|(*~]+(?: ± [^\s|(*]+)?)(\*{0,2}<!--= (.*?)(?::([^:\"]*))? -->)")
-
+OPENINGS = {TABLE: "<!-- table: ", PHRASE: "<!--~", NUMBER: "<!--="}
+"""How the comments of each kind begin."""
 
 AFTER = {str(count): f"after {count:,} iterations" for count in (0, 500, 5000)}
 
@@ -70,10 +71,22 @@ class Page:
         """The text, with its tables and numbers as the results have them.
 
         Raises:
-            UsageError: a comment cannot be read, or names results that are not there.
+            UsageError: a comment cannot be read, or calls for results that are not there.
         """
-        text = TABLE.sub(self._table, self.file.read_text())
+        text = self.file.read_text()
+        self._check_read(text)
+        text = TABLE.sub(self._table, text)
         return NUMBER.sub(self._number, PHRASE.sub(self._number, text))
+
+    def _check_read(self, text: str) -> None:
+        """Raises UsageError for a comment that would be passed over, or reach into the next one."""
+        for pattern, opening in OPENINGS.items():
+            count = text.count(opening)
+            if count != len(pattern.findall(text)):
+                raise UsageError(
+                    f"{self.file}: of {count} comments {opening}... one cannot be read: a table "
+                    "ends at <!-- end -->, and a number stands right before its comment"
+                )
 
     def _table(self, match: re.Match[str]) -> str:
         opening, call, _, end = match.groups()

@@ -155,17 +155,25 @@ class Runs:
         return float(runs[name].mean())
 
     def spread_of(self, source: str, column: str = "bootstrap_loss", unit: str = "") -> str:
-        """Mean and standard deviation over seeds."""
+        """Mean and standard deviation over seeds; with a unit, in hundredths (`unit=" %"`)."""
         values = self.of(source)[f"final.{column}"]
         return spread(list(100 * values if unit else values), unit)
 
     def one_over(self, source: str, other: str, seed: int, column: str = "bootstrap_loss") -> float:
         """A final figure of one seed over another source's."""
-        ours, theirs = (
-            dict(zip(runs["seed"], runs[f"final.{column}"], strict=True))
-            for runs in (self.of(source), self.of(other))
-        )
+        ours, theirs = (self._by_seed(each, column) for each in (source, other))
         return float(ours[seed] / theirs[seed])
+
+    def _by_seed(self, source: str, column: str) -> pd.Series:
+        """A final figure of a source whose runs have different seeds.
+
+        Raises:
+            UsageError: two runs have one seed.
+        """
+        found = self.of(source).set_index("seed")[f"final.{column}"]
+        if found.index.has_duplicates:
+            raise UsageError(f"{source} has several runs of one seed: name one budget")
+        return found
 
     def _steps(self, source: str, column: str, level: float | str) -> list[float]:
         runs = self.of(source)
@@ -175,16 +183,11 @@ class Runs:
             goal = (
                 level
                 if isinstance(level, float)
-                else self._of_seed(level, column, seeds[str(path)])
+                else float(self._by_seed(level, column)[seeds[str(path)]])
             )
             below = rows.loc[rows[column] <= goal, "iteration"]
             found.append(float(below.min()) if len(below) else math.nan)
         return found
-
-    def _of_seed(self, source: str, column: str, seed: int) -> float:
-        """The final value of the run of that source with that seed."""
-        runs = self.of(source)
-        return float(runs.loc[runs["seed"] == seed, f"final.{column}"].iloc[0])
 
     def steps(self, source: str, column: str, level: float | str) -> str:
         """The iteration of the first evaluation at or below a level, over seeds."""
@@ -200,9 +203,8 @@ class Runs:
         return float(np.mean(self._steps(source, column, level)))
 
     def _logs(self, sources: Sequence[str], others: Sequence[str], column: str) -> np.ndarray:
-        name = f"final.{column}"
         ours, theirs = (
-            pd.concat([self.of(source).set_index("seed")[name] for source in group])
+            pd.concat([self._by_seed(source, column) for source in group])
             for group in (sources, others)
         )
         return np.log((ours / theirs.loc[ours.index]).to_numpy())

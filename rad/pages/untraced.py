@@ -43,7 +43,7 @@ def prose(text: str) -> str:
 
 
 def untraced(text: str, results: Path) -> list[str]:
-    """The decimals, powers of ten and numbers of five digits in prose without an origin."""
+    """The decimals, powers of ten and numbers with commas (1,797) in prose without an origin."""
     given = set(chain.from_iterable(found.split() for found in GIVEN.findall(text)))
     there = np.array(sorted(set(_values(results, CITED.findall(text)))))
     return [

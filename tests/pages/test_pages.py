@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from rad.errors import UsageError
+from rad.pages.blocks import Page
 from rad.pages.commits import lost_commits
 from rad.pages.figure import SHOWN, headline_figure
 from rad.pages.measured import Measured
@@ -120,3 +121,28 @@ def test_the_figure_has_a_marker_at_each_mean() -> None:
         [runs.of(source)["memory.saved_bytes"].mean(), runs.final(source)] for source, *_ in SHOWN
     ]
     assert {text.get_text() for text in axes.texts} == {label for _, label, *_ in SHOWN}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- table: one() -->\nkept\n<!-- table: two() -->\n<!-- end -->\n",
+        "<!-- table: one() -->\nkept\n",
+        "about 3 <!--= one() -->",
+        "1.0 <!--~ one() -->",
+    ],
+)
+def test_a_comment_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text(text)
+    page = Page(file, {"one": lambda: "1", "two": lambda: "2"})
+    with pytest.raises(UsageError, match="one cannot be read"):
+        page.made()
+
+
+def test_figures_are_paired_by_seed_where_each_has_one_run() -> None:
+    runs = Runs(Path(__file__).resolve().parents[2] / "results")
+    project, full = "fractions_mnist/project/*", "fractions_mnist/baseline/*"
+    with pytest.raises(UsageError, match="several runs of one seed"):
+        runs.interval(project, full)
+    assert runs.ratio("fractions_mnist/project/budget=0.1", full) != "1.00"
