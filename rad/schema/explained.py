@@ -49,16 +49,17 @@ def explanations(folder: Path, name: str) -> dict[str, str]:
     for entry in (yaml.safe_load(text) or {}).get("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
             found |= explanations(folder, entry)
-    told = {key: words for key, words in _comments(text) if key.split(".")[0] not in OTHERS}
-    new = {key: words for key, words in told.items() if words or key not in found}
+    own = {key: words for key, words in _comments(text) if key.split(".")[0] not in OTHERS}
+    new = {key: words for key, words in own.items() if words or key not in found}
     return {key: words or COMMON.get(key, "") for key, words in {**found, **new}.items()}
 
 
 def of_choice(folder: Path, group: str, choice: str) -> tuple[str, dict[str, str]]:
     """What the file of a group's choice says of it, and by dotted key of its settings."""
-    told = dict(_comments((folder / group / f"{choice}.yaml").read_text()))
-    about = told.pop("name", "")
-    return about, {f"{group}.{key}": words or COMMON.get(key, "") for key, words in told.items()}
+    explained = dict(_comments((folder / group / f"{choice}.yaml").read_text()))
+    about = explained.pop("name", "")
+    settings = {f"{group}.{key}": each or COMMON.get(key, "") for key, each in explained.items()}
+    return about, settings
 
 
 def _comments(text: str) -> Iterator[tuple[str, str]]:

@@ -53,10 +53,12 @@ def _group(folder: Path, group: str, chosen: Any) -> str:
     """One group: its choices, and what the files say of them."""
     choices = sorted(file.stem for file in (folder / group).glob("*.yaml"))
     here = chosen.get("name") if isinstance(chosen, Mapping) else None
-    told = {each: _about(folder, group, each) for each in choices}
+    explained = {each: _about(folder, group, each) for each in choices}
     width = max(map(len, choices)) + 2
     lines = [
-        _wrapped(f"  {each:{width}}{told[each]}{' (chosen)' if each == here else ''}", width + 2)
+        _wrapped(
+            f"  {each:{width}}{explained[each]}{' (chosen)' if each == here else ''}", width + 2
+        )
         for each in choices
     ]
     return "\n".join([f"{group}=<one of>", *lines])

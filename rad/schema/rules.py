@@ -200,7 +200,7 @@ class Named:
 
 
 def shown(value: Any) -> str:
-    """A value as the command line takes it."""
+    """A value as a refusal names it."""
     words = {None: "null", True: "true", False: "false"}
     is_word = value is None or isinstance(value, bool)
     return words[value] if is_word else repr(value)

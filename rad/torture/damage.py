@@ -229,12 +229,7 @@ def _results(folder: Path) -> Any:
     (file,) = root.rglob("summary.json")
     runs, table = summaries(root, experiment), metrics(root, experiment)
     text = RunFolder(file.parent).config_text()
-    drop = {"path"}
-    return (
-        runs.drop(columns=list(drop)).to_json(),
-        table.drop(columns=list(drop)).to_json(),
-        text,
-    )
+    return *(each.drop(columns="path").to_json() for each in (runs, table)), text
 
 
 def _arrays(folder: Path) -> Any:

@@ -58,7 +58,8 @@ class Disks:
         wrong = self.stage.difference(subject, folder, self.stage.program(subject, folder).run())
         if wrong:
             return Outcome(LOST, f"{subject.name}, then {wrong}")
-        return Outcome(REFUSED if first.refusal else SURVIVED, f"{subject.name}: {first.refusal}")
+        note = f"{subject.name}: {first.refusal or 'it had room enough'}"
+        return Outcome(REFUSED if first.refusal else SURVIVED, note)
 
 
 @contextmanager

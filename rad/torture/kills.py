@@ -43,6 +43,9 @@ class Kills:
                 expected = (0, -number, 128 + number) if hit else (0,)
                 if ended[0].status not in expected or "Traceback" in ended[0].err:
                     return Outcome(LOST, f"{', '.join(struck)}: {ended[0].words}")
+                for other in ended[1:]:
+                    if other.status != 0 or "Traceback" in other.err:
+                        return Outcome(LOST, f"{', '.join(struck)}, beside it: {other.words}")
             last = self.stage.program(subject, folder).run()
             wrong = self.stage.difference(subject, folder, last)
             note = ", ".join(struck) or "it had ended before"

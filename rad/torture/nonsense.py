@@ -29,7 +29,7 @@ class Nonsense:
     """Each case gives one or two settings of a script any values.
 
     `rules` is the schema of each script; errors of the types `refused` are refusals, of which
-    `told` gives the message.
+    `message` gives the text.
     """
 
     name = "nonsense"
@@ -39,10 +39,10 @@ class Nonsense:
         rules: Mapping[str, Rules],
         settle: Settle,
         refused: tuple[type[Exception], ...],
-        told: Callable[[Exception], str],
+        message: Callable[[Exception], str],
     ) -> None:
         self.kinds = tuple(rules)
-        self._settle, self._refused, self._told = settle, refused, told
+        self._settle, self._refused, self._message = settle, refused, message
         self._defaults = cache(lambda script: settle(script, ()))
         self._settings = cache(
             lambda script: list(_settings(rules[script], self._defaults(script)))
@@ -56,8 +56,8 @@ class Nonsense:
         try:
             tree = self._settle(kind, words)
         except self._refused as error:
-            told = self._told(error)
-            return Outcome(LOST if "\n" in told else REFUSED, f"{line}: {told}"[:400])
+            text = self._message(error)
+            return Outcome(LOST if "\n" in text else REFUSED, f"{line}: {text}"[:400])
         except Exception as error:  # a traceback, to who gave the command
             return Outcome(LOST, f"{line}: {type(error).__name__}: {error}"[:400])
         for name, _, default in chosen:

@@ -59,22 +59,28 @@ def cases(attack: Attack, count: int) -> list[Case]:
 
 
 class Record:
-    """Outcomes in a file, a line each; those of another seed or code are refused."""
+    """Outcomes in a file, a line each; those of another seed or code are refused.
+
+    A last line that was cut off while it was written is dropped: its case is done again.
+    """
 
     def __init__(self, file: Path, conditions: dict[str, object]) -> None:
         self.file = file
         self.done: dict[Case, Outcome] = {}
         head = json.dumps(conditions, sort_keys=True)
-        if not file.exists():
+        *whole, cut_off = file.read_text().split("\n") if file.exists() else [""]
+        if not whole:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{head}\n")
             return
-        first, *lines = file.read_text().splitlines()
+        first, *lines = whole
         if first != head:
             raise UsageError(
                 f"{file} holds cases of other code or another seed ({first}); delete it to begin "
                 "again"
             )
+        if cut_off:
+            file.write_text("".join(f"{line}\n" for line in whole))
         for line in lines:
             fields = json.loads(line)
             verdict, note = fields.pop("verdict"), fields.pop("note")

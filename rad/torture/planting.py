@@ -120,10 +120,10 @@ class Copy:
         """Those of the tests that pass, run one after the other in one process."""
         wanted = list(dict.fromkeys(tests))
         with tempfile.TemporaryDirectory() as scratch:
-            told = Path(scratch) / "statuses.json"
+            written = Path(scratch) / "statuses.json"
             words = [[*OPTIONS, f"--basetemp={scratch}/tests", *shlex.split(w)] for w in wanted]
-            self._python(["-c", EACH, json.dumps(words), str(told)], {}, seconds=None)
-            statuses = json.loads(told.read_text()) if told.exists() else []
+            self._python(["-c", EACH, json.dumps(words), str(written)], {}, seconds=None)
+            statuses = json.loads(written.read_text()) if written.exists() else []
         return {each for each, status in zip(wanted, statuses, strict=False) if status == PASSED}
 
     def run(self, tests: Sequence[str], environment: Mapping[str, str]) -> int | None:

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,6 +54,18 @@ def test_a_run_of_cases_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert "c, tails, 1: c fell on tails" in lost(record)
     with pytest.raises(UsageError, match="of other code or another seed"):
         Record(file, {"seed": 4})
+
+
+@pytest.mark.parametrize("kept", [-5, 12])
+def test_a_line_that_was_cut_off_is_done_again(kept: int, tmp_path: Path) -> None:
+    file = tmp_path / "cases.jsonl"
+    done(file, [Coin("a")], 4)
+    whole = file.read_text()
+    file.write_text(whole[:kept])
+    again = Coin("a")
+    assert len(done(file, [again], 4).done) == 4
+    assert len(again.tried) == (1 if kept < 0 else 4)
+    assert sorted(file.read_text().splitlines()) == sorted(whole.splitlines())
 
 
 def test_a_broken_attack_ends_the_run(tmp_path: Path) -> None:
@@ -151,3 +164,25 @@ def test_a_case_draws_the_same_again() -> None:
     assert case.draw(0).random() == case.draw(0).random()
     assert len({case.draw(seed).random() for seed in range(5)}) == 5
     assert {*Kills(Stage(Path(), Path())).kinds} == {subject.name for subject in SUBJECTS}
+
+
+def test_a_process_that_breaks_beside_the_one_killed_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Running:
+        def __init__(self, status: int) -> None:
+            self.status = status
+
+        def strike(self, number: int, after: float) -> bool:
+            return False
+
+        def wait(self) -> Ended:
+            return Ended(self.status, "", "ValueError: a bug" if self.status else "")
+
+    statuses = iter([0, 1])
+    stage = Stage(Path(), tmp_path)
+    monkeypatch.setattr(stage, "unbroken", lambda subject: ({}, 0.0))
+    program = SimpleNamespace(start=lambda: Running(next(statuses)))
+    monkeypatch.setattr(stage, "program", lambda subject, folder: program)
+    outcome = Kills(stage).attempt("tuning by two processes", random.Random(0))
+    assert (outcome.verdict, "ValueError: a bug" in outcome.note) == (LOST, True)
