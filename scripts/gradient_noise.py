@@ -2,7 +2,7 @@
 
 Trains the baseline, resuming from its checkpoints, and measures how far the gradients of sketches
 and of smaller batches lie from the full training-set gradient. Writes a table and its provenance
-at the end (after each point to <name>.partial.csv), and a figure. Settings:
+at the end (after each point to <name>.partial.csv), and two figures. Settings:
 configs/train/gradient_noise.yaml.
 """
 

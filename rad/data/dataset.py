@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rad.data.augmentation import crop_flip
+from rad.data.augmentation import AUGMENTATIONS, crop_flip
 from rad.data.digests import digest_of
 from rad.errors import UsageError
 
@@ -23,6 +23,9 @@ class Dataset:
     Sequences are images (N, T, 1), in int16 where uint8 would round. `white` is the integer that
     stands for a pixel of 1. `augment` is None, or how training images are changed at random
     (`rad.data.augmentation`).
+
+    Raises:
+        UsageError: an unknown `augment`, or one for sequences.
     """
 
     name: str
@@ -35,6 +38,13 @@ class Dataset:
     classes: int
     white: int = 255
     augment: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.augment not in (None, *AUGMENTATIONS):
+            choices = ", ".join(AUGMENTATIONS)
+            raise UsageError(f"unknown augment {self.augment!r}; choose None or {choices}")
+        if self.augment is not None and self.train_images.dim() != 4:
+            raise UsageError(f"augment={self.augment} is for images; leave it at None")
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -48,7 +48,6 @@ def vit(
     assert first.bias is not None
     nn.init.zeros_(first.bias)
     model.conv_proj = first
-    nn.init.trunc_normal_(
-        model.heads.head.weight, std=0.02
-    )  # torchvision's zeros stop the gradient
+    # torchvision's zeros would stop the gradient.
+    nn.init.trunc_normal_(model.heads.head.weight, std=0.02)
     return model

@@ -139,12 +139,13 @@ def caption(metrics: pd.DataFrame, summaries: pd.DataFrame) -> str:
 
 
 def conditions(summaries: pd.DataFrame) -> str:
-    """Net, data, updates and scale of runs that have them in common."""
-    first = summaries.iloc[0]
-    there = [str(first[name]) for name in ("model", "dataset") if isinstance(first.get(name), str)]
+    """Net, data, updates and scale, those that all runs have in common."""
+    same = [name for name in summaries if len(set(map(str, summaries[name]))) == 1]
+    common = summaries[same].iloc[0]
+    there = [common[name] for name in ("model", "dataset") if isinstance(common.get(name), str)]
     words = [" on ".join(there)] if there else []
-    words += [f"{int(first['iterations']):,} iterations"] if "iterations" in summaries else []
-    scale = first.get("scale")
+    words += [f"{int(common['iterations']):,} iterations"] if "iterations" in common else []
+    scale = common.get("scale")
     words += [f"scale {scale}"] if isinstance(scale, str) and scale != "paper" else []
     return ", ".join(words).replace("_", " ")
 

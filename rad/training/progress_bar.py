@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -36,26 +35,16 @@ class Shown:
         place = f" [{self.number}/{self.count}]" if self.count > 1 else ""
         return f"{self.label}{place}".strip()
 
-    def sweep_left(self, done: float, seconds: float) -> float | None:
+    def sweep_left(self, done: float, before: float, seconds: float) -> float | None:
         """Seconds that the sweep will take, if all that is left takes as long as this run.
 
-        `done` is the part of this run that took `seconds`. None where there is nothing to say.
+        `done` is the part of this run that is done: `before` it was resumed, the rest since then
+        in `seconds`. None where there is nothing to say.
         """
-        if self.count == 1 or done <= 0:
+        if self.count == 1 or done <= before:
             return None
         runs_left = (self.count - self.number) / self.workers + 1 - done
-        return runs_left * seconds / done
-
-
-def memory_in_use(device: torch.device) -> int:
-    """Bytes: what torch has allocated on a CUDA device, else the resident set of this process."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return pages * resource.getpagesize()
+        return runs_left * seconds / (done - before)
 
 
 class ProgressBar:
@@ -102,14 +91,13 @@ class ProgressBar:
 
     def _numbers(self, done: int, loss: float) -> dict[str, str]:
         numbers = {"loss": f"{loss:.4f}", **self.scores, **self._memory()}
-        here = done - self._first
-        part = here / max(1, self._iterations - self._first)
-        left = self.shown.sweep_left(part, time.monotonic() - self._began)
+        parts = (count / max(1, self._iterations) for count in (done, self._first))
+        left = self.shown.sweep_left(*parts, time.monotonic() - self._began)
         return numbers if left is None else {**numbers, "sweep": f"{_clock(left)} left"}
 
     def _memory(self) -> dict[str, str]:
         if self.device.type == "cuda":
-            return {"allocated": f"{memory_in_use(self.device) / 1e6:.0f} MB"}
+            return {"allocated": f"{torch.cuda.memory_allocated(self.device) / 1e6:.0f} MB"}
         saved = self.shown.saved_bytes
         return {} if saved is None else {"saved": f"{saved / 1e6:.3g} MB"}
 

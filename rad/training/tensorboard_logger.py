@@ -36,8 +36,8 @@ class TensorBoardLogger:
             raise UsageError(
                 f"cannot write {folder} ({first_line(error)}); choose logger.directory="
             ) from error
-        for name, told in (("plan", info.plan), ("configuration", info.config)):
-            self._writer.add_text(name, _code(told))
+        for name, fields in (("plan", info.plan), ("configuration", info.config)):
+            self._writer.add_text(name, _code(fields))
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Record what was evaluated, at step `iteration`."""
@@ -64,7 +64,7 @@ def _panel(name: str) -> str:
     return f"{metric}/{split}" if metric in ("loss", "accuracy") else name
 
 
-def _code(told: Mapping[str, Any]) -> str:
+def _code(fields: Mapping[str, Any]) -> str:
     """As TensorBoard's Markdown shows it unchanged."""
-    lines = json.dumps(told, indent=2, default=str).splitlines()
+    lines = json.dumps(fields, indent=2, default=str).splitlines()
     return "\n".join(f"    {line}" for line in lines)

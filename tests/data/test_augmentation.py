@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from rad import data
 from rad.data.augmentation import BORDER, crop_flip
+from rad.errors import UsageError
 from rad.training import Classification
 
 IMAGES = torch.randint(1, 256, (600, 2, 6, 5), dtype=torch.uint8)
@@ -44,3 +46,11 @@ def test_training_batches_alone_are_augmented() -> None:
     assert torch.equal(task.batch(indices).inputs[0], plain.batch(indices)[0])
     same = Classification(plain).training_batch(indices, generator(1))
     assert torch.equal(same.inputs[0], plain.batch(indices)[0])
+
+
+def test_what_cannot_be_augmented_is_refused() -> None:
+    digits = data.load_images("digits")
+    with pytest.raises(UsageError, match="unknown augment 'flip'; choose None or crop_flip"):
+        replace(digits, augment="flip")
+    with pytest.raises(UsageError, match="is for images; leave it at None"):
+        replace(digits, augment="crop_flip", train_images=digits.train_images.flatten(2).mT)

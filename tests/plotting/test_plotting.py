@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from rad import plotting
 from rad.errors import UsageError
 from rad.planning.variants import variants
+from rad.plotting.curves import conditions
 
 SAVED = {"baseline": 1_563_636, "reduced_batch": 226_020, "different_sample": 243_111}
 
@@ -97,6 +98,20 @@ def test_a_figure_names_net_data_iterations_and_seeds() -> None:
     own = runs.assign(model="convnet", dataset="cifar10", iterations=3200, scale="cpu")
     title = plotting.convergence(rows, own).legends[0].get_title().get_text()
     assert title.startswith("convnet on cifar10, 3,200 iterations, scale cpu\nmean of 3 seeds")
+
+
+def test_a_caption_says_only_what_all_runs_have_in_common() -> None:
+    runs = pd.DataFrame(
+        {
+            "model": ["irnn", "irnn"],
+            "dataset": ["digits", "digits"],
+            "iterations": [40, 80],
+            "scale": ["cpu", None],
+            "layers": [{"a": 1}, None],
+        }
+    )
+    assert conditions(runs) == "irnn on digits"
+    assert conditions(runs[:1]) == "irnn on digits, 40 iterations, scale cpu"
 
 
 def test_losses_have_labelled_ticks_and_accuracy_the_range_of_trained_nets() -> None:

@@ -94,7 +94,7 @@ function curve(group, x, y) {
   };
 }
 
-function told(group) {
+function explained(group) {
   const run = group[0];
   const lines = [`<b>${run.variant.replaceAll("_", " ")}</b>, ${run.experiment}`];
   lines.push(`budget ${run.budget}${run.overrides ? `, ${run.overrides}` : ""}`);
@@ -102,7 +102,7 @@ function told(group) {
   const bits = run.bits === null ? "" : `, ${run.bits} bits`;
   lines.push(`batch ${run.batch}${keep}${bits}`);
   lines.push(`saved ${bytes(run.saved)}, parameters ${bytes(run.parameters)}, peak ${bytes(run.peak)}`);
-  for (const [key, value] of Object.entries(run.told)) lines.push(`${key} ${value}`);
+  for (const [key, value] of Object.entries(run.notes)) lines.push(`${key} ${value}`);
   lines.push(`seed ${group.map((each) => each.seed).join(", ")}`);
   return lines.join("<br>");
 }
@@ -134,7 +134,7 @@ function traces(groups, x, y) {
   return groups.flatMap((group) => {
     const { color, symbol, dash } = look(group, kinds);
     const common = { name: label(group, several), legendgroup: label(group, several) };
-    const hover = `${told(group)}<br><b>%{y:.4g}</b> at %{x:.4g}<extra></extra>`;
+    const hover = `${explained(group)}<br><b>%{y:.4g}</b> at %{x:.4g}<extra></extra>`;
     if (x === "saved") {
       const values = group.map((run) => last(run, y)).filter((value) => value !== null);
       if (!values.length) return [];

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def _runs(root: str | Path, experiment: str) -> list[dict[str, Any]]:
 
 def _run(experiment: str, run: pd.Series, rows: pd.DataFrame) -> dict[str, Any]:
     columns = [name for name in rows if name not in OF_THE_RUN and not rows[name].isna().all()]
-    told = ("scale", "kind", "allocation", "device", "iterations", "commit")
+    notes = ("scale", "kind", "allocation", "device", "iterations", "commit")
     return {
         "experiment": experiment,
         "variant": run["variant"],
@@ -58,14 +59,14 @@ def _run(experiment: str, run: pd.Series, rows: pd.DataFrame) -> dict[str, Any]:
         "saved": int(run["memory.saved_bytes"]),
         "parameters": int(run["memory.parameter_bytes"]),
         "peak": _number(run["memory.peak_bytes"]),
-        "told": {name: str(run[name]) for name in told if name in run and not pd.isna(run[name])},
+        "notes": {name: str(run[name]) for name in notes if name in run and not pd.isna(run[name])},
         "columns": {str(name): [_number(each) for each in rows[name]] for name in columns},
     }
 
 
 def _number(value: Any) -> float | int | None:
-    """As JSON holds it."""
-    if pd.isna(value):
+    """As JSON holds it: None where it is not finite."""
+    if pd.isna(value) or math.isinf(value):
         return None
     short = float(f"{float(value):.{DIGITS}g}")
     return int(value) if float(value).is_integer() else short
