@@ -91,8 +91,8 @@ class ProgressBar:
 
     def _numbers(self, done: int, loss: float) -> dict[str, str]:
         numbers = {"loss": f"{loss:.4f}", **self.scores, **self._memory()}
-        parts = (count / max(1, self._iterations) for count in (done, self._first))
-        left = self.shown.sweep_left(*parts, time.monotonic() - self._began)
+        whole, seconds = max(1, self._iterations), time.monotonic() - self._began
+        left = self.shown.sweep_left(done / whole, self._first / whole, seconds)
         return numbers if left is None else {**numbers, "sweep": f"{_clock(left)} left"}
 
     def _memory(self) -> dict[str, str]:
