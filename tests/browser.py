@@ -41,8 +41,8 @@ class Browser:
     def __enter__(self) -> Browser:
         targets = self._call("Target.getTargets")["targetInfos"]
         page = next(each["targetId"] for each in targets if each["type"] == "page")
-        told = self._call("Target.attachToTarget", targetId=page, flatten=True)
-        self._session = told["sessionId"]
+        answer = self._call("Target.attachToTarget", targetId=page, flatten=True)
+        self._session = answer["sessionId"]
         for domain in ("Page", "Runtime", "Network"):
             self._call(f"{domain}.enable")
         return self
@@ -66,11 +66,11 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """The value of an expression of JavaScript, waited for."""
-        told = self._call(
+        answer = self._call(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def picture(self, file: Path) -> None:
         """Write what is seen (PNG)."""
@@ -83,14 +83,14 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
-            told = self._next()
-            if told.get("method") == "Network.requestWillBeSent":
-                self.requests.append(told["params"]["request"]["url"])
-            if told.get("method") == "Runtime.exceptionThrown":
-                self.problems.append(str(told["params"]["exceptionDetails"]))
-            if told.get("id") == self._number:
-                assert "error" not in told, told
-                found: dict[str, Any] = told["result"]
+            answer = self._next()
+            if answer.get("method") == "Network.requestWillBeSent":
+                self.requests.append(answer["params"]["request"]["url"])
+            if answer.get("method") == "Runtime.exceptionThrown":
+                self.problems.append(str(answer["params"]["exceptionDetails"]))
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                found: dict[str, Any] = answer["result"]
                 return found
 
     def _next(self) -> dict[str, Any]:
@@ -99,5 +99,5 @@ class Browser:
             assert more, "the browser has ended"
             self._buffer += more
         message, _, self._buffer = self._buffer.partition(b"\0")
-        told: dict[str, Any] = json.loads(message)
-        return told
+        answer: dict[str, Any] = json.loads(message)
+        return answer

@@ -61,7 +61,7 @@ class ProgressBar:
         self.scores: dict[str, str] = {}
         self.bar: Any = None
         self._iterations, self._first = iterations, done
-        self._began = self._told = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         try:
             from tqdm import tqdm
         except ImportError:
@@ -103,8 +103,8 @@ class ProgressBar:
 
     def _tell_now_and_then(self, done: int, loss: float) -> None:
         now = time.monotonic()
-        if now - self._told >= LINE_SECONDS:
-            self._told = now
+        if now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
             numbers = ", ".join(f"{key} {each}" for key, each in self._numbers(done, loss).items())
             heading = self.shown.heading
             line = f"{heading}: {done}/{self._iterations}, {numbers}\n"

@@ -152,7 +152,7 @@ def test_report_and_audit_agree(
     """Of every module and function that both see: what it keeps, and what to do about it."""
     model = rad.convert(make(), sketch, path=norms, functions=False)
     report = rad.report(model)
-    told = {
+    remedies = {
         (row.name, row.kind.partition(" (")[0].removeprefix("native_")): (row.keeps, row.remedy)
         for row in (*report.replaced, *report.left)
     }
@@ -160,7 +160,7 @@ def test_report_and_audit_agree(
     for row in audit.rows:
         if row.kind == LOSS:
             continue
-        assert (row.keeps, row.remedy) == told[row.name, row.kind.removeprefix("native_")]
+        assert (row.keeps, row.remedy) == remedies[row.name, row.kind.removeprefix("native_")]
         found += 1
         unexpected = [words for words in audit.unexpected if f"`{row.name}` (" in words]
         if not row.kind.endswith("()"):

@@ -35,9 +35,9 @@ def root(tmp_path: Path) -> Path:
                 folder.write_metrics(rows, list(ROWS[0]))
                 memory = {"parameter_bytes": 5, "saved_bytes": 100 * (place + 1), "peak_bytes": 9}
                 final = {"train_loss": rows[-1]["train_loss"]}
-                told = {"variant": variant, "seed": seed, "budget": "0.1", "batch_size": 7}
+                fields = {"variant": variant, "seed": seed, "budget": "0.1", "batch_size": 7}
                 more = {"keep_fraction": 0.1, "bits": None, "memory": memory, "final": final}
-                folder.write_summary({**told, **more, "device": "a machine"})
+                folder.write_summary({**fields, **more, "device": "a machine"})
     return results
 
 

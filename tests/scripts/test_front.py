@@ -21,16 +21,18 @@ TINY = ("model.hidden=[6,5]", "optimizer.iterations=2")
 @pytest.mark.parametrize("script", NAMES)
 def test_every_setting_is_explained(script: str) -> None:
     folder, name = home_of(script)
-    told = explanations(folder, name)
+    explained = explanations(folder, name)
     for group in (each for each in folder.iterdir() if each.is_dir() and each.name != "experiment"):
         for file in group.glob("*.yaml"):
             about, settings = of_choice(folder, group.name, file.stem)
             assert about, file
-            told |= settings
-    for key in told:
+            explained |= settings
+    for key in explained:
         parents = [key.rsplit(".", n)[0] for n in range(key.count(".") + 1)]
-        inner = any(other.startswith(f"{key}.") for other in told)
-        assert inner or key.split(".")[0] in (*OTHERS, "scales") or any(map(told.get, parents)), (
+        inner = any(other.startswith(f"{key}.") for other in explained)
+        assert (
+            inner or key.split(".")[0] in (*OTHERS, "scales") or any(map(explained.get, parents))
+        ), (
             script,
             key,
         )

@@ -145,8 +145,8 @@ def test_tensorboard_shows_the_same(tmp_path: Path) -> None:
     assert [scalar.step for scalar in read.Scalars("loss/test")] == [0, 1, 2, 3, 4]
     assert read.Tags()["scalars"] == ["loss/test"]
     assert "noise" in read.Tags()["images"]
-    (told, *_) = read.Tensors("plan/text_summary")
-    assert b"1234" in told.tensor_proto.string_val[0]
+    (text, *_) = read.Tensors("plan/text_summary")
+    assert b"1234" in text.tensor_proto.string_val[0]
 
 
 def test_an_unknown_dashboard_and_one_that_is_not_installed(
