@@ -287,6 +287,17 @@ def _share_modules_with_workers() -> None:
     os.environ["PYTHONPATH"] = here if not before else os.pathsep.join([here, before])
 
 
+def end(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run the main function of a script with a parser of its own; its result is the exit status."""
+    try:
+        with stopping():
+            sys.exit(main(sys.argv[1:]))
+    except BAD_INPUT as error:
+        refuse(error)
+    except Stopped as stopped:
+        leave(stopped.number)
+
+
 def refuse(error: Exception, known: Sequence[str] = ()) -> NoReturn:
     """Print one line for the error, or one for each of several, and exit with status 2.
 

@@ -31,7 +31,7 @@ from _spec import check_settings, rules_of
 from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
-from rad.processes.signals import Stopped, leave, stopping
+from rad.processes.signals import Stopped
 from rad.results import write_atomic
 from rad.schema.values import choose_device
 
@@ -267,10 +267,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        with stopping():
-            sys.exit(main(sys.argv[1:]))
-    except _cli.BAD_INPUT as error:
-        _cli.refuse(error)
-    except Stopped as stopped:
-        leave(stopped.number)
+    _cli.end(main)

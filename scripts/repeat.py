@@ -7,7 +7,6 @@ out the same, timing aside. Exit status 1 where it does not. An interrupted repe
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from omegaconf import DictConfig, OmegaConf
 from train import train_specs
 
 from rad.errors import UsageError
-from rad.processes.signals import Stopped, leave, stopping
 from rad.results import RunFolder, difference, name_of
 
 GROUPS = ("model", "dataset", "variant")
@@ -98,10 +96,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        with stopping():
-            sys.exit(main(sys.argv[1:]))
-    except _cli.BAD_INPUT as error:
-        _cli.refuse(error)
-    except Stopped as stopped:
-        leave(stopped.number)
+    _cli.end(main)

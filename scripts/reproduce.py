@@ -19,7 +19,7 @@ import _cli  # the signals first, and one line for what is refused
 
 from rad.errors import UsageError
 from rad.pages.reproduction import REPRODUCTIONS, reproduction
-from rad.processes.signals import Stopped, leave, stopping
+from rad.processes.signals import Stopped
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,10 +70,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        with stopping():
-            sys.exit(main(sys.argv[1:]))
-    except UsageError as refused:
-        _cli.refuse(refused)
-    except Stopped as stopped:
-        leave(stopped.number)
+    _cli.end(main)
