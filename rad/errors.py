@@ -1,6 +1,9 @@
 """What is raised for input that cannot be used, and for a training run that diverged."""
 
+import re
 from collections.abc import Sequence
+
+_NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
 
 
 class UsageError(ValueError):
@@ -26,3 +29,11 @@ class Several(UsageError):
 def first_line(error: BaseException) -> str:
     """What a message of one line can tell of another error."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def out_of_memory(error: Exception) -> UsageError:
+    """What to say of an error for lack of memory; any other is raised again."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        cause = first_line(error)[:200]
+        return UsageError(f"out of memory ({cause}): choose smaller sizes, batches or budgets")
+    raise error

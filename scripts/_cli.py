@@ -9,18 +9,16 @@ quiet while the rest loads, too.
 import importlib
 import importlib.util
 import inspect
-import json
 import os
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rad.processes.signals import Stopped, end_while_loading, leave, stopping
+from rad.processes.signals import Stopped, end_while_loading, leave, stopped_first, stopping
 
 end_while_loading(Path(__file__).resolve().parent)  # what follows takes seconds to load
 
@@ -36,14 +34,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rad.errors import Several, UsageError, first_line
+from rad.errors import Several, UsageError, first_line, out_of_memory
+from rad.processes.jobs import of_word
 from rad.processes.workers import STOPPED, worker
 from rad.schema.help import help_text
 from rad.schema.near import keys_of, nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BAD_INPUT = (UsageError, HydraException, OmegaConfBaseException)
-NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
 
 Main = Callable[[DictConfig, list[str]], None]
 Together = Callable[[list[tuple[DictConfig, list[str]]]], None]
@@ -87,8 +85,9 @@ class Script:
         if checked and hydra_config.mode == RunMode.MULTIRUN:
             return self._in_sweep(config)
         try:
-            check_settings(config, rules_of(hydra_config.job.config_name))
-            self._do(config)
+            with stopped_first():
+                check_settings(config, rules_of(hydra_config.job.config_name))
+                self._do(config)
         except BAD_INPUT as error:
             refuse(error)
         except (MemoryError, RuntimeError) as error:
@@ -101,7 +100,7 @@ class Script:
         beside = getattr(hydra_config.sweeper, "beside", None)
         overrides = without_defaults(config, hydra_config.overrides.task, name)
         if beside and self.together is not None:
-            others = [(compose(name, job), job) for job in decode(beside)]
+            others = [(compose(name, job), job) for job in of_word(beside)]
             own = [(each, without_defaults(each, job, name)) for each, job in others]
             self.together([(config, overrides), *own])
         else:
@@ -109,7 +108,7 @@ class Script:
 
     def _in_sweep(self, config: DictConfig) -> list[str] | str:
         try:
-            with nullcontext() if (here := worker()) is None else here.job():
+            with stopped_first() if (here := worker()) is None else here.job():
                 self._do(config)
         except Stopped:
             if here is None:
@@ -133,24 +132,13 @@ def place_in_sweep() -> dict[str, Any]:
     sweeper, number = HydraConfig.get().sweeper, HydraConfig.get().job.num
     if "jobs" not in sweeper:
         return {}
-    beside = 1 if sweeper.beside is None else 1 + len(decode(sweeper.beside))
+    beside = 1 if sweeper.beside is None else 1 + len(of_word(sweeper.beside))
     return {
         "number": number * beside + 1,
         "count": sweeper.jobs,
         "workers": sweeper.workers,
         "alone": worker() is None,
     }
-
-
-def encode(jobs: list[list[str]]) -> str:
-    """Jobs, each a list of overrides, as one word that Hydra and OmegaConf leave as it is."""
-    return f"x{json.dumps(jobs).encode().hex()}"
-
-
-def decode(word: str) -> list[list[str]]:
-    """The inverse of `encode`."""
-    jobs: list[list[str]] = json.loads(bytes.fromhex(word[1:]))
-    return jobs
 
 
 def load_script(file: str, main: str, others: list[str | None], command: list[str]) -> Script:
@@ -314,14 +302,6 @@ def lines_of(error: Exception, known: Sequence[str] = ()) -> list[str]:
     return [one_line(each, known) for each in errors]
 
 
-def out_of_memory(error: Exception) -> UsageError:
-    """What to say of an error for lack of memory; any other is raised again."""
-    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
-        cause = first_line(error)[:200]
-        return UsageError(f"out of memory ({cause}): choose smaller sizes, batches or budgets")
-    raise error
-
-
 def one_line(error: Exception, known: Sequence[str] = ()) -> str:
     """The error's message in one line; Hydra's names the choices and where settings are shown.
 
@@ -335,17 +315,16 @@ def one_line(error: Exception, known: Sequence[str] = ()) -> str:
     words = " ".join(str(error).split())
     if isinstance(error, UsageError):
         return words
+    cause = "" if error.__cause__ is None else first_line(error.__cause__)
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r} ({words}); write key=value, quoted where need be"
-    ambiguous = re.match(
-        r"Ambiguous value for argument '([^']+)'|Sweep parameters '([^']+)'", words
-    )
+    ambiguous = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", words)
     if ambiguous:
-        override = ambiguous[1] or ambiguous[2]
+        override = ambiguous[1]
         return f"{override!r} is a sweep: write -m {override} (--multirun); a list stands in []"
     unknown = re.match(r"Could not override '([^']+)'", words)
     if unknown:
         meant = nearest(unknown[1], known)
         probably = "" if meant is None else f"did you mean {meant}=...? "
         return f"unknown setting {unknown[1]!r}: {probably}{show}"
-    return f"{words} ({show})"
+    return f"{': '.join(dict.fromkeys(filter(None, (words, cause))))} ({show})"

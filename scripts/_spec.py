@@ -20,6 +20,7 @@ from yaml import YAMLError
 from rad import models
 from rad.data import model_arguments
 from rad.errors import UsageError, first_line
+from rad.processes.signals import stopped_first
 from rad.results import RunFolder
 from rad.schema import training
 from rad.schema.own import TARGET
@@ -86,7 +87,8 @@ def _check_scale(config: DictConfig, rules: Rules) -> None:
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
     try:
-        tree: Any = OmegaConf.to_container(config, resolve=True)
+        with stopped_first():
+            tree: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a setting"
         raise UsageError(f"{key} refers to what is not there ({first_line(error)})") from error

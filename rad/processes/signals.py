@@ -11,6 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from rad.errors import UsageError
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+"""Signals with which users end programs."""
+
 
 class Stopped(BaseException):
     """A signal that ends the program."""
@@ -35,19 +40,46 @@ def _tell(number: int) -> None:
 @contextmanager
 def stopping() -> Iterator[None]:
     """SIGINT and SIGTERM raise `Stopped`, where they are not ignored."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ENDING}
+    raising = _Raising()
     for number, handler in before.items():
         if handler not in (signal.SIG_IGN, None):
-            signal.signal(number, _stop)
+            signal.signal(number, raising)
     try:
-        yield
+        with stopped_first():
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(number)
+class _Raising:
+    """A handler of signals; it remembers the one that it has raised as `Stopped`."""
+
+    number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.number = number
+        raise Stopped(number)
+
+
+@contextmanager
+def stopped_first() -> Iterator[None]:
+    """Where `stopping` has raised `Stopped`, it leaves, and no library's error in its place.
+
+    A signal can come between any two lines of a library, whose `finally` may then fail, so that
+    its own error hides the signal. A UsageError is told: what the program saves at a signal may
+    not be writable.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception:
+        for handler in map(signal.getsignal, ENDING):
+            if isinstance(handler, _Raising) and handler.number is not None:
+                raise Stopped(handler.number) from None
+        raise
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -64,6 +96,6 @@ def end_while_loading(folder: Path) -> None:
     file = getattr(sys.modules["__main__"], "__file__", None)
     if file is None or Path(file).resolve().parent != folder:
         return
-    for ending in (signal.SIGINT, signal.SIGTERM):
+    for ending in ENDING:
         if signal.getsignal(ending) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(ending, _leave)

@@ -18,7 +18,8 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
-from rad.processes.signals import Stopped
+from rad.errors import UsageError
+from rad.processes.signals import ENDING, Stopped
 
 VARIABLE = "RAD_SWEEP"
 STOPPED = "stopped"
@@ -46,7 +47,7 @@ def watched() -> Iterator[None]:
             asked.append(number)
             word.touch()
 
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in ENDING}
         os.environ[VARIABLE] = f"{os.getpid()}:{word}"
         try:
             for number, handler in before.items():
@@ -68,18 +69,24 @@ class Worker:
         self.sweep, self.word = sweep, word
         self.stopped = False
         self._busy = False
-        signal.signal(signal.SIGINT, self._stop)
-        signal.signal(signal.SIGTERM, self._stop)
+        for number in ENDING:
+            signal.signal(number, self._stop)
         threading.Thread(target=self._watch, daemon=True).start()
 
     @contextmanager
     def job(self) -> Iterator[None]:
-        """While a job is done, a signal raises `Stopped`."""
+        """While a job is done, a signal raises `Stopped`; see `stopped_first`."""
         self._busy = True
         try:
             if self.stopped:
                 raise Stopped(signal.SIGTERM)
             yield
+        except UsageError:
+            raise
+        except Exception:
+            if self.stopped:
+                raise Stopped(signal.SIGTERM) from None
+            raise
         finally:
             self._busy = False
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from _cli import BAD_INPUT, Script, encode, one_line
+from _cli import BAD_INPUT, Script, one_line
 from _spec import check_settings, rules_of, without_defaults
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
@@ -32,6 +32,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rad.errors import Several, UsageError, first_line
+from rad.processes.jobs import as_word
 from rad.processes.signals import Stopped
 from rad.processes.workers import STOPPED, watched
 from rad.schema.near import keys_of
@@ -136,7 +137,7 @@ class CheckedSweeper(Sweeper):
         if count == 1:
             return jobs
         groups = [jobs[start : start + count] for start in range(0, len(jobs), count)]
-        return [[*first, f"hydra.sweeper.beside={encode(rest)}"] for first, *rest in groups]
+        return [[*first, f"hydra.sweeper.beside={as_word(rest)}"] for first, *rest in groups]
 
     def _bad(self, job: list[str]) -> list[str]:
         """Why the job cannot be done, in a line."""
