@@ -18,7 +18,7 @@ import torch
 from _run_spec import RunSpec, defaults, read
 from _spec import saved_config
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from train import train_specs
 
 from rad.errors import UsageError
@@ -68,6 +68,9 @@ def _spec(recorded: RunFolder, options: argparse.Namespace) -> RunSpec:
     }
     merged = OmegaConf.merge(config, saved, runtime)
     assert isinstance(merged, DictConfig)
+    if merged.scale is not None:
+        with open_dict(merged):
+            merged.scales = {merged.scale: {}}  # what it sets is saved
     names = recorded.path.resolve().parts[-4:]
     return replace(read(merged, []), path=Path(options.output, *names))
 

@@ -14,8 +14,10 @@ from rad.results import RunFolder
 TINY = ("model.hidden=[12,9]", "optimizer.iterations=6", "training.evaluate_every=3")
 OTHER = ("variant=same_sample", "variant.replacement=false", "optimizer=sgd", "batch_size=40")
 
+SCALED = ("experiment=fig5b_mnist", "dataset=digits", "scale=smoke")
 
-@pytest.mark.parametrize("settings", [(), OTHER], ids=["defaults", "others"])
+
+@pytest.mark.parametrize("settings", [(), OTHER, SCALED], ids=["defaults", "others", "scaled"])
 def test_the_rows_come_out_the_same(
     settings: tuple[str, ...],
     call: Call,
