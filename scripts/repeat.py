@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             f"{options.run} is no run of scripts/train.py; run its own command again: "
             f"{summary['command']} results_root={options.output}"
         )
-    spec = _spec(recorded, options)
+    spec = spec_of(recorded, options.device, options.data_root, options.output)
     changed = difference(recorded.config_file.read_text(), spec.text, defaults())
     if changed:
         print(f"of another version of this program: its configuration differs in {changed}")
@@ -55,15 +55,15 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if differing else 0
 
 
-def _spec(recorded: RunFolder, options: argparse.Namespace) -> RunSpec:
-    """The recorded run, with runtime settings of here and a folder below `--output`."""
+def spec_of(recorded: RunFolder, device: str, data_root: str | None, output: str) -> RunSpec:
+    """The recorded run, with runtime settings of here and a folder below `output`."""
     saved = saved_config(recorded)
     with initialize_config_dir(str(_cli.CONFIGS / "train"), version_base="1.3"):
         config = compose("train", overrides=[f"{group}={saved[group].name}" for group in GROUPS])
     runtime: dict[str, Any] = {
-        "device": options.device,
-        "data_root": options.data_root,
-        "results_root": options.output,
+        "device": device,
+        "data_root": data_root,
+        "results_root": output,
         "logger": {"mode": "disabled"},
     }
     merged = OmegaConf.merge(config, saved, runtime)
@@ -72,7 +72,7 @@ def _spec(recorded: RunFolder, options: argparse.Namespace) -> RunSpec:
         with open_dict(merged):
             merged.scales = {merged.scale: {}}  # what it sets is saved
     names = recorded.path.resolve().parts[-4:]
-    return replace(read(merged, []), path=Path(options.output, *names))
+    return replace(read(merged, []), path=Path(output, *names))
 
 
 def _differing(recorded: RunFolder, repeated: RunFolder) -> str:

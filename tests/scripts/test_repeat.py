@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import repeat
 import torch
-from calling import Call
+from _run_spec import defaults
+from calling import SCRIPTS, Call
 
 from rad.errors import UsageError
-from rad.results import RunFolder
+from rad.results import RunFolder, difference
+
+RESULTS = SCRIPTS.parent / "results"
 
 TINY = ("model.hidden=[12,9]", "optimizer.iterations=6", "training.evaluate_every=3")
 OTHER = ("variant=same_sample", "variant.replacement=false", "optimizer=sgd", "batch_size=40")
@@ -57,3 +60,17 @@ def test_a_run_of_the_pde_is_refused_with_its_command(call: Call, tmp_path: Path
     (summary,) = tmp_path.rglob("summary.json")
     with pytest.raises(UsageError, match=r"python scripts/train_pde\.py .* results_root="):
         repeat.main([str(summary.parent)])
+
+
+ONE_OF_EACH = {
+    summary.parents[3]: summary.parent
+    for summary in sorted(RESULTS.glob("*/*/*/*/summary.json"))
+    if json.loads(summary.read_text())["model"] != "reaction_diffusion"
+}
+
+
+@pytest.mark.parametrize("folder", ONE_OF_EACH.values(), ids=[each.name for each in ONE_OF_EACH])
+def test_a_committed_run_is_read_as_it_was_given(folder: Path) -> None:
+    recorded = RunFolder(folder)
+    spec = repeat.spec_of(recorded, device="cpu", data_root=None, output="elsewhere")
+    assert difference(recorded.config_file.read_text(), spec.text, defaults()) == ""
