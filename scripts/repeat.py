@@ -1,7 +1,9 @@
 """Train a run again from its config.yaml and compare: `python scripts/repeat.py FOLDER`.
 
-On the same kind of machine, with the number of threads that summary.json records, metrics.csv comes
-out the same, timing aside. Exit status 1 where it does not. An interrupted repetition resumes.
+At the same commit, on the same kind of processor, with the number of threads that summary.json
+records, metrics.csv comes out the same, timing aside. Elsewhere the order of sums may be another,
+and training makes more of the difference in the last digits. It says first which of the two holds.
+Exit status 1 where the rows differ. An interrupted repetition resumes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from train import train_specs
 
 from rad.errors import UsageError
-from rad.results import RunFolder, difference, name_of
+from rad.results import RunFolder, difference, machine, provenance
 
 GROUPS = ("model", "dataset", "variant")
 
@@ -44,8 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     if changed:
         print(f"of another version of this program: its configuration differs in {changed}")
     torch.set_num_threads(summary["threads"])
+    print(_promise(summary, spec.device))
     train_specs([spec])
-    print(f"recorded on {summary['device']}, repeated on {name_of(spec.device)}")
     repeated = RunFolder(spec.path)
     digests = [run.summary().get("digests", {}).get("data") for run in (recorded, repeated)]
     if None not in digests and digests[0] != digests[1]:
@@ -75,6 +77,18 @@ def spec_of(recorded: RunFolder, device: str, data_root: str | None, output: str
     return replace(read(merged, []), path=Path(output, *names))
 
 
+def _promise(summary: dict[str, Any], device: torch.device) -> str:
+    """Whether the same rows are to be expected, and why not."""
+    here = {**machine(device), "commit": provenance()["commit"]}
+    told = {key: summary.get(key, "unknown") for key in here}
+    others = [
+        f"{key} {told[key]} there, {here[key]} here" for key in here if told[key] != here[key]
+    ]
+    if not others:
+        return "recorded at this commit on such a machine: the rows are to be the same"
+    return f"the rows may differ, from the last digits on: {'; '.join(others)}"
+
+
 def _differing(recorded: RunFolder, repeated: RunFolder) -> str:
     """The first value that differs, timing aside; empty where none does."""
     old, new = (pd.read_csv(run.metrics_file) for run in (recorded, repeated))
@@ -85,8 +99,15 @@ def _differing(recorded: RunFolder, repeated: RunFolder) -> str:
         if not same.all():
             row = int(same.argmin())
             values = f"{old[column][row]} was recorded, {new[column][row]} came out"
-            return f"{column} at iteration {old['iteration'][row]}: {values}"
+            return f"{column} at iteration {old['iteration'][row]}: {values}; {_ends(old, new)}"
     return ""
+
+
+def _ends(old: pd.DataFrame, new: pd.DataFrame) -> str:
+    """The held-out losses with which two runs end."""
+    losses = [rows["test_loss"].dropna().iloc[-1] for rows in (old, new)]
+    apart = abs(losses[1] / losses[0] - 1)
+    return f"test_loss ends at {losses[0]:.5g} and {losses[1]:.5g}, {apart:.2g} of it apart"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,10 +52,19 @@ def provenance() -> dict[str, Any]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The model of the device, and how many threads torch uses on a CPU."""
+    """The model of the device; of a processor also what rounding depends on; torch's threads.
+
+    One model name can stand for processors of two kinds: `instructions` are those that torch uses.
+    """
     import torch
 
-    return {"device": name_of(device), "threads": torch.get_num_threads()}
+    known = {"device": name_of(device), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        return known
+    entries = _processor()
+    numbers = [f"{key} {entries[key]}" for key in ("cpu family", "model") if key in entries]
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return known | {"processor": ", ".join(numbers), "instructions": instructions}
 
 
 def name_of(device: torch.device) -> str:
@@ -64,12 +73,17 @@ def name_of(device: torch.device) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
+    return _processor().get("model name") or platform.processor() or platform.machine()
+
+
+def _processor() -> dict[str, str]:
+    """What Linux tells of the first processor; nothing elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+        return {}
+    entries = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in entries}
 
 
 @cache
@@ -103,12 +117,14 @@ def _git_commit() -> str | None:
 def _command(arguments: Sequence[str]) -> str:
     """`python scripts/<name>.py ...`, after what is set of ENVIRONMENT.
 
-    Absolute paths outside of the checkout become PATH.
+    Absolute paths outside of the checkout become PATH; where the data lies is left out, since
+    each machine has its own place for it.
     """
     program = Path(arguments[0]).resolve()
     inside = program.is_relative_to(REPOSITORY)
     shown = program.relative_to(REPOSITORY).as_posix() if inside else program.name
-    local = (argument.replace(f"{REPOSITORY}/", "") for argument in arguments[1:])
+    told = (each for each in arguments[1:] if not re.match(r"(--)?data[_-]root=", each))
+    local = (argument.replace(f"{REPOSITORY}/", "") for argument in told)
     rest = (re.sub(r"(?<![^=,:\[{'\"\s])~?/[^\s,'\"\]}]*", "PATH", argument) for argument in local)
     given = [f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
     return shlex.join([*given, "python", shown, *rest])

@@ -229,7 +229,8 @@ def test_provenance_names_no_machine_path(monkeypatch: pytest.MonkeyPatch) -> No
         f"{here}/scripts/train.py",
         "model=feedforward",
         "budget=3.3 MB",
-        "data.root=/mnt/disk/data",
+        "scratch.root=/mnt/disk/data",
+        "data_root=/mnt/disk/data",
         f"output={here}/results",
         "+x=[/a/b,/c]",
         "~logger",
@@ -238,8 +239,8 @@ def test_provenance_names_no_machine_path(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "argv", arguments)
     found = results.provenance()
     assert found["command"] == (
-        "python scripts/train.py model=feedforward 'budget=3.3 MB' data.root=PATH output=results "
-        "'+x=[PATH,PATH]' '~logger' optimizer/adam=a/b"
+        "python scripts/train.py model=feedforward 'budget=3.3 MB' scratch.root=PATH "
+        "output=results '+x=[PATH,PATH]' '~logger' optimizer/adam=a/b"
     )
     assert {"python", "torch", "numpy"} <= found["versions"].keys()
     json.dumps(found, allow_nan=False)

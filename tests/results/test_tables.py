@@ -120,8 +120,23 @@ def test_a_folder_that_cannot_be_made_names_its_setting(tmp_path: Path) -> None:
 
 def test_the_machine_is_named() -> None:
     cpu = torch.device("cpu")
-    assert machine(cpu) == {"device": name_of(cpu), "threads": torch.get_num_threads()}
+    found = machine(cpu)
+    assert (found["device"], found["threads"]) == (name_of(cpu), torch.get_num_threads())
     assert name_of(cpu)
+    assert found["instructions"] == torch.backends.cpu.get_cpu_capability()
+
+
+@pytest.mark.parametrize("text", ["cpu family : 6\nmodel : 143\n\ncpu family : 7\n", "", None])
+def test_a_processor_as_linux_tells_of_it(
+    text: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(path: Path) -> str:
+        if text is None:
+            raise OSError
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert machine(torch.device("cpu"))["processor"] == ("cpu family 6, model 143" if text else "")
 
 
 def test_no_module_of_it_imports_torch() -> None:
