@@ -4,49 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rad.errors import UsageError
 from rad.pages.words import table
+from rad.schema.explained import Entry, entries
 
-ENTRY = re.compile(r"( *)([a-z_]\w*):(?: (.*))?")
 SKIPPED = ("defaults", "hydra", "scales", "tuned", "name")
 PLACE = "${"
 ASIDE = re.compile(r" \((?:a number in quotes|no and yes are texts)[^)]*\)")
 """What only a refusal need say."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A key, its default as the file has it, and the comment above it."""
-
-    key: str
-    default: str
-    comment: str
-
-
-def settings_of(file: Path, prefix: str = "") -> Iterator[Setting]:
-    """The settings of a file of `configs/`, without those of Hydra.
-
-    Such a file is a tree of mappings, two spaces a level, each comment above its key.
-    """
-    path: list[str] = []
-    comment: list[str] = []
-    for line in file.read_text().splitlines():
-        if line.lstrip().startswith("#"):
-            comment.append(line.strip(" #"))
-            continue
-        entry = ENTRY.fullmatch(line)
-        words, comment = " ".join(comment), []
-        if entry is None:
-            continue
-        indent, key, value = entry.groups()
-        path[len(indent) // 2 :] = [key]
-        if path[0] in SKIPPED or path[-1] in SKIPPED or value is None:
-            continue
-        yield Setting(prefix + ".".join(path), value, words)
+def settings_of(file: Path) -> Iterator[Entry]:
+    """The settings of a file of `configs/`, without those of Hydra."""
+    for entry in entries(file.read_text()):
+        path = entry.key.split(".")
+        if entry.value and path[0] not in SKIPPED and path[-1] not in SKIPPED:
+            yield entry
 
 
 def settings_table(file: Path, rules: Mapping[str, Any], groups: tuple[str, ...] = ()) -> str:
@@ -69,18 +45,18 @@ def settings_table(file: Path, rules: Mapping[str, Any], groups: tuple[str, ...]
     return table(["key", "default", "what it may be", "what it is for"], _merged(rows))
 
 
-def _row(setting: Setting, rules: Mapping[str, Any], prefix: str = "", only: str = "") -> list[str]:
+def _row(setting: Entry, rules: Mapping[str, Any], prefix: str = "", only: str = "") -> list[str]:
     rule: Any = rules
     for key in setting.key.split("."):
         try:
             rule = (rule if isinstance(rule, Mapping) else rule.rules)[key]
         except (AttributeError, KeyError) as error:
             raise UsageError(f"{setting.key} has no rule in rad.schema") from error
-    default = setting.default if PLACE not in setting.default else "of the experiment or data set"
+    default = setting.value if PLACE not in setting.value else "of the experiment or data set"
     words = ASIDE.sub("", getattr(rule, "words", "")).replace("|", "\\|")
     comment = setting.comment.replace("<", "&lt;").replace("|", "\\|")
     where = f"with {only}: " if only else ""
-    shown = f"`{default}`" if PLACE not in setting.default else default
+    shown = f"`{default}`" if PLACE not in setting.value else default
     return [f"`{prefix}{setting.key}`", shown, words, f"{where}{comment}".rstrip(": ")]
 
 

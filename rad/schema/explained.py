@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +50,34 @@ def explanations(folder: Path, name: str) -> dict[str, str]:
     for entry in (yaml.safe_load(text) or {}).get("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
             found |= explanations(folder, entry)
-    own = {key: words for key, words in _comments(text) if key.split(".")[0] not in OTHERS}
+    settings = (each for each in entries(text) if each.key.split(".")[0] not in OTHERS)
+    own = {each.key: each.comment for each in settings}
     new = {key: words for key, words in own.items() if words or key not in found}
     return {key: words or COMMON.get(key, "") for key, words in {**found, **new}.items()}
 
 
 def of_choice(folder: Path, group: str, choice: str) -> tuple[str, dict[str, str]]:
     """What the file of a group's choice says of it, and by dotted key of its settings."""
-    explained = dict(_comments((folder / group / f"{choice}.yaml").read_text()))
+    text = (folder / group / f"{choice}.yaml").read_text()
+    explained = {each.key: each.comment for each in entries(text)}
     about = explained.pop("name", "")
     settings = {f"{group}.{key}": each or COMMON.get(key, "") for key, each in explained.items()}
     return about, settings
 
 
-def _comments(text: str) -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True)
+class Entry:
+    """A line of a configuration file: its dotted key, its value as written, what is said of it.
+
+    The value is empty where other entries stand below.
+    """
+
+    key: str
+    value: str
+    comment: str
+
+
+def entries(text: str) -> Iterator[Entry]:
     """Every key of a file, with the comment above it and the one behind it."""
     above: list[str] = []
     inside: list[tuple[int, str]] = []
@@ -75,9 +90,9 @@ def _comments(text: str) -> Iterator[tuple[str, str]]:
         else:
             indent = len(found[1])
             inside = [*(each for each in inside if each[0] < indent), (indent, found[2])]
-            behind = found[3].partition(" #")[2]
+            value, _, behind = found[3].partition(" #")
             words = [each for each in (*above, behind.strip()) if each]
-            yield ".".join(key for _, key in inside), " ".join(words)
+            yield Entry(".".join(key for _, key in inside), value.strip(), " ".join(words))
             above = []
 
 
