@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,14 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     record = Record(scratch / "cases.jsonl", {"seed": config.seed, "code": code()})
     preload(SCRIPTS, ("train", "train_pde", "tune"))
     stage = Stage(SCRIPTS, scratch)
-    every: list[Attack] = [
-        *(Kills(stage), Disks(stage), Damage(stage)),
-        Faults(planting.read(FAULTS), REPOSITORY, scratch),
-        nonsense(),
-    ]
+    faults = Faults(planting.read(FAULTS), REPOSITORY, scratch)
+    every: list[Attack] = [Kills(stage), Disks(stage), Damage(stage), faults, nonsense()]
     wanted = [case for attack in every for case in _cases(attack, config.cases[attack.name])]
     random.Random(config.seed).shuffle(wanted)  # what a limit of time cuts off is of all kinds
     wanted.sort(key=lambda case: case.attack == Faults.name)  # which begin with all their tests
     session = Session(record, wanted, config.seed, config.time_limit)
     left = len([case for case in wanted if case not in record.done])
-    with tqdm(total=left, unit="case", disable=None) as bar:
+    with closing(faults), tqdm(total=left, unit="case", disable=None) as bar:
 
         def tell(case: Case, outcome: Outcome) -> None:
             bar.update()

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from rad.errors import UsageError
+
 
 def lost_commits(root: Path, said: str) -> list[str]:
     """A line for each experiment of `root/results` with such commits that `said` does not name.
@@ -32,7 +34,10 @@ def lost_commits(root: Path, said: str) -> list[str]:
 def _commits(results: Path) -> Iterator[tuple[str, str]]:
     """The experiment and the commit, `-dirty` aside, of each file that has one."""
     for file in sorted(results.rglob("*.json")):
-        found = json.loads(file.read_bytes())
+        try:
+            found = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise UsageError(f"{file} is no JSON ({error}); restore it from git") from error
         commit = found.get("commit") if isinstance(found, dict) else None
         if commit:
             yield file.relative_to(results).parts[0], str(commit).removesuffix("-dirty")

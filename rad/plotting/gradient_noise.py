@@ -68,15 +68,15 @@ def noise_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def ratio_figure(table: pd.DataFrame, subject: str = "", iteration: int | None = None) -> Figure:
+def ratio_figure(table: pd.DataFrame, subject: str = "") -> Figure:
     """The noise over that of the smaller batch of equal bytes, in one panel, one column wide.
 
-    `table` is as in `noise_figure`; drawn are all weights together after `iteration` updates, None
-    for the first point after the start; `subject` names net and data. Below 1 a variant is better
-    than a smaller batch. Bars are two standard errors of both, lines closed forms.
+    `table` is as in `noise_figure`; drawn are all weights together at the first point after the
+    start; `subject` names net and data. Below 1 a variant is better than a smaller batch. Bars are
+    two standard errors of both, lines closed forms.
     """
     trained = [int(each) for each in sorted(set(table["iteration"])) if each > 0]
-    shown = (trained or [0])[0] if iteration is None else iteration
+    shown = (trained or [0])[0]
     whole = list(dict.fromkeys(table["weight"]))[-1]
     rows = table[(table["iteration"] == shown) & (table["weight"] == whole)]
     smaller = rows[rows["variant"] == "reduced_batch"].set_index("budget")

@@ -78,7 +78,7 @@ def _is_name(key: str, groups: Sequence[str]) -> bool:
 
 
 def _setting(key: str, value: Any, words: Mapping[str, str]) -> str:
-    head = f"  {key}={shown(value)}"
+    head = f"  {key}={typed(value)}"
     return "\n".join([head, _wrapped(f"      {words[key]}", 6)]) if words.get(key) else head
 
 
@@ -88,12 +88,12 @@ def _wrapped(line: str, indent: int) -> str:
     )
 
 
-def shown(value: Any) -> str:
+def typed(value: Any) -> str:
     """A value as the command line takes it."""
     if value is None or isinstance(value, bool):
         return _CONSTANTS[value]
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{shown(each)}" for key, each in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{typed(each)}" for key, each in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{','.join(map(shown, value))}]"
+        return f"[{','.join(map(typed, value))}]"
     return value if isinstance(value, str) else json.dumps(value)

@@ -45,6 +45,10 @@ class Faults:
             return Outcome(SURVIVED, fault.tests)
         return Outcome(LOST, f"not noticed by {fault.tests}")
 
+    def close(self) -> None:
+        """Remove the copies."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
     def _copy(self) -> Copy:
         if not hasattr(self._own, "copy"):
             folder = self.scratch / str(threading.get_ident())

@@ -52,7 +52,10 @@ class Fault:
 
 def read(file: Path) -> list[Fault]:
     """The faults of a TOML file. Raises UsageError for a field that is missing or unknown."""
-    entries = tomllib.loads(file.read_text())["fault"]
+    try:
+        entries = tomllib.loads(file.read_text())["fault"]
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        raise UsageError(f"{file} is no list of [[fault]] ({error}); mend it") from error
     try:
         faults = [Fault(**entry) for entry in entries]
     except TypeError as error:

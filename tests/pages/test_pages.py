@@ -111,6 +111,9 @@ def test_a_commit_that_is_not_in_the_history_has_to_be_named(tmp_path: Path) -> 
     assert lost_commits(tmp_path, "results/lost names 8888888.") == []
     assert lost_commits(tmp_path, "8888888") == [line]
     assert lost_commits(tmp_path / "results" / "none", "") == []
+    file.write_text("{")
+    with pytest.raises(UsageError, match=r"cpu\.json is no JSON .*; restore it"):
+        lost_commits(tmp_path, "8888888")
 
 
 def test_the_figure_has_a_marker_at_each_mean() -> None:

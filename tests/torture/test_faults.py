@@ -44,6 +44,10 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path) -> None:
     file.write_text('[[fault]]\nname = "x"\n')
     with pytest.raises(UsageError, match=r"give name, file, old, new, tests"):
         planting.read(file)
+    for text in ("[[fault", "other = 1\n"):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=r"is no list of \[\[fault\]\]"):
+            planting.read(file)
     entry = '[[fault]]\nname = "x"\nfile = ""\nold = ""\nnew = ""\ntests = ""\n'
     file.write_text(2 * entry)
     with pytest.raises(UsageError, match="several faults are called x"):
