@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from io import StringIO
 from typing import Any
 
 import torch
 from hydra import compose
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -130,9 +132,9 @@ def without_defaults(config: DictConfig, overrides: Sequence[str], name: str) ->
     own = [each for each in parsed if not each.get_key_element().startswith("hydra")]
     groups = [each for each in own if loader.get_group_options(each.key_or_group)]
     values = [each for each in own if each not in groups and each.type == OverrideType.CHANGE]
-    said = {id(each) for each in groups if _is_default_choice(each, groups, name)}
+    said = {id(each) for each in groups if _is_default_choice(each, groups, name, loader)}
     if any(_may_be_default(each) for each in values):
-        base = compose(name, [str(each.input_line) for each in groups])
+        base, _ = _composed(loader, name, tuple(str(each.input_line) for each in groups))
         for each in filter(_may_be_default, values):
             others = base.copy()
             for other in values:
@@ -152,12 +154,30 @@ def _may_be_default(override: Override) -> bool:
     return key not in IN_EVERY_PATH and key.partition(".")[0] not in runtime
 
 
-def _is_default_choice(group: Override, groups: Sequence[Override], name: str) -> bool:
+def _is_default_choice(
+    group: Override, groups: Sequence[Override], name: str, loader: ConfigLoader
+) -> bool:
     if not _may_be_default(group) or group.type != OverrideType.CHANGE:
         return False
-    others = [str(each.input_line) for each in groups if each is not group]
-    choices = compose(name, others, return_hydra_config=True).hydra.runtime.choices
+    others = tuple(str(each.input_line) for each in groups if each is not group)
+    _, choices = _composed(loader, name, others)
     return bool(choices.get(group.key_or_group) == group.value())
+
+
+@lru_cache(maxsize=32)
+def _composed(
+    loader: ConfigLoader, name: str, groups: tuple[str, ...]
+) -> tuple[DictConfig, dict[str, str]]:
+    """What choices of groups make of `<name>.yaml`, and all choices; both to be read only.
+
+    All jobs of a sweep, which share a loader, ask for the same few, each of which takes longer
+    than a tiny run.
+    """
+    config = compose(name, list(groups), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
 
 
 def _at(config: DictConfig, key: str) -> Any:
