@@ -130,7 +130,7 @@ def without_defaults(config: DictConfig, overrides: Sequence[str], name: str) ->
     loader = GlobalHydra.instance().config_loader()
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     own = [each for each in parsed if not each.get_key_element().startswith("hydra")]
-    groups = [each for each in own if loader.get_group_options(each.key_or_group)]
+    groups = [each for each in own if _is_group(loader, each.key_or_group)]
     values = [each for each in own if each not in groups and each.type == OverrideType.CHANGE]
     said = {id(each) for each in groups if _is_default_choice(each, groups, name, loader)}
     if any(_may_be_default(each) for each in values):
@@ -162,6 +162,11 @@ def _is_default_choice(
     others = tuple(str(each.input_line) for each in groups if each is not group)
     _, choices = _composed(loader, name, others)
     return bool(choices.get(group.key_or_group) == group.value())
+
+
+@lru_cache(maxsize=256)
+def _is_group(loader: ConfigLoader, key: str) -> bool:
+    return bool(loader.get_group_options(key))
 
 
 @lru_cache(maxsize=32)
