@@ -40,9 +40,16 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     rows = [row for network in config.networks for row in _measured(network, config, device)]
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
-    file, figure = Path(config.output) / f"{device.type}.csv", benchmark_figure(table)
-    write_table(file, table, {**machine(device), **origin})
+    file, known = Path(config.output) / f"{device.type}.csv", machine(device)
+    write_table(file, table, {**known, **origin})
+    figure = benchmark_figure(table, conditions(known, config.keep_fraction))
     print(f"wrote {file} and {save(figure, config.figure)[0]}")
+
+
+def conditions(known: Mapping[str, Any], keep_fraction: float) -> str:
+    """In words for the figure: device, threads, and what sampling and projection keep."""
+    threads = "1 thread" if known["threads"] == 1 else f"{known['threads']} threads"
+    return f"{known['device']}, {threads}, keep fraction {keep_fraction:g}"
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:

@@ -22,11 +22,11 @@ PROGRAMS = {
 """Colour and marker of programs that are no variants."""
 
 
-def benchmark_figure(table: pd.DataFrame) -> Figure:
+def benchmark_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
     """Time against saved bytes, a panel for each network; its first program at the dashed line.
 
     `table` has the columns `network, program, saved_bytes, time_ratio`. A program looks like the
-    first word of its name.
+    first word of its name. `conditions`, under which all was measured, head the legend.
     """
     networks = list(dict.fromkeys(table["network"]))
     with mpl.rc_context(RC):
@@ -54,6 +54,11 @@ def benchmark_figure(table: pd.DataFrame) -> Figure:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False
+            handles.values(),
+            handles.keys(),
+            title=conditions or None,
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
         )
     return figure
