@@ -20,7 +20,7 @@ from torch import nn
 
 from rad.data import Dataset
 from rad.errors import UsageError
-from rad.gradient_noise import Sampling, full_gradient, measure, weight_layers
+from rad.gradient_noise import Sampling, full_gradient, measure
 from rad.planning.variants import Built, build
 from rad.plotting import save
 from rad.plotting.gradient_noise import noise_figure, ratio_figure
@@ -74,7 +74,6 @@ def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
     """Train and measure at each point; write all points so far."""
     spec, noise, origin = read(config, overrides), config.noise, provenance()
     dataset = spec.images()
-    weight_layers(_model(spec, dataset))
     make_folder(file.parent, "noise.output")
     points: list[dict[str, Any]] = []
     tables: list[pd.DataFrame] = []
@@ -94,8 +93,6 @@ def _measure(config: DictConfig, overrides: list[str], file: Path) -> None:
 
 def check(config: DictConfig, overrides: list[str]) -> None:
     """Refuse what can be seen to be wrong without data."""
-    if config.model.name == "irnn":
-        raise UsageError("model=irnn has no layer-wise closed form: choose feedforward or convnet")
     if config.variant.name != "baseline":
         raise UsageError("the baseline is trained; give what is compared as noise.variants=[...]")
     if config.slices is not None:

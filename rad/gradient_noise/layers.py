@@ -101,6 +101,15 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Linear | _ConvNd]:
     return layers
 
 
+def has_closed_forms(model: nn.Module) -> bool:
+    """Whether all parameters belong to layers whose noise is known in closed form."""
+    try:
+        weight_layers(model)
+    except UsageError:
+        return False
+    return True
+
+
 def trace(model: nn.Module, task: Task, batch: Batch) -> tuple[dict[str, Trace], float]:
     """Backward pass of the loss of a batch; gives each weight's trace, and the loss.
 
@@ -129,6 +138,13 @@ def trace(model: nn.Module, task: Task, batch: Batch) -> tuple[dict[str, Trace],
     return traces, loss
 
 
+def exact_gradient(model: nn.Module, task: Task, batch: Batch) -> tuple[dict[str, Trace], float]:
+    """As `trace`; of a model without closed forms no traces."""
+    if has_closed_forms(model):
+        return trace(model, task, batch)
+    return {}, loss_and_gradient(model, task, batch)
+
+
 def loss_and_gradient(model: nn.Module, task: Task, batch: Batch) -> float:
     """The loss of a batch; its gradient alone is left in `.grad`."""
     model.zero_grad(set_to_none=True)
@@ -137,7 +153,11 @@ def loss_and_gradient(model: nn.Module, task: Task, batch: Batch) -> float:
     return loss.item()
 
 
+def weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """By name the parameters of two or more axes: of the rest nothing is sketched."""
+    return {name: each for name, each in model.named_parameters() if each.dim() > 1}
+
+
 def weight_gradients(model: nn.Module) -> dict[str, Tensor]:
     """What `.grad` holds for each weight."""
-    grads = {name: layer.weight.grad for name, layer in weight_layers(model).items()}
-    return {name: grad for name, grad in grads.items() if grad is not None}
+    return {name: each.grad for name, each in weights(model).items() if each.grad is not None}

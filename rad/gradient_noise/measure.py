@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rad.draws.reference import integers
 from rad.errors import UsageError
 from rad.functional.scaling import normalised
 from rad.gradient_noise.full import FullGradient
-from rad.gradient_noise.layers import loss_and_gradient, trace, weight_gradients
+from rad.gradient_noise.layers import exact_gradient, loss_and_gradient, weight_gradients
 from rad.nn import Sketching
 from rad.planning.variants import Built
 from rad.sketches import (
@@ -79,7 +80,8 @@ def measure(
     its full gradient G. For the exact gradient g of a minibatch and an estimate g_hat of it,
     `minibatch` is the mean of |g - G|^2, `sketch` of |g_hat - g|^2 and `total` of |g_hat - G|^2,
     each measured by itself; `<part>_error` is its standard error over minibatches (0 where nothing
-    is random) and `<part>_predicted` its closed form, for the sketch given the minibatches.
+    is random) and `<part>_predicted` its closed form, for the sketch given the minibatches: NaN
+    for a model with layers that have none, such as a recurrent one.
     Estimators of equal batch size see the same minibatches.
     """
     rows: list[dict[str, Any]] = []
@@ -103,11 +105,11 @@ def _of_batch_size(
     predicted: Predicted = defaultdict(list)
     for number in range(sampling.minibatches):
         batch = task.batch(integers(fold_in(key, number), range(1), size, count)[0])
-        traces, _ = trace(model, task, batch)
+        traces, _ = exact_gradient(model, task, batch)
         exact = weight_gradients(model)
         for estimator, of_estimator in zip(estimators, samples, strict=True):
             of_estimator.append(_deviations(estimator, task, batch, exact, full, sampling.draws))
-        if number < sampling.predictions:
+        if traces and number < sampling.predictions:
             responses = {name: each.noise_response() for name, each in traces.items()}
             for name, sketch in sketches:
                 predicted[name, sketch].append(responses[name].to_sketch(sketch))
@@ -165,9 +167,10 @@ def _predictions(estimator: Built, full: FullGradient, predicted: Predicted) -> 
     minibatch = torch.tensor(
         [full.minibatch_variance(n, batch_size) for n in full.gradients], dtype=torch.float64
     )
-    noise = torch.tensor(
-        [fmean(predicted[n, sketches[n]]) for n in full.gradients], dtype=torch.float64
-    )
+    noise = torch.full_like(minibatch, math.nan)
+    if predicted:
+        means = [fmean(predicted[n, sketches[n]]) for n in full.gradients]
+        noise = torch.tensor(means, dtype=torch.float64)
     return torch.stack([minibatch, noise, minibatch + noise])
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from unbiased import LEVEL, check_mean_square, draws
 
-from rad import data
+from rad import data, models
 from rad.data import characters
 from rad.draws.reference import integers
 from rad.errors import UsageError
@@ -28,6 +28,7 @@ from rad.training import Batch, Classification, NextToken
 SKETCHED = ("same_sample", "different_sample", "project")
 BEYOND = ("stochastic_rounding", "sampled_rounding", "auto")
 BATCH = 6
+WEIGHTS = (("rnn", "_ih_l0"), ("rnn", "_hh_l0"), ("output", ""))
 
 
 def digits(count: int) -> Classification:
@@ -364,3 +365,24 @@ def test_a_missed_use_of_a_weight_is_refused_by_name() -> None:
         trace(Twice("call"), task, batch)
     with pytest.raises(UsageError, match=r"layer\.weight is also used past the call"):
         trace(Twice("weight"), task, batch)
+
+
+def test_without_closed_forms_all_is_measured_alone() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model, task = models.irnn((1, 8, 8), 10, hidden=6, std=0.3), digits(40)
+    full = full_gradient(model, task, chunk=7)
+    loss_and_gradient(model, task, task.batch(torch.arange(40)))
+    assert full.gradients.keys() == {f"{n}.weight{m}" for n, m in WEIGHTS}
+    for name, gradient in weight_gradients(model).items():
+        torch.testing.assert_close(full.gradients[name], gradient)
+    estimators = [built(model, task, v, b, BATCH) for v, b in (("baseline", 1), ("project", 0.3))]
+    sampling = Sampling(minibatches=250, draws=1, predictions=1, seed=1)
+    table = measure(model, task, full, estimators, sampling).set_index(["variant", "weight"])
+    assert table[[f"{part}_predicted" for part in PARTS]].isna().all(axis=None)
+    assert (table.loc["baseline", "sketch"] == 0).all()
+    noisy, critical = table.loc["project"], NormalDist().inv_cdf(1 - LEVEL / 2)
+    error = noisy[[f"{part}_error" for part in PARTS]].sum(axis=1)
+    away = (noisy["total"] - noisy["minibatch"] - noisy["sketch"]).abs()
+    assert (away <= critical * error).all()
+    assert (critical * noisy["sketch_error"] <= noisy["sketch"]).all()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from calling import Call
 
-from rad import data, models
+from rad import data
 from rad.errors import UsageError
 
 TINY = (
@@ -76,7 +76,6 @@ BAD = {
     "minibatches": (("noise.minibatches=1",), "minibatches is 1.*at least 2"),
     "predictions": (("noise.predictions=300",), "of only 200 minibatches"),
     "scale": (("scale=huge",), "huge"),
-    "model": (("model=irnn",), "irnn"),
     "nothing to draw": (("noise.measure=false",), "noise.measure=true"),
     "output": (("dataset=digits", "noise.output=/proc/x"), "choose noise.output="),
 }
@@ -103,8 +102,13 @@ def test_options_of_the_data_set_count(call: Call, monkeypatch: pytest.MonkeyPat
     assert "sequential_mnist with {'downsample': 4, 'permuted': False}" in done.err
 
 
-def test_recurrent_layers_are_refused(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient_noise, "_model", lambda *_: models.irnn((1, 8, 8), 10))
-    done = call("dataset=digits")
-    assert (done.status, len(done.err.splitlines())) == (2, 1)
-    assert "not for RNN" in done.err
+def test_the_noise_of_a_recurrent_net_is_measured(call: Call, tmp_path: Path) -> None:
+    small = ("dataset=digits", "model.hidden=5", "scale=smoke", "noise.keep_fractions=[0.3]")
+    done = call("model=irnn", *small, "noise.variants=[same_sample]", "noise.figure=noise.png")
+    assert (done.status, done.err) == (0, "")
+    (file,) = tmp_path.rglob("irnn_digits.csv")
+    table = pd.read_csv(file)
+    assert "rnn.weight_hh_l0" in set(table["weight"])
+    assert table["total_predicted"].isna().all()
+    assert (table.loc[table["variant"] == "same_sample", "sketch"] > 0).any()
+    assert (tmp_path / "noise_layers.png").exists()
