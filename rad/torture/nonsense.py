@@ -60,23 +60,28 @@ class Nonsense:
             return Outcome(LOST if "\n" in text else REFUSED, f"{line}: {text}"[:400])
         except Exception as error:  # a traceback, to who gave the command
             return Outcome(LOST, f"{line}: {type(error).__name__}: {error}"[:400])
-        for name, _, default in chosen:
+        for name, rule, default in chosen:
             value = _at(tree, name)
             size = name.endswith("budget") or name.startswith("limit.")  # a text or bytes
-            if not (size or sensible(value, default)):
+            if not (size or sensible(value, default, rule)):
                 return Outcome(LOST, f"{line}: {name} is {value!r}")
         return Outcome(SURVIVED, line)
 
 
-def sensible(value: Any, default: Any) -> bool:
-    """Whether a value is of its default's kind, and such as a number of anything can be."""
+def sensible(value: Any, default: Any, rule: Any = None) -> bool:
+    """Whether a value is of its default's kind, and such as a number of anything can be.
+
+    A default that is a whole number stands for whole numbers, unless the rule is one of others.
+    """
     if value is None or default is None:
         return True
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, int | float):
         number = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e31
-        return number and (isinstance(value, int) or isinstance(default, float))
+        within = rule.rule if isinstance(rule, OrNull) else rule
+        fraction = isinstance(default, float) or isinstance(within, Number)
+        return number and (isinstance(value, int) or fraction)
     if isinstance(default, list):
         return isinstance(value, list)
     return type(value) is type(default) and value != ""

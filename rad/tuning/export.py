@@ -35,7 +35,8 @@ def export(folder: Path, storage: BaseStorage) -> None:
         rows += [_row(name, trial) for trial in trials]
         valid = [trial for trial in trials if math.isfinite(_loss(trial))]
         if valid:
-            winners[name] = _winner(min(valid, key=_loss), len(trials), study.user_attrs["notes"])
+            notes = study.user_attrs.get("notes", {})  # of another study, killed as it began
+            winners[name] = _winner(min(valid, key=_loss), len(trials), notes)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -74,15 +74,15 @@ class Search:
                     f"{self.journal.file} is damaged ({type(error).__name__}); restore it from a "
                     "copy, or go on under another experiment_name"
                 ) from error
-            there = self.study.user_attrs.get("config")
-            if there is None:
-                self.study.set_user_attr("config", text)
-                self.study.set_user_attr("notes", dict(notes))
-            elif there != text:
+            there = self.study.user_attrs
+            if there.get("config", text) != text:
                 raise UsageError(
                     f"{self.journal.file} holds {name} with another configuration (differing: "
-                    f"{difference(there, text)}); choose another experiment_name"
+                    f"{difference(there['config'], text)}); choose another experiment_name"
                 )
+            for key, value in (("notes", dict(notes)), ("config", text)):
+                if key not in there:
+                    self.study.set_user_attr(key, value)
 
     @contextmanager
     def claim(self, trials: int, notes: Mapping[str, Any]) -> Iterator[Trial | None]:

@@ -173,3 +173,5 @@ def test_what_makes_no_sense_is_noticed() -> None:
     values = (1, 0.5, True, "x", [1], None)
     assert all(sensible(value, value) for value in values)
     assert not any(sensible(value, 2) for value in (True, "x", [1], 1e300, 0.5, math.nan))
+    assert sensible(0.5, 2, OrNull(Number()))
+    assert not sensible(0.5, 2, OrNull(Whole()))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tuning.test_tuning import exported, search, work
 
 from rad.errors import UsageError
@@ -37,6 +38,21 @@ def test_a_torn_record_is_cut_and_the_study_goes_on_as_if_it_had_not_begun(
     )
     assert file.read_bytes().startswith(whole)
     assert exported(tmp_path) == exported(tmp_path / "unbroken")
+
+
+def test_a_study_goes_on_from_any_record_on(tmp_path: Path) -> None:
+    """Whoever was killed there has left what stands before it."""
+    work(search(tmp_path / "whole"), 2)
+    records = journal_of(tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    for kept in range(len(records) + 1):
+        root = tmp_path / str(kept)
+        journal_of(root).parent.mkdir(parents=True)
+        journal_of(root).write_bytes(b"".join(records[:kept]))
+        work(search(root, name="beside it"), 1)
+        work(search(root), 2)
+        best = yaml.safe_load((root / "results/best.yaml").read_text())
+        assert [each["commit"] for each in best.values()] == ["abc", "abc"]
+        assert len(exported(root)) == 3
 
 
 @pytest.mark.parametrize("kept", [1, 60])
