@@ -8,7 +8,9 @@ minibatch's. Settings: configs/measure/partition_benchmark.yaml.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import _cli  # first: see there
 import pandas as pd
@@ -48,9 +50,15 @@ def main(config: DictConfig, overrides: list[str]) -> None:
             print(rows.to_string(index=False, float_format="{:.4g}".format), flush=True)
             table = pd.concat([table, rows], ignore_index=True)
             write_partial(file, table, summary)
-    figure = partition_figure(as_written(table))
+    figure = partition_figure(as_written(table), conditions(summary, config.inner))
     write_whole(file, table, summary)
     print(f"wrote {file} and {save(figure, config.figure)[0]}")
+
+
+def conditions(known: Mapping[str, Any], inner: str) -> str:
+    """In words for the figure: device, threads, and what compiles."""
+    threads = "1 thread" if known["threads"] == 1 else f"{known['threads']} threads"
+    return f"{known['device']}, {threads}, graphs run by {inner}"
 
 
 def _measured(name: str, config: DictConfig) -> pd.DataFrame:

@@ -21,11 +21,12 @@ LOOKS = {
 """By method: its label, colour and marker."""
 
 
-def partition_figure(table: pd.DataFrame) -> Figure:
+def partition_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
     """Time over plain torch's against saved bytes, a panel for each network.
 
     `table` has the columns `network, method, saved_bytes, time_ratio`; rows without numbers are
     left out. A line joins the budgets of a method that no other of its budgets beats in both.
+    `conditions`, under which all was measured, head the legend.
     """
     networks = list(dict.fromkeys(table["network"]))
     lines = -(-len(networks) // COLUMNS)
@@ -44,7 +45,12 @@ def partition_figure(table: pd.DataFrame) -> Figure:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False
+            handles.values(),
+            handles.keys(),
+            title=conditions or None,
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
         )
     return figure
 
