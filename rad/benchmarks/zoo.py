@@ -6,7 +6,7 @@ transformers library, whose models return their loss, need it installed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ BLOCKS = frozenset(
         *("BasicBlock", "Bottleneck", "InvertedResidual", "MBConv", "_DenseLayer", "CNBlock"),
         *("SwinTransformerBlock", "EncoderBlock", "TransformerEncoderLayer"),
         *("GPT2Block", "BertLayer", "LlamaDecoderLayer", "T5Block"),
+        *("Block", "GatedBlock", "Convolutions"),
     )
 )
 """Classes of the blocks that checkpointing recomputes one by one."""
@@ -60,18 +61,23 @@ class Specimen:
         return self.loss(output, self.labels[part])
 
 
-def specimen(name: str, batch: int, seed: int = 0) -> Specimen:
+Makers = Mapping[str, Callable[[int], Specimen]]
+"""By name, what makes a model and a batch of a size."""
+
+
+def specimen(name: str, batch: int, seed: int = 0, among: Makers | None = None) -> Specimen:
     """A model of `ZOO` with random weights, without dropout, and a random batch of that size.
 
-    Without dropout gradients of several programs can be compared. Raises UsageError for an unknown
-    name and where its library is not installed.
+    Or one `among` others. Without dropout gradients of several programs can be compared. Raises
+    UsageError for an unknown name and where its library is not installed.
     """
-    if name not in ZOO:
-        raise UsageError(f"unknown model {name!r}: choose among {', '.join(ZOO)}")
+    makers = ZOO if among is None else among
+    if name not in makers:
+        raise UsageError(f"unknown model {name!r}: choose among {', '.join(makers)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            found = ZOO[name](batch)
+            found = makers[name](batch)
         except ImportError as error:
             raise UsageError(f"{name} needs {error.name}: pip install {error.name}") from error
         _prepare(found.model)
@@ -116,12 +122,13 @@ def _images(name: str, size: int = 64) -> Callable[[int], Specimen]:
         import torchvision
 
         model = getattr(torchvision.models, name)(num_classes=10)
-        return _classified(model, torch.randn(batch, 3, size, size))
+        return classified(model, torch.randn(batch, 3, size, size))
 
     return make
 
 
-def _classified(model: nn.Module, x: Tensor) -> Specimen:
+def classified(model: nn.Module, x: Tensor) -> Specimen:
+    """A model of ten classes, with random labels."""
     return Specimen(model, (x,), torch.randint(10, x.shape[:1]), F.cross_entropy)
 
 
@@ -129,7 +136,7 @@ def _vit(batch: int) -> Specimen:
     from torchvision.models import VisionTransformer
 
     model = VisionTransformer(64, 8, DEPTH, HEADS, WIDTH, 4 * WIDTH, num_classes=10)
-    return _classified(model, torch.randn(batch, 3, 64, 64))
+    return classified(model, torch.randn(batch, 3, 64, 64))
 
 
 class _Tagger(nn.Module):
@@ -150,10 +157,11 @@ class _Tagger(nn.Module):
 
 def _encoder(batch: int) -> Specimen:
     tokens, labels = torch.randint(WORDS, (batch, LENGTH)), torch.randint(10, (batch, LENGTH))
-    return Specimen(_Tagger(), (tokens,), labels, _of_tokens)
+    return Specimen(_Tagger(), (tokens,), labels, of_tokens)
 
 
-def _of_tokens(output: Tensor, labels: Tensor) -> Tensor:
+def of_tokens(output: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross entropy of (batch, length, classes) scores and (batch, length) labels."""
     return F.cross_entropy(output.flatten(0, 1), labels.flatten())
 
 
@@ -171,7 +179,7 @@ class _Recurrent(nn.Module):
 
 
 def _recurrent(kind: type[nn.LSTM] | type[nn.GRU]) -> Callable[[int], Specimen]:
-    return lambda batch: _classified(_Recurrent(kind), torch.randn(batch, LENGTH, 32))
+    return lambda batch: classified(_Recurrent(kind), torch.randn(batch, LENGTH, 32))
 
 
 def _words(name: str, task: str, **sizes: int) -> Callable[[int], Specimen]:
@@ -192,7 +200,7 @@ def _words(name: str, task: str, **sizes: int) -> Callable[[int], Specimen]:
     return make
 
 
-ZOO: dict[str, Callable[[int], Specimen]] = {
+ZOO: Makers = {
     **{
         name: _images(name)
         for name in (
@@ -233,4 +241,3 @@ ZOO: dict[str, Callable[[int], Specimen]] = {
         decoder_start_token_id=0,
     ),
 }
-"""By name, what makes each of a batch size."""

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from rad.errors import UsageError
 from rad.partition.crossing import Crossing, is_short, lasting
+from rad.partition.proof import proof
 from rad.partition.rewriting import Storage
 from rad.sketches import DitheredRounding
 
@@ -51,6 +52,16 @@ class Choice:
         """The crossings that are kept exactly, in a copy of the graph."""
         sketched = {id(each.crossing) for each in self.stored}
         return [_moved(each, nodes) for each in self.crossings if id(each) not in sketched]
+
+    def proof(self, name: str) -> str:
+        """Why the value of that name may be kept as a sketch, or not (`rad.partition.proof`).
+
+        Raises UsageError for a name that no value has that crosses.
+        """
+        found = {crossing.node.name: crossing for crossing in self.crossings}
+        if name not in found:
+            raise UsageError(f"no value {name!r} crosses: choose one of {', '.join(found)}")
+        return proof(found[name])
 
     def __str__(self) -> str:
         sketched = {id(each.crossing): each for each in self.stored}

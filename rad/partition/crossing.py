@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor, fx
@@ -83,20 +83,18 @@ def crossings(graph: fx.Graph, fixed: Collection[int] = ()) -> list[Crossing]:
         value = node.meta.get("val")
         users = [user for user in node.users if user in backward and user is not output]
         if users and isinstance(value, Tensor) and value.is_floating_point():
-            found.append(_crossing(node, sorted(users, key=order.__getitem__), backward, output))
+            found.append(_crossing(node, sorted(users, key=order.__getitem__)))
     return found
 
 
-def _crossing(
-    node: fx.Node, users: list[fx.Node], backward: set[fx.Node], output: fx.Node
-) -> Crossing:
+def _crossing(node: fx.Node, users: list[fx.Node]) -> Crossing:
     groups: list[list[fx.Node]] = []
     for user in users:
-        culprit = _first_above(node, [user], output)
+        culprit = _first_above(node, [user])
         if culprit is not None:
-            return Crossing(node, None, f"{_named(culprit)} is not linear in it", users)
+            return Crossing(node, None, f"{operator_of(culprit)} is not linear in it", users)
         for group in groups:
-            if _first_above(node, [*group, user], output) is None:
+            if _first_above(node, [*group, user]) is None:
                 group.append(user)
                 break
         else:
@@ -106,16 +104,21 @@ def _crossing(
     return Crossing(node, groups, "", users)
 
 
-def _first_above(node: fx.Node, readers: Iterable[fx.Node], output: fx.Node) -> fx.Node | None:
-    """The first node of a degree above one in what the readers read of a value; None for none."""
+def degrees(node: fx.Node, readers: Iterable[fx.Node]) -> Iterator[tuple[fx.Node, int]]:
+    """The nodes that depend on what the readers read of a value, and their degrees in that.
+
+    In the order of the graph, without its output.
+    """
     reading = set(readers)
-    degrees: dict[fx.Node, int] = {}
+    found: dict[fx.Node, int] = {}
     for each in _dependent(reading):
-        own = degree(each, {**degrees, node: 1} if each in reading else degrees)
-        if own > 1:
-            return each
-        degrees[each] = own
-    return None
+        found[each] = degree(each, {**found, node: 1} if each in reading else found)
+        yield each, found[each]
+
+
+def _first_above(node: fx.Node, readers: Iterable[fx.Node]) -> fx.Node | None:
+    """The first node of a degree above one in what the readers read of a value; None for none."""
+    return next((each for each, own in degrees(node, readers) if own > 1), None)
 
 
 def _dependent(starts: set[fx.Node]) -> Iterable[fx.Node]:
@@ -128,7 +131,8 @@ def _dependent(starts: set[fx.Node]) -> Iterable[fx.Node]:
             reached.update(node.users)
 
 
-def _named(node: fx.Node) -> str:
+def operator_of(node: fx.Node) -> str:
+    """The name of the operator that a node calls, whichever overload."""
     return str(getattr(node.target, "overloadpacket", node.target))
 
 

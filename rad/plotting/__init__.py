@@ -7,6 +7,7 @@ from rad.plotting.curves import convergence, four_panels
 from rad.plotting.files import save
 from rad.plotting.memory import memory_figure
 from rad.plotting.pareto import EXACT, pareto_figure
+from rad.plotting.partition import partition_figure
 from rad.plotting.recurrent import recurrent_figure
 from rad.plotting.selection import select, select_overrides
 from rad.plotting.style import COLUMN_WIDTH, LABELS, RC, STYLES, byte_text, log_ticks, ordered
@@ -30,6 +31,7 @@ __all__ = [
     "memory_figure",
     "ordered",
     "pareto_figure",
+    "partition_figure",
     "recurrent_figure",
     "save",
     "select",

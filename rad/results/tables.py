@@ -57,6 +57,22 @@ def write_partial(
     return write_table(_partial(file), table, summary, setting=setting)
 
 
+def read_partial(file: Path, summary: Mapping[str, Any]) -> pd.DataFrame | None:
+    """What `write_partial` has left for that table and a summary equal to this one; else None.
+
+    None, too, where the commit has changes that are in no commit, so that code may differ.
+    Raises UsageError where what is left is damaged.
+    """
+    part = _partial(file)
+    beside = part.with_suffix(".json")
+    if not (part.exists() and beside.exists()) or str(summary["commit"]).endswith("-dirty"):
+        return None
+    left = {key: value for key, value in _read_json(beside).items() if key != "digests"}
+    if left != dict(summary):
+        return None
+    return read_table(part, f"delete it and {beside.name}")
+
+
 def write_whole(
     file: Path, table: pd.DataFrame, summary: Mapping[str, Any], *, setting: str = "output"
 ) -> Path:

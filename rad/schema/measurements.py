@@ -8,6 +8,7 @@ from typing import Any
 from rad import data
 from rad.benchmarks.largest_batch import FIXED
 from rad.benchmarks.networks import NETWORKS
+from rad.benchmarks.partition_networks import NETWORKS as PARTITIONED
 from rad.benchmarks.programs import PRECISIONS, PROGRAMS
 from rad.benchmarks.zoo import ZOO
 from rad.benchmarks.zoo_programs import PLANNED
@@ -129,6 +130,17 @@ MODEL_ZOO: Rules = {
     "rounds": ROUNDS,
     "seed": SEED,
     "output": PATH,
+}
+
+PARTITION_BENCHMARK: Rules = {
+    "networks": some(PARTITIONED),
+    "memory_budgets": ListOf(Number(0, 1), distinct=True),
+    "budgets": FRACTIONS,
+    "inner": Choice(("inductor", "aot_eager")),
+    "batch_size": OrNull(Whole(2, 10**5)),
+    "rounds": ROUNDS,
+    "seed": SEED,
+    **_EITHER,
 }
 
 DEPTH_VARIANCE: Rules = {

@@ -23,6 +23,7 @@ EMPTY = {
     "largest_batch": [["networks=[]"], ["programs=[]"]],
     "model_zoo": [["models=[]"], ["programs=[]"], ["models=gpt2"]],
     "pareto": [PARETO, [*PARETO, "measure=false"]],
+    "partition_benchmark": [["networks=[]"], ["budgets=[]"], ["memory_budgets=[]"]],
     "path_sampling": [["settings=[]"], ["depths=[]"]],
     "pde_variance": [["variants=[]"], ["fractions=[]"]],
     "recurrent_variance": [["downsample=[]"]],
