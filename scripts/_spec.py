@@ -13,8 +13,10 @@ import torch
 from hydra import compose
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -22,18 +24,26 @@ from yaml import YAMLError
 from rad import models
 from rad.data import model_arguments
 from rad.errors import UsageError, first_line
+from rad.processes import launched
 from rad.processes.signals import stopped_first
 from rad.results import RunFolder
 from rad.schema import training
 from rad.schema.own import TARGET
 from rad.schema.rules import Anything, Choice, Named, OrNull, Rules, check, shown
+from rad.schema.values import choose_device
 
 FLOATS_A_PARAMETER = 4
 """Of Adam: weight, gradient, two moments."""
 
 IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
 
-LATER = (("slices", None), ("path", None), ("dataset.augment", None), ("optimizer.fused", False))
+LATER = (
+    ("slices", None),
+    ("path", None),
+    ("dataset.augment", None),
+    ("optimizer.fused", False),
+    ("training.parallel", None),
+)
 """Settings that came after the first results, and what they are where they are off."""
 
 
@@ -56,11 +66,54 @@ def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) ->
     if others:
         found = {str(key): Anything() for key in config if key != "scales"}
         rules = found | dict(rules)
+    _check_processes(OmegaConf.select(config, "training.parallel"))
     _check_mappings(config, rules)
     _check_scale(config, rules)
     tree = _resolved(config)
     tree.pop("scales", None)
     check("", tree, rules)
+
+
+def _check_processes(parallel: Any) -> None:
+    """Several processes train one run together where that is asked for, and only there."""
+    if launched.count() > 1 and parallel is None:
+        raise UsageError(
+            f"torchrun has started {launched.count()} processes: set training.parallel=ddp, with "
+            "which they train one run of scripts/train.py together, or start without torchrun"
+        )
+    if parallel is not None and not launched.is_launched():
+        raise UsageError(
+            f"training.parallel={parallel} needs torchrun: torchrun --nproc-per-node 2 "
+            f"scripts/train.py training.parallel={parallel} ..."
+        )
+
+
+def device_of(config: DictConfig) -> torch.device:
+    """The device of a run: of those that `auto` and `cuda` leave open, this process's own.
+
+    Processes of one run and jobs of a parallel sweep take turns by their numbers. Raises
+    UsageError, also where there is not one CUDA device for each process of a run.
+    """
+    device, count = choose_device(config.device), torch.cuda.device_count()
+    if device.type == "cpu":
+        return device
+    if launched.count() > 1:
+        if launched.local_rank() >= count or device.index is not None:
+            raise UsageError(
+                f"{launched.count()} processes need a CUDA device each, and device={config.device} "
+                f"is to be one of {count}: set device=cuda and --nproc-per-node {count}, or "
+                "device=cpu"
+            )
+        return torch.device("cuda", launched.local_rank())
+    return device if device.index is not None or count < 2 else torch.device("cuda", _job() % count)
+
+
+def _job() -> int:
+    """The number of this process's job in a sweep that does several at a time; else 0."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return 0
+    hydra = HydraConfig.get()
+    return 0 if hydra.launcher._target_.endswith("BasicLauncher") else hydra.job.num
 
 
 def _check_mappings(config: DictConfig, rules: Rules) -> None:
