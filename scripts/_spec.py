@@ -66,7 +66,7 @@ def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) ->
     if others:
         found = {str(key): Anything() for key in config if key != "scales"}
         rules = found | dict(rules)
-    _check_processes(OmegaConf.select(config, "training.parallel"))
+    _check_processes(config)
     _check_mappings(config, rules)
     _check_scale(config, rules)
     tree = _resolved(config)
@@ -74,8 +74,9 @@ def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) ->
     check("", tree, rules)
 
 
-def _check_processes(parallel: Any) -> None:
+def _check_processes(config: DictConfig) -> None:
     """Several processes train one run together where that is asked for, and only there."""
+    parallel = OmegaConf.select(config, "training.parallel")
     if launched.count() > 1 and parallel is None:
         raise UsageError(
             f"torchrun has started {launched.count()} processes: set training.parallel=ddp, with "
@@ -85,6 +86,11 @@ def _check_processes(parallel: Any) -> None:
         raise UsageError(
             f"training.parallel={parallel} needs torchrun: torchrun --nproc-per-node 2 "
             f"scripts/train.py training.parallel={parallel} ..."
+        )
+    if parallel is not None and OmegaConf.select(config, "training.cuda_graph"):
+        raise UsageError(
+            "training.cuda_graph=true captures the updates of one process: leave it out, or "
+            "training.parallel"
         )
 
 
@@ -113,7 +119,8 @@ def _job() -> int:
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return 0
     hydra = HydraConfig.get()
-    return 0 if hydra.launcher._target_.endswith("BasicLauncher") else hydra.job.num
+    one_by_one = hydra.launcher._target_.endswith("BasicLauncher")
+    return 0 if one_by_one else OmegaConf.select(hydra, "job.num") or 0
 
 
 def _check_mappings(config: DictConfig, rules: Rules) -> None:
