@@ -80,7 +80,7 @@ def train_specs(specs: Sequence[RunSpec], **place: Any) -> None:
     failed: dict[Path, UsageError] = {}
     ready: list[Prepared] = []
     different = {spec.path: spec for spec in specs}
-    if device.index is not None:
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     with ExitStack() as stack, Interruption() as interruption:
         alone = specs[0].config.training.parallel is None

@@ -8,7 +8,7 @@ done by all after the same update.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -162,8 +162,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
         yield ranks
+        with suppress(RuntimeError):  # nobody leaves before all have what they wait for
+            ranks.most(0)
     except Diverged as error:  # in all of them, as they have the same losses
-        raise error if ranks.first else ToldElsewhere(str(error)) from error
+        if ranks.first:
+            raise
+        raise ToldElsewhere(str(error)) from error
     except RuntimeError as error:
         if "finished reduction in the prior iteration" in str(error):
             word = (

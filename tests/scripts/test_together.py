@@ -7,11 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import together
+import torch
+from calling import Call
 from torch import distributed
+
+from rad.errors import UsageError
+from rad.results import RunFolder
+from rad.training import Ranks
 
 HERE = Path(__file__).resolve().parent
 PATHS = (HERE.parents[1], HERE.parents[1] / "scripts", HERE.parent, HERE)
@@ -32,107 +40,112 @@ def ended(folder: Path) -> Any:
     paths = [*map(str, PATHS), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "together.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def rows(folder: Path) -> list[dict[str, str]]:
-    (file,) = folder.rglob("metrics.csv")
-    with file.open() as stream:
+    with RunFolder(folder).metrics_file.open() as stream:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)]
 
 
-def summary(folder: Path) -> dict[str, Any]:
-    (file,) = folder.rglob("summary.json")
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+def saved(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(RunFolder(folder).checkpoint_file, weights_only=True)
+    return state
 
 
-def statuses(processes: list[tuple[int, str]]) -> list[int]:
-    return [status for status, _ in processes]
-
-
-def test_two_processes_follow_the_curve_of_one(ended: Any, folder: Path) -> None:
-    """In parts of 7 and 8 examples, with clipping and a bootstrap sample."""
-    assert statuses(ended["one"] + ended["two"]) == [0, 0, 0]
-    one, two = rows(folder / "one"), rows(folder / "two")
-    assert len(one) == len(two) == 4
+def test_two_processes_follow_the_curve_of_one(ended: Any, folder: Path, tmp_path: Path) -> None:
+    """Gradients, draws and refusals of a pair are checked in together.py."""
+    assert ended["everything"][0][0] == ended["everything"][1][0] == 0, ended["everything"]
+    together.run(Ranks(), tmp_path, together.exact())
+    one, two = rows(tmp_path), rows(folder / "exact")
+    assert [row["iteration"] for row in two] == [str(n) for n in range(0, 61, 10)]
     for row, other in zip(one, two, strict=True):
-        assert row.keys() == other.keys()
-        for name in row.keys() - {"batch_loss"} if row["iteration"] == "0" else row.keys():
+        assert {k for k, v in row.items() if v} == {k for k, v in other.items() if v}
+        for name in (name for name, value in row.items() if value):
             assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-5)
-
-
-def test_the_first_process_alone_prints_and_writes(ended: Any, folder: Path) -> None:
-    told, silent = (output for _, output in ended["two"])
-    assert "in each of 2 processes" in told
-    assert silent == ""
-    found = summary(folder / "two")
-    assert found["processes"] == 2
-    assert found["batch_size"] == 15
-    assert "processes" not in summary(folder / "one")
-    again, silent = (output for _, output in ended["again"])
-    assert statuses(ended["again"]) == [0, 0]
-    assert "finished already, skipped" in again
-    assert silent == ""
-
-
-def test_gradients_are_the_weighed_mean_of_those_of_each_process(ended: Any) -> None:
-    assert ended["gradient"] == [[0, ""], [0, ""]]
+    assert float(two[-1]["train_loss"]) < 0.9 * float(two[0]["train_loss"])
+    assert [each["processes"] for each in saved(folder / "exact")["segments"]] == [2]
 
 
 def test_a_run_that_has_lost_a_process_ends_in_a_line_and_goes_on(ended: Any, folder: Path) -> None:
     (status, output), (killed, _) = ended["lost"]
     assert (status, killed) == (2, -9)
-    line = output.splitlines()[-1]
+    (line,) = output.splitlines()
     assert line.startswith("error: another process of this run is lost")
     assert line.endswith("the same command goes on from the last checkpoint")
-    assert statuses(ended["lost, again"]) == [0, 0]
-    assert len(summary(folder / "lost")["segments"]) == 2
+    assert len(saved(folder / "lost")["segments"]) == 2
     assert rows(folder / "lost") == rows(folder / "unbroken")
 
 
 def test_a_signal_to_one_stops_all_with_a_checkpoint(ended: Any, folder: Path) -> None:
-    assert statuses(ended["asked"]) == [143, 143]
-    assert ended["asked"][0][1].count("stopped by SIGTERM") == 1
-    assert "stopped" not in ended["asked"][1][1]
-    assert statuses(ended["asked, again"]) == [0, 0]
-    assert summary(folder / "asked")["segments"][1]["from"] > 0
+    """And the run goes on as the unbroken one, whose model draws in every way."""
+    (status, output), (other, silent) = ended["asked"]
+    assert (status, other) == (143, 143)
+    assert output == "stopped by SIGTERM; the same command goes on with what is unfinished\n"
+    assert silent == ""
+    assert saved(folder / "asked")["segments"][1]["from"] >= 20
     assert rows(folder / "asked") == rows(folder / "unbroken")
+    assert len(rows(folder / "unbroken")) == 7
 
 
-def test_another_number_of_processes_goes_on_or_is_refused(ended: Any) -> None:
-    ((status, output),) = ended["asked, by one"]
-    assert status == 2
-    assert "with other processes (2 there, 1 here)" in output.splitlines()[-1]
-    assert statuses(ended["smaller"]) == [0, 0]
-    ((status, output),) = ended["smaller, by one"]
-    assert status == 2
-    assert "with another batch" in output.splitlines()[-1]
+def test_the_first_process_alone_prints_and_writes(ended: Any, folder: Path) -> None:
+    """`reduced_batch` takes the largest part that fits, in each."""
+    (status, told), (other, silent) = ended["script"]
+    assert (status, other) == (0, 0), told + silent
+    assert "in each of 2 processes" in told
+    assert silent == ""
+    (file,) = (folder / "script").rglob("summary.json")
+    assert "training.parallel=ddp" in str(file)
+    summary = json.loads(file.read_text())
+    assert summary["processes"] == 2
+    assert 2 <= summary["batch_size"] < 15
+    assert summary["batch_size"] % 2 == 0
+    assert f"batch {summary['batch_size'] // 2}," in told
+
+
+def test_another_batch_is_refused(tmp_path: Path) -> None:
+    """As `reduced_batch` has it where the number of processes changes."""
+    short = replace(together.SETTINGS, time_limit=1e-9)
+    together.run(Ranks(), tmp_path, together.exact(), short)
+    other = replace(together.SETTINGS, batch_size=18)
+    with pytest.raises(UsageError, match=r"another batch \(15 examples there, 18 here; 1 proc"):
+        together.run(Ranks(), tmp_path, together.exact(), other)
 
 
 REFUSALS = {
-    "null": "set training.parallel=ddp",
-    "no torchrun": "training.parallel=ddp needs torchrun",
-    "sweep": "torchrun's processes train one run",
-    "tiny batch": "the batch has 1 examples for 2 processes",
-    "tiny budget": "too small",
+    "torchrun has started 2 processes: set training.parallel=ddp": (),
+    "torchrun's processes train one run": ("training.parallel=ddp", "-m", "seed=0,1"),
+    "training.cuda_graph=true": ("training.parallel=ddp", "training.cuda_graph=true"),
 }
 
 
-@pytest.mark.parametrize(("name", "words"), REFUSALS.items(), ids=REFUSALS.keys())
-def test_what_cannot_be_is_refused_once(ended: Any, folder: Path, name: str, words: str) -> None:
-    assert set(statuses(ended[name])) == {2}
-    lines = [line for _, output in ended[name] for line in output.splitlines()]
-    (line,) = [line for line in lines if line.startswith("error: ")]
-    assert words in line
-    assert lines[-1] == line
-    assert not list((folder / "refused").rglob("summary.json"))
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("words", "given"), REFUSALS.items(), ids=["null", "sweep", "graph"])
+def test_what_cannot_be_is_refused_once(
+    words: str, given: tuple[str, ...], rank: int, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": 1}
+    for name, value in {**names, "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, str(value))
+    refused = call("train", *given)
+    assert refused.status == 2
+    lines = refused.err.splitlines()
+    assert len(lines) == (1 if rank == 0 else 0)
+    assert all(line.startswith(f"error: {words}") for line in lines)
 
 
-def test_any_model_resumes_as_if_unbroken(ended: Any, folder: Path) -> None:
-    """Batch normalisation, dropout and a counter of its own."""
-    assert set(statuses(ended["any"] + ended["any, resumed"])) == {0}
-    assert len(rows(folder / "any")) == 7
-    assert rows(folder / "any") == rows(folder / "any, resumed")
+def test_one_process_is_sent_to_torchrun(call: Call) -> None:
+    refused = call("train", "training.parallel=ddp")
+    assert refused.status == 2
+    assert refused.err.startswith("error: training.parallel=ddp needs torchrun: torchrun --nproc")
+    assert "training.parallel" in call("tune", "training.parallel=ddp").err

@@ -1,4 +1,4 @@
-"""Two processes that train one run: `python together.py FOLDER` prints as JSON what they did.
+"""Two processes that train one run: `python together.py FOLDER` prints as JSON how they ended.
 
 What torchrun tells its processes, these are told here: they are forked from one that has loaded
 everything, as loading takes longer than all else.
@@ -6,7 +6,6 @@ everything, as loading takes longer than all else.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -15,181 +14,228 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import _cli
+import pytest
 import torch
 import train
 from calling import SCRIPTS, home_of
-from torch import distributed, nn
+from torch import Tensor, nn
 from training import tiny_run
 
 import rad
 from rad import data
+from rad.errors import ToldElsewhere, UsageError
+from rad.processes.signals import Stopped, leave, stopping
 from rad.results import RunFolder
 from rad.sketches import DifferentSample
-from rad.training import NullLogger, Ranks, Settings, joined, strides
+from rad.training import Interruption, NullLogger, Ranks, Settings, joined, strides
 from rad.training.batches import Sampler
 from rad.training.loop import _backward
 from rad.training.task import Classification
 
 CPU = torch.device("cpu")
-FEW = ("model.hidden=[6]", "optimizer.iterations=30", "training.evaluate_every=10")
-FEW += ("logger.mode=disabled", "device=cpu")
+Ended = list[tuple[int, str]]
+SETTINGS = replace(tiny_run.SETTINGS, iterations=60, batch_size=15, checkpoint_every=5)
+"""In parts of 7 and 8 examples, with clipping and on a bootstrap sample."""
 
 
-def started(
-    count: int, work: Callable[[], Any], folder: Path, given: bool = True
-) -> list[tuple[int, Path]]:
-    """So many processes that do that work, and where their output goes; as torchrun has them."""
+def started(work: Callable[[], int], folder: Path) -> list[tuple[int, Path]]:
+    """Two processes that do that work, and where their output goes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     processes = []
-    for rank in range(count):
+    for rank in range(2):
         file = folder / f"output-{port}-{rank}"
         pid = os.fork()
         if pid:
             processes.append((pid, file))
             continue
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-        if given:
-            os.environ.update({name: str(value) for name, value in names.items()})
-            os.environ["MASTER_ADDR"] = "localhost"
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in names.items()}
+        os.environ["MASTER_ADDR"] = "localhost"
         with file.open("wb") as stream:
-            for number in (1, 2):
-                os.dup2(stream.fileno(), number)
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
         status = 1
         try:
-            status = work() or 0
+            status = work()
         except SystemExit as end:
             status = int(end.code or 0)
         except BaseException:
             traceback.print_exc()
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
+        sys.stdout.flush()
         os._exit(status)
     return processes
 
 
-def ended(processes: list[tuple[int, Path]]) -> list[tuple[int, str]]:
+def ended(processes: list[tuple[int, Path]]) -> Ended:
     """The status of each, negative where a signal has killed it, and what it has printed."""
     statuses = {pid: os.waitpid(pid, 0)[1] for pid, _ in processes}
     return [(os.waitstatus_to_exitcode(statuses[pid]), file.read_text()) for pid, file in processes]
 
 
-def script(*arguments: str) -> Callable[[], None]:
-    """What `scripts/train.py` does with those arguments."""
-
-    def work() -> None:
-        sys.argv = [str(SCRIPTS / "train.py"), *FEW, *arguments]
-        folder, config = home_of("train")
-        _cli.run(_cli.Script(train.main, train.check, train.together, train.after), config, folder)
-
-    return work
+def exact() -> nn.Module:
+    """A network whose gradients are those of one process."""
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
 
 
-def calls(count: int, folder: Path, *arguments: str, **options: Any) -> list[tuple[int, str]]:
-    """What so many processes come to with those arguments of train.py."""
-    return ended(started(count, script(f"results_root={folder}", *arguments), folder, **options))
+def noisy() -> nn.Module:
+    """One with sketches, dropout, batch normalisation and a counter of its own."""
+    return rad.convert(tiny_run.network(), DifferentSample(0.3), seed=1)
 
 
-def killed(folder: Path, number: int, *arguments: str) -> list[tuple[int, str]]:
-    """The same, where the second of two gets that signal after some updates."""
-    both = started(2, script(f"results_root={folder}", *arguments), folder)
-    while not any(len(file.read_text().splitlines()) > 3 for file in folder.rglob("metrics.csv")):
-        time.sleep(0.01)
-    os.kill(both[1][0], number)
-    return ended(both)
+def run(
+    ranks: Ranks, folder: Path, model: nn.Module, settings: Settings = SETTINGS, pause: float = 0
+) -> None:
+    """Train in that folder, until it ends or a signal comes."""
+    with ExitStack() as stack:
+        if ranks.first:
+            stack.enter_context(RunFolder(folder).open(tiny_run.CONFIG))
+        ranks.decided(lambda: None)
+        interruption = stack.enter_context(Interruption())
+        for _ in strides(
+            model,
+            data.load("digits"),
+            settings,
+            5,
+            RunFolder(folder),
+            NullLogger(),
+            on_backward=lambda n: time.sleep(pause),
+            interruption=interruption,
+            ranks=ranks,
+        ):
+            pass
+        ranks.decided(lambda: None)
 
 
-def gradients(rank: int, count: int) -> list[torch.Tensor]:
-    """The gradient of a batch of 15 that `count` processes have of theirs, of them `rank`."""
-    torch.manual_seed(0)
-    layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))
-    model = rad.convert(layers, DifferentSample(0.3), seed=3)
-    task, ranks = Classification(data.load("digits")), Ranks(rank, count)
-    if not distributed.is_initialized():
-        for layer in model.modules():
-            if isinstance(layer, rad.nn.Linear):
-                layer.replica = rank
-    averaging = ranks.averaging(model) if distributed.is_initialized() else model
-    _backward(averaging, task, Sampler(task.size(), 15, 0, CPU), ranks, None)
-    return [p.grad for p in model.parameters() if p.grad is not None]
-
-
-def averaged_as_the_keys_say() -> int:
-    """Whether the gradient of two is the weighed mean of what each has with its own draws."""
-    alone = [gradients(rank, 2) for rank in range(2)]
-    with joined(CPU) as ranks:
-        found = gradients(ranks.rank, ranks.count)
-        for p, q, mean in zip(*alone, found, strict=True):
-            assert torch.allclose((p + q) / 2, mean, atol=1e-6)
-        assert not torch.equal(alone[0][0], alone[1][0])
-        word = ranks.apart(lambda: torch.rand(1), seed=0, done=0)()
-        assert ranks.most(word.item(), -word.item()) != [word.item(), -word.item()]
-    return 0
-
-
-def any_model(folder: Path, limit: float | None) -> Callable[[], int]:
-    """A network with batch normalisation, dropout and a counter, on a bootstrap sample."""
+def slow(folder: Path) -> Callable[[], int]:
+    """A run that is there to be ended; with the words of the command line."""
 
     def work() -> int:
-        settings = Settings(**(vars(tiny_run.SETTINGS) | {"iterations": 60, "time_limit": limit}))
-        with joined(CPU) as ranks, contextlib.ExitStack() as stack:
-            run = RunFolder(folder)
-            if ranks.first:
-                stack.enter_context(run.open(tiny_run.CONFIG))
-            ranks.decided(lambda: None)
-            digits, model = data.load("digits"), tiny_run.network()
-            for _ in strides(model, digits, settings, 5, run, NullLogger(), ranks=ranks):
-                pass
-            ranks.decided(lambda: None)
+        try:
+            with stopping(), joined(CPU) as ranks:
+                run(ranks, folder, noisy(), pause=0.02)
+        except UsageError as error:
+            _cli.refuse(error)
+        except Stopped as stopped:
+            leave(stopped.number)
         return 0
 
     return work
 
 
-def results(folder: Path) -> dict[str, Any]:
-    """By scenario: how each process ended."""
-    found: dict[str, Any] = {}
-    ddp, rounding = "training.parallel=ddp", ("variant=different_sample", "budget=0.3")
-    exact = ("variant=baseline", "batch_size=15", "training.bootstrap=true")
-    found["one"] = calls(1, folder / "one", *exact, given=False)
-    found["two"] = calls(2, folder / "two", *exact, ddp)
-    found["again"] = calls(2, folder / "two", *exact, ddp)
-    found["unbroken"] = calls(2, folder / "unbroken", *rounding, ddp)
-    often = ("training.checkpoint_every=5",)
-    found["lost"] = killed(folder / "lost", signal.SIGKILL, *rounding, ddp, *often)
-    found["lost, again"] = calls(2, folder / "lost", *rounding, ddp)
-    found["asked"] = killed(folder / "asked", signal.SIGTERM, *rounding, ddp)
-    found["asked, by one"] = calls(
-        1, folder / "asked", *rounding, ddp, "training.strict_resume=true"
-    )
-    found["asked, again"] = calls(2, folder / "asked", *rounding, ddp)
-    smaller = ("variant=reduced_batch", "budget=0.3", ddp)
-    found["smaller"] = calls(2, folder / "smaller", *smaller, "training.time_limit=1e-9")
-    found["smaller, by one"] = calls(1, folder / "smaller", *smaller)
-    found["null"] = calls(2, folder / "refused")
-    found["no torchrun"] = calls(1, folder / "refused", ddp, given=False)
-    found["sweep"] = calls(2, folder / "refused", ddp, "-m", "seed=0,1")
-    found["tiny batch"] = calls(2, folder / "refused", ddp, "batch_size=1", "variant=baseline")
-    found["tiny budget"] = calls(2, folder / "refused", ddp, "budget=2000")
-    found["gradient"] = ended(started(2, averaged_as_the_keys_say, folder))
-    for name, limits in {"any": [None], "any, resumed": [1e-9, 1e-9, None]}.items():
-        runs = [ended(started(2, any_model(folder / name, limit), folder)) for limit in limits]
-        found[name] = [process for run in runs for process in run]
-    return found
+def killed(folder: Path, number: int) -> Ended:
+    """Such a run whose second process gets that signal after some updates."""
+    folder.mkdir()
+    both = started(slow(folder), folder.parent)
+    while not any(file.read_text().count("\n") > 3 for file in folder.rglob("metrics.csv")):
+        time.sleep(0.01)
+    os.kill(both[1][0], number)
+    return ended(both)
+
+
+def gradients(model: nn.Module, ranks: Ranks) -> list[Tensor]:
+    """Those by the first batch; of `ranks` each has its part."""
+    task = Classification(data.load("digits"))
+    _backward(model, task, Sampler(task.size(), 15, 0, CPU), ranks, None)
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def sketching(replica: int | None) -> nn.Module:
+    model = rad.convert(exact(), DifferentSample(0.3), seed=3)
+    for layer in model.modules():
+        if isinstance(layer, rad.nn.Linear):
+            layer.replica = replica
+    return model
+
+
+def check_gradients(ranks: Ranks) -> None:
+    """That of both is the weighed mean of what each has by its own draws."""
+    alone = [gradients(sketching(rank), Ranks(rank, ranks.count)) for rank in range(2)]
+    found = gradients(ranks.averaging(sketching(None)), ranks)
+    for p, q, mean in zip(*alone, found, strict=True):
+        assert torch.allclose((p + q) / 2, mean, atol=1e-6)
+    assert not torch.equal(*(torch.cat([g.flatten() for g in each]) for each in alone))
+
+
+def check_draws(ranks: Ranks) -> None:
+    """Those from torch's global generator are each process's own, and come again."""
+    torch.manual_seed(0)
+    draws = []
+    for done in (0, 1, 0):
+        torch.manual_seed(0)
+        draws.append(ranks.apart(lambda: torch.rand(1).item(), seed=0, done=done)())
+    assert draws[0] == draws[2]
+    assert ranks.first == (draws[0] == draws[1])
+    assert ranks.most(draws[0]) != [-each for each in ranks.most(-draws[0])]
+
+
+def check_refusals(ranks: Ranks) -> None:
+    """The first process has the words for the user, the other raises what is not told again."""
+    expected = UsageError if ranks.first else ToldElsewhere
+    few = "the batch has 1 examples for 2 processes"
+    for word, work in {
+        "no": lambda: ranks.decided(_refuse),
+        few: lambda: ranks.check(batch=1),
+    }.items():
+        with pytest.raises(UsageError, match=word) as raised:
+            work()
+        assert type(raised.value) is expected
+
+
+def _refuse() -> None:
+    raise UsageError("no")
+
+
+def everything(folder: Path) -> Callable[[], int]:
+    """What one pair of processes can do after the other."""
+
+    def work() -> int:
+        with joined(CPU) as ranks:
+            check_gradients(ranks)
+            check_draws(ranks)
+            check_refusals(ranks)
+            run(ranks, folder / "exact", exact())
+            run(ranks, folder / "unbroken", noisy())
+            for name in ("lost", "asked"):
+                run(ranks, folder / name, noisy())
+        return 0
+
+    return work
+
+
+def script(*arguments: str) -> Callable[[], int]:
+    """What `scripts/train.py` does with those arguments."""
+
+    def work() -> int:
+        sys.argv = [str(SCRIPTS / "train.py"), *arguments]
+        folder, config = home_of("train")
+        _cli.run(_cli.Script(train.main, train.check, train.together, train.after), config, folder)
+        return 0
+
+    return work
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     data.load("digits")
-    for name in ("one", "two", "unbroken", "lost", "asked", "smaller", "refused"):
-        (folder / name).mkdir()
-    print(json.dumps(results(folder)))
+    found = {
+        "lost": killed(folder / "lost", signal.SIGKILL),
+        "asked": killed(folder / "asked", signal.SIGTERM),
+        "everything": ended(started(everything(folder), folder)),
+    }
+    tiny = ("model.hidden=[6]", "optimizer.iterations=4", "logger.mode=disabled", "device=cpu")
+    own = ("training.parallel=ddp", "batch_size=15", f"results_root={folder / 'script'}")
+    smaller = ("variant=reduced_batch", "budget=0.3")
+    found["script"] = ended(started(script(*tiny, *own, *smaller), folder))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
