@@ -1,7 +1,7 @@
 """Two processes that train one run: `python together.py FOLDER` prints as JSON how they ended.
 
 What torchrun tells its processes, these are told here: they are forked from one that has loaded
-everything, as loading takes longer than all else.
+everything, as loading takes longer than all else. It must see no CUDA device.
 """
 
 from __future__ import annotations
@@ -193,18 +193,29 @@ def _refuse() -> None:
     raise UsageError("no")
 
 
+class Unused(nn.Linear):
+    """A parameter that no output depends on."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+
 def everything(folder: Path) -> Callable[[], int]:
-    """What one pair of processes can do after the other."""
+    """What one pair of processes can do after the other; the last is refused."""
 
     def work() -> int:
-        with joined(CPU) as ranks:
-            check_gradients(ranks)
-            check_draws(ranks)
-            check_refusals(ranks)
-            run(ranks, folder / "exact", exact())
-            run(ranks, folder / "unbroken", noisy())
-            for name in ("lost", "asked"):
-                run(ranks, folder / name, noisy())
+        try:
+            with joined(CPU) as ranks:
+                check_gradients(ranks)
+                check_draws(ranks)
+                check_refusals(ranks)
+                run(ranks, folder / "exact", exact())
+                run(ranks, folder / "unbroken", noisy())
+                for name in ("lost", "asked"):
+                    run(ranks, folder / name, noisy())
+                run(ranks, folder / "unused", nn.Sequential(exact(), Unused(1, 1)))
+        except UsageError as error:
+            _cli.refuse(error)
         return 0
 
     return work
@@ -225,7 +236,8 @@ def script(*arguments: str) -> Callable[[], int]:
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    data.load("digits")
+
+    run(Ranks(), folder / "loads loops", noisy(), replace(SETTINGS, iterations=1))
     found = {
         "lost": killed(folder / "lost", signal.SIGKILL),
         "asked": killed(folder / "asked", signal.SIGTERM),
