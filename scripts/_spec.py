@@ -30,7 +30,7 @@ from rad.results import RunFolder
 from rad.schema import training
 from rad.schema.own import TARGET
 from rad.schema.rules import Anything, Choice, Named, OrNull, Rules, check, shown
-from rad.schema.values import choose_device
+from rad.schema.values import own_device
 
 FLOATS_A_PARAMETER = 4
 """Of Adam: weight, gradient, two moments."""
@@ -66,7 +66,10 @@ def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) ->
     if others:
         found = {str(key): Anything() for key in config if key != "scales"}
         rules = found | dict(rules)
-    _check_processes(config)
+    parallel, graph = (
+        OmegaConf.select(config, f"training.{name}") for name in ("parallel", "cuda_graph")
+    )
+    launched.check(parallel, graph)
     _check_mappings(config, rules)
     _check_scale(config, rules)
     tree = _resolved(config)
@@ -74,53 +77,17 @@ def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) ->
     check("", tree, rules)
 
 
-def _check_processes(config: DictConfig) -> None:
-    """Several processes train one run together where that is asked for, and only there."""
-    parallel = OmegaConf.select(config, "training.parallel")
-    if launched.count() > 1 and parallel is None:
-        raise UsageError(
-            f"torchrun has started {launched.count()} processes: set training.parallel=ddp, with "
-            "which they train one run of scripts/train.py together, or start without torchrun"
-        )
-    if parallel is not None and not launched.is_launched():
-        raise UsageError(
-            f"training.parallel={parallel} needs torchrun: torchrun --nproc-per-node 2 "
-            f"scripts/train.py training.parallel={parallel} ..."
-        )
-    if parallel is not None and OmegaConf.select(config, "training.cuda_graph"):
-        raise UsageError(
-            "training.cuda_graph=true captures the updates of one process: leave it out, or "
-            "training.parallel"
-        )
-
-
 def device_of(config: DictConfig) -> torch.device:
-    """The device of a run: of those that `auto` and `cuda` leave open, this process's own.
+    """The device of a run, as `rad.schema.values.own_device`; jobs of a parallel sweep take turns.
 
-    Processes of one run and jobs of a parallel sweep take turns by their numbers. Raises
-    UsageError, also where there is not one CUDA device for each process of a run.
+    Raises UsageError.
     """
-    device, count = choose_device(config.device), torch.cuda.device_count()
-    if device.type == "cpu":
-        return device
-    if launched.count() > 1:
-        if launched.local_rank() >= count or device.index is not None:
-            raise UsageError(
-                f"{launched.count()} processes need a CUDA device each, and device={config.device} "
-                f"is to be one of {count}: set device=cuda and --nproc-per-node {count}, or "
-                "device=cpu"
-            )
-        return torch.device("cuda", launched.local_rank())
-    return device if device.index is not None or count < 2 else torch.device("cuda", _job() % count)
-
-
-def _job() -> int:
-    """The number of this process's job in a sweep that does several at a time; else 0."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return 0
+        return own_device(config.device)
     hydra = HydraConfig.get()
     one_by_one = hydra.launcher._target_.endswith("BasicLauncher")
-    return 0 if one_by_one else OmegaConf.select(hydra, "job.num") or 0
+    job = 0 if one_by_one else OmegaConf.select(hydra, "job.num")
+    return own_device(config.device, job or 0)
 
 
 def _check_mappings(config: DictConfig, rules: Rules) -> None:

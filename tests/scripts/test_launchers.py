@@ -141,12 +141,13 @@ def test_jobs_that_run_at_a_time_take_gpus_in_turn(
 def test_processes_of_one_run_take_a_gpu_each(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    given = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 3, "MASTER_ADDR": "a", "MASTER_PORT": 1}
+    given = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 3, "LOCAL_WORLD_SIZE": 2}
+    given |= {"MASTER_ADDR": 1, "MASTER_PORT": 1}
     for name, value in given.items():
         monkeypatch.setenv(name, str(value))
     config = OmegaConf.create({"device": "auto"})
     assert device_of(config) == torch.device("cuda", 1)
-    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(UsageError, match="3 processes need a CUDA device each"):
         device_of(config)
     monkeypatch.setenv("RANK", "0")
