@@ -66,15 +66,13 @@ def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) ->
     if others:
         found = {str(key): Anything() for key in config if key != "scales"}
         rules = found | dict(rules)
-    parallel, graph = (
-        OmegaConf.select(config, f"training.{name}") for name in ("parallel", "cuda_graph")
-    )
-    launched.check(parallel, graph)
     _check_mappings(config, rules)
     _check_scale(config, rules)
     tree = _resolved(config)
     tree.pop("scales", None)
     check("", tree, rules)
+    names = ("training.parallel", "training.cuda_graph")
+    launched.check(*(OmegaConf.select(config, name) for name in names))
 
 
 def device_of(config: DictConfig) -> torch.device:
