@@ -114,12 +114,12 @@ def test_a_job_of_a_sweep_is_composed_once(call: Call, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("launcher", "device", "devices"),
-    [("joblib", "auto", [0, 1, 0]), ("joblib", "cuda:1", [1] * 3), ("basic", "cuda", [None] * 3)],
+    [("joblib", "auto", [0, 1, 0]), ("joblib", "cuda:1", [1] * 3), ("basic", "cuda", [0] * 3)],
 )
 def test_jobs_that_run_at_a_time_take_gpus_in_turn(
     launcher: str,
     device: str,
-    devices: list[int | None],
+    devices: list[int],
     call: Call,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
