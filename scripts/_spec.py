@@ -84,8 +84,8 @@ def device_of(config: DictConfig) -> torch.device:
         return own_device(config.device)
     hydra = HydraConfig.get()
     one_by_one = hydra.launcher._target_.endswith("BasicLauncher")
-    job = 0 if one_by_one else OmegaConf.select(hydra, "job.num")
-    return own_device(config.device, job or 0)
+    job = 0 if one_by_one or OmegaConf.is_missing(hydra.job, "num") else hydra.job.num
+    return own_device(config.device, job)
 
 
 def _check_mappings(config: DictConfig, rules: Rules) -> None:
