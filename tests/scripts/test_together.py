@@ -130,7 +130,7 @@ def test_another_batch_is_refused(tmp_path: Path) -> None:
 
 REFUSALS = {
     "torchrun has started 2 processes: set training.parallel=ddp": (),
-    "torchrun's processes train one run": ("training.parallel=ddp", "-m", "seed=0,1"),
+    "torchrun's processes train one run": ("-m", "training.parallel=ddp", "seed=0,1"),
     "training.cuda_graph=true": ("training.parallel=ddp", "training.cuda_graph=true"),
 }
 
