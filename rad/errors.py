@@ -18,6 +18,10 @@ class Diverged(UsageError):
     """Training has come to a loss that is not finite."""
 
 
+class ToldElsewhere(UsageError):
+    """What another process of the same run tells the user."""
+
+
 class Several(UsageError):
     """Some errors, each of its own cause: `errors`."""
 

@@ -33,8 +33,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import distributed
 
-from rad.errors import Several, UsageError, first_line, out_of_memory
+from rad.errors import Several, ToldElsewhere, UsageError, first_line, out_of_memory
+from rad.processes import launched
 from rad.processes.jobs import of_word
 from rad.processes.workers import STOPPED, worker
 from rad.schema.help import help_text
@@ -289,9 +291,11 @@ def end(main: Callable[[Sequence[str]], int]) -> NoReturn:
 def refuse(error: Exception, known: Sequence[str] = ()) -> NoReturn:
     """Print one line for the error, or one for each of several, and exit with status 2.
 
-    `known` are the settings that the script has.
+    `known` are the settings that the script has. Of several processes that refuse the same, as all
+    do before they have met, the first prints it.
     """
-    for line in lines_of(error, known):
+    alike = launched.rank() > 0 and not distributed.is_initialized()
+    for line in [] if alike or isinstance(error, ToldElsewhere) else lines_of(error, known):
         print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 

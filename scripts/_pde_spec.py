@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _spec import check_settings, config_text, path_overrides
+from _spec import check_settings, config_text, device_of, path_overrides
 from omegaconf import DictConfig, OmegaConf
 
 from rad.errors import UsageError
@@ -17,7 +17,6 @@ from rad.pde import Fourier, ReactionDiffusion
 from rad.pde.plan import PlannedAdjoint, plan
 from rad.results import run_path
 from rad.schema.training import PDE
-from rad.schema.values import choose_device
 from rad.training import Settings
 
 RUNTIME = (
@@ -63,7 +62,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> PdeSpec:
         config=config,
         experiment=str(config.experiment_name),
         seed=config.seed,
-        device=choose_device(config.device),
+        device=device_of(config),
         problem=problem,
         plan=plan(
             problem,

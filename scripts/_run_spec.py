@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _spec import check_fits, check_settings, config_text, path_overrides
+from _spec import check_fits, check_settings, config_text, device_of, path_overrides
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -18,7 +18,6 @@ from rad.memory.budget import canonical
 from rad.results import run_path
 from rad.schema.own import TARGET, call_own
 from rad.schema.training import TRAIN
-from rad.schema.values import choose_device
 from rad.training import Settings, Task
 
 RUNTIME = (
@@ -135,7 +134,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
         experiment=experiment,
         budget=config.budget,
         seed=config.seed,
-        device=choose_device(config.device),
+        device=device_of(config),
         settings=_settings(config),
         dataset_options=dataset_options,
         path=run_path(
@@ -147,11 +146,12 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
 
 def _settings(config: DictConfig) -> Settings:
     optimizer = {k: v for k, v in config.optimizer.items() if k != "name"}
+    training = {k: v for k, v in config.training.items() if k != "parallel"}
     return Settings(
         batch_size=config.batch_size,
         optimizer=config.optimizer.name,
         **optimizer,
-        **config.training,
+        **training,
     )
 
 

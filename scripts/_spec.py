@@ -13,8 +13,10 @@ import torch
 from hydra import compose
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -22,18 +24,26 @@ from yaml import YAMLError
 from rad import models
 from rad.data import model_arguments
 from rad.errors import UsageError, first_line
+from rad.processes import launched
 from rad.processes.signals import stopped_first
 from rad.results import RunFolder
 from rad.schema import training
 from rad.schema.own import TARGET
 from rad.schema.rules import Anything, Choice, Named, OrNull, Rules, check, shown
+from rad.schema.values import own_device
 
 FLOATS_A_PARAMETER = 4
 """Of Adam: weight, gradient, two moments."""
 
 IN_EVERY_PATH = ("variant", "budget", "seed", "experiment", "experiment_name")
 
-LATER = (("slices", None), ("path", None), ("dataset.augment", None), ("optimizer.fused", False))
+LATER = (
+    ("slices", None),
+    ("path", None),
+    ("dataset.augment", None),
+    ("optimizer.fused", False),
+    ("training.parallel", None),
+)
 """Settings that came after the first results, and what they are where they are off."""
 
 
@@ -61,6 +71,21 @@ def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) ->
     tree = _resolved(config)
     tree.pop("scales", None)
     check("", tree, rules)
+    names = ("training.parallel", "training.cuda_graph")
+    launched.check(*(OmegaConf.select(config, name) for name in names))
+
+
+def device_of(config: DictConfig) -> torch.device:
+    """The device of a run, as `rad.schema.values.own_device`; jobs of a parallel sweep take turns.
+
+    Raises UsageError.
+    """
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return own_device(config.device)
+    hydra = HydraConfig.get()
+    one_by_one = hydra.launcher._target_.endswith("BasicLauncher")
+    job = 0 if one_by_one or OmegaConf.is_missing(hydra.job, "num") else hydra.job.num
+    return own_device(config.device, job)
 
 
 def _check_mappings(config: DictConfig, rules: Rules) -> None:

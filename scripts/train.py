@@ -11,27 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import _cli  # first: see there
+import torch
 from _run_spec import RunSpec, defaults, read
 from omegaconf import DictConfig, OmegaConf
 
 from rad import slice_batches
+from rad.conversion.modules import convert
 from rad.data import Dataset, Text
 from rad.errors import Several, UsageError
 from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
-from rad.planning.variants import Built, Plan, build
+from rad.planning.variants import Built, Plan, fit
 from rad.plotting.report import collect, page
 from rad.results import RunFolder, difference, locked, machine, provenance, write_atomic
 from rad.training import (
     Interruption,
+    Logger,
+    NullLogger,
+    Ranks,
     RunInfo,
     Shown,
     Strides,
     Task,
     TrainResult,
     follow,
+    joined,
     side_by_side,
     strides,
 )
+from rad.training.ranks import ALONE
 from rad.training.task import task_of
 
 PAPER_SETTINGS = (("feedforward", "mnist"), ("convnet", "cifar10"), ("irnn", "sequential_mnist"))
@@ -62,28 +69,34 @@ def train_specs(specs: Sequence[RunSpec], **place: Any) -> None:
 
     `place` says where the first stands in a sweep, as `rad.training.Shown` has it.
 
+    Where `training.parallel` is set, torchrun's processes train one run together.
+
     Raises:
         UsageError: a run cannot be planned, or has diverged, and the others have ended; `Several`
             where that is true of several.
     """
-    origin = provenance()
+    origin, device = provenance(), specs[0].device
     datasets: dict[str, Dataset | Text | Task] = {}
     failed: dict[Path, UsageError] = {}
     ready: list[Prepared] = []
     different = {spec.path: spec for spec in specs}
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     with ExitStack() as stack, Interruption() as interruption:
+        alone = specs[0].config.training.parallel is None
+        ranks = ALONE if alone else stack.enter_context(joined(device))
         for index, spec in enumerate(different.values()):
             here = {**place, "number": place.get("number", 1) + index}
             try:
-                run = _prepared(spec, datasets, stack, interruption, origin["commit"], here)
+                run = _prepared(spec, datasets, stack, interruption, origin["commit"], here, ranks)
                 ready += [] if run is None else [run]
             except UsageError as error:
                 failed[spec.path] = error
         runs = [run.run for run in ready]
-        for index, outcome in side_by_side(runs, specs[0].device):
+        for index, outcome in side_by_side(runs, device):
             if isinstance(outcome, UsageError):
                 failed[ready[index].spec.path] = outcome
-            else:
+            elif ranks.first:
                 _end(ready[index], outcome, len(ready), origin)
     if len(different) == 1:
         for only in failed.values():
@@ -99,24 +112,34 @@ def _prepared(
     interruption: Interruption,
     commit: str,
     place: dict[str, Any],
+    ranks: Ranks,
 ) -> Prepared | None:
     """The planned run, whose folder and logger `stack` closes; None where it has finished."""
     folder = RunFolder(spec.path)
-    if folder.finished():
-        print(_skipped(folder, spec), flush=True)
+    if ranks.decided(folder.finished):
+        ranks.say(_skipped(folder, spec))
         return None
     name, options = spec.config.dataset.name, spec.dataset_options
     key = f"{name} {options} {spec.config.data_root} {spec.device}"
     if key not in datasets:
-        datasets[key] = spec.load()
-    built = plan(spec, datasets[key])
-    print(f"{spec.path}: {built.plan.describe()}", flush=True)
-    stack.enter_context(folder.open(spec.text))
-    if folder.finished():  # by another process, in the meantime
-        print(_skipped(folder, spec), flush=True)
+        datasets[key] = ranks.after_first(spec.load)
+    built = plan(spec, datasets[key], ranks)
+    of_each = f", in each of {ranks.count} processes" if ranks.count > 1 else ""
+    ranks.say(f"{spec.path}: {built.plan.describe()}{of_each}")
+    logger: Logger = NullLogger()
+
+    def claimed() -> bool:
+        nonlocal logger
+        stack.enter_context(folder.open(spec.text))
+        if folder.finished():  # by another program, in the meantime
+            return False
+        logger = follow(spec.config.logger, run_info(spec, built))
+        stack.callback(logger.finish)
+        return True
+
+    if not ranks.decided(claimed):
+        ranks.say(_skipped(folder, spec))
         return None
-    logger = follow(spec.config.logger, run_info(spec, built.plan))
-    stack.callback(logger.finish)
     settings = replace(spec.settings, batch_size=built.batch_size)
     run = strides(
         built.model,
@@ -128,6 +151,7 @@ def _prepared(
         commit=commit,
         interruption=interruption,
         shown=Shown(_label(spec), built.plan.memory.saved_bytes, **place),
+        ranks=ranks,
     )
     return Prepared(spec, folder, built, run)
 
@@ -135,7 +159,7 @@ def _prepared(
 def _end(run: Prepared, result: TrainResult, count: int, origin: dict[str, Any]) -> None:
     """Mark a run as finished, if it is."""
     if result.finished:
-        run.folder.write_summary({**summary(run.spec, run.built.plan, result, count), **origin})
+        run.folder.write_summary({**summary(run.spec, run.built, result, count), **origin})
         seconds = result.iterations * result.seconds_per_iteration
         print(f"{_label(run.spec)}: {_final(result)} in {seconds:,.1f} s -> {run.folder.path}")
     else:
@@ -152,33 +176,43 @@ def _final(result: TrainResult) -> str:
     return ", ".join(words)
 
 
-def plan(spec: RunSpec, dataset: Dataset | Text | Task) -> Built:
-    """The converted model and how it meets the budget, measured on the first examples."""
-    task = task_of(dataset)
-    batch = task.first(spec.settings.batch_size)
+def plan(spec: RunSpec, dataset: Dataset | Text | Task, ranks: Ranks = ALONE) -> Built:
+    """The converted model and how it meets the budget, measured on the first examples.
+
+    Of several processes each has the budget for its part of the batch, as the first one plans it.
+    """
+    task, full = task_of(dataset), spec.settings.batch_size
+    part = ranks.largest_part(full)
+    batch = task.first(part)
     model = spec.model(dataset)
     if spec.config.slices is not None:
         slice_batches(model, spec.config.slices)
-    return build(
-        model.to(spec.device),
-        batch.inputs,
-        task.loss_on(batch.targets),
-        spec.config.variant.name,
-        spec.budget,
-        spec.seed,
-        kind=spec.config.kind,
-        allocation=spec.config.allocation,
-        path=spec.config.path,
-        recompute=False if spec.config.variant.name == "auto" else None,
-        **{str(key): value for key, value in spec.config.variant.items() if key != "name"},
+    model = model.to(spec.device)
+    found = ranks.decided(
+        lambda: fit(
+            model,
+            batch.inputs,
+            task.loss_on(batch.targets),
+            spec.budget,
+            spec.config.variant.name,
+            kind=spec.config.kind,
+            allocation=spec.config.allocation,
+            path=spec.config.path,
+            recompute=False if spec.config.variant.name == "auto" else None,
+            **{str(key): value for key, value in spec.config.variant.items() if key != "name"},
+        )
     )
+    smaller = found.batch_size < part
+    size = found.batch_size * ranks.count if smaller else full
+    return Built(convert(model, found, spec.seed), size, found)
 
 
-def summary(spec: RunSpec, plan: Plan, result: TrainResult, count: int = 1) -> dict[str, Any]:
+def summary(spec: RunSpec, built: Built, result: TrainResult, count: int = 1) -> dict[str, Any]:
     """The fields of summary.json, but for the provenance, which is taken when the run starts.
 
-    `count` runs have shared the process.
+    `count` runs have shared the process. The memory is each process's.
     """
+    plan = built.plan
     return {
         "experiment": spec.experiment,
         "model": spec.config.model.name,
@@ -193,7 +227,7 @@ def summary(spec: RunSpec, plan: Plan, result: TrainResult, count: int = 1) -> d
         **({} if plan.layers is None else {"layers": dict(plan.layers)}),
         **({} if plan.reason is None else {"reason": plan.reason}),
         "bits": plan.bits,
-        "batch_size": plan.batch_size,
+        "batch_size": built.batch_size,
         "memory": {"paper_bytes": _paper_bytes(spec, plan), **asdict(plan.memory)},
         "final": result.final,
         "iterations": result.iterations,
@@ -257,10 +291,11 @@ def _label(spec: RunSpec) -> str:
     return f"{spec.experiment} {spec.config.variant.name}{budget} s{spec.seed}"
 
 
-def run_info(spec: RunSpec, plan: Plan, job: str = "train") -> RunInfo:
+def run_info(spec: RunSpec, built: Built, job: str = "train") -> RunInfo:
     """What dashboards are told of a run."""
+    plan = built.plan
     config, memory = spec.config, asdict(plan.memory)
-    used = {"batch_size": plan.batch_size, "keep_fraction": plan.keep_fraction, "bits": plan.bits}
+    used = {"batch_size": built.batch_size, "keep_fraction": plan.keep_fraction, "bits": plan.bits}
     notes = (config.model.name, config.dataset.name, plan.variant, config.scale)
     return RunInfo(
         path=spec.path.relative_to(config.results_root).as_posix(),

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from rad.errors import UsageError
+from rad.processes import launched
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 """Signals with which users end programs."""
@@ -32,6 +33,8 @@ def leave(number: int) -> NoReturn:
 
 
 def _tell(number: int) -> None:
+    if launched.rank() > 0:  # another process of the run tells it
+        return
     name = signal.Signals(number).name
     line = f"stopped by {name}; the same command goes on with what is unfinished"
     print(line, file=sys.stderr, flush=True)

@@ -115,7 +115,7 @@ def _git_commit() -> str | None:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """`python scripts/<name>.py ...`, after what is set of ENVIRONMENT.
+    """`python scripts/<name>.py ...`, after what is set of ENVIRONMENT; torchrun where it was that.
 
     Absolute paths outside of the checkout become PATH; where the data lies is left out, since
     each machine has its own place for it.
@@ -127,4 +127,13 @@ def _command(arguments: Sequence[str]) -> str:
     local = (argument.replace(f"{REPOSITORY}/", "") for argument in told)
     rest = (re.sub(r"(?<![^=,:\[{'\"\s])~?/[^\s,'\"\]}]*", "PATH", argument) for argument in local)
     given = [f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
-    return shlex.join([*given, "python", shown, *rest])
+    return shlex.join([*given, *_starter(), shown, *rest])
+
+
+def _starter() -> list[str]:
+    """What runs the script."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ["python"]
+    counts = {"--nnodes": "GROUP_WORLD_SIZE", "--nproc-per-node": "LOCAL_WORLD_SIZE"}
+    given = {option: os.environ.get(name, "1") for option, name in counts.items()}
+    return ["torchrun", *(word for option, n in given.items() if n != "1" for word in (option, n))]

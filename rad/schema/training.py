@@ -29,6 +29,7 @@ from rad.schema.rules import (
     Whole,
 )
 from rad.schema.values import check_budget, choose_device
+from rad.training.ranks import PARALLEL
 from rad.training.wandb_logger import MODES
 
 FLAG = Flag()
@@ -125,6 +126,7 @@ TRAIN: Rules = {
         "train_loss_every": PERIOD,
         "evaluation_batch": SIZE,
         "cuda_graph": FLAG,
+        "parallel": Choice((None, *PARALLEL)),
         **_RUNTIME,
     },
     "device": DEVICE,
@@ -134,8 +136,11 @@ TRAIN: Rules = {
 }
 
 _RANGE = ListOf(POSITIVE, length=2)
+_ALONE: Rules = {**TRAIN, "training": {**TRAIN["training"], "parallel": Choice((None,))}}
+"""For what one process does."""
+
 TUNE: Rules = {
-    **TRAIN,
+    **_ALONE,
     "tuning": {
         "trials": COUNT,
         "held_out": COUNT,
@@ -147,7 +152,7 @@ TUNE: Rules = {
 }
 
 GRADIENT_NOISE: Rules = {
-    **TRAIN,
+    **_ALONE,
     "noise": {
         "measure": FLAG,
         "iterations": ListOf(Whole(0), distinct=True),

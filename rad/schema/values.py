@@ -8,6 +8,7 @@ import torch
 
 from rad.errors import UsageError
 from rad.memory.budget import parse_budget
+from rad.processes import launched
 
 LEAST_FRACTION = 1e-6
 """Below which a budget that is a fraction keeps nothing of anything."""
@@ -29,6 +30,26 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         raise UsageError(f"device {name!r} is not there ({count} CUDA devices); use device=auto")
     return device
+
+
+def own_device(name: str, job: int = 0) -> torch.device:
+    """The device of that name; where `auto` and `cuda` leave it open, one of this process's own.
+
+    The processes of one run have a CUDA device each; jobs that run at a time take turns by number.
+    Raises UsageError if it is not there, or devices are fewer than processes.
+    """
+    device, count = choose_device(name), torch.cuda.device_count()
+    if device.type == "cpu":
+        return device
+    here = launched.local_count()
+    if launched.count() > 1 and (here > count or device.index is not None):
+        raise UsageError(
+            f"{here} processes need a CUDA device each, and device={name} gives one of "
+            f"{count}: set device=cuda and --nproc-per-node {count}, or device=cpu"
+        )
+    if device.index is not None or count < 2:
+        return device
+    return torch.device("cuda", launched.local_rank() if launched.count() > 1 else job % count)
 
 
 def check_budget(budget: Any) -> None:

@@ -9,6 +9,7 @@ from rad.training.interruption import Interruption
 from rad.training.loggers import Logger, NullLogger, RunInfo
 from rad.training.loop import Strides, strides, train
 from rad.training.progress_bar import Shown
+from rad.training.ranks import Ranks, joined
 from rad.training.session import TrainResult
 from rad.training.settings import Settings
 from rad.training.side_by_side import side_by_side
@@ -23,6 +24,7 @@ __all__ = [
     "Logger",
     "NextToken",
     "NullLogger",
+    "Ranks",
     "RunInfo",
     "Settings",
     "Shown",
@@ -32,6 +34,7 @@ __all__ = [
     "TrainResult",
     "WandbLogger",
     "follow",
+    "joined",
     "side_by_side",
     "strides",
     "train",

@@ -12,8 +12,13 @@ def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch
     The seeds are hashed, so that no stream repeats another's draws, nor those of a global
     generator that was given the same seed.
     """
+    return torch.Generator(device).manual_seed(seed_of(seed, purpose))
+
+
+def seed_of(seed: int, purpose: str) -> int:
+    """The seed of that generator: 32 bits."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "little"))
+    return int.from_bytes(digest[:4], "little")
 
 
 class Sampler:

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from rad.errors import UsageError
 from rad.results import RunFolder, difference, seal, write_atomic
+from rad.training.ranks import ALONE, Ranks
 from rad.training.saved_state import KEYS, LATER, Expected, problem, problem_of_optimizer
 from rad.training.segments import Segment
 
@@ -72,19 +73,47 @@ def restore(
     optimizer: Optimizer,
     generator: torch.Generator,
     expected: Expected,
+    ranks: Ranks = ALONE,
 ) -> Progress:
     """Bring everything to the state of the folder's checkpoint; without one, change nothing.
 
-    `model` is as it was when the run started.
+    `model` is as it was when the run started. Of several `ranks` the first reads it for all.
 
     Raises:
         UsageError: both checkpoints are damaged, or the one to go on from belongs to another
             configuration, model or kind of device, or has been edited.
     """
-    file, state, lost = _read(folder)
+    remedy = f"delete {folder.path}/checkpoint*.pt to start this run afresh, or use another folder"
+    file, state, lost = ranks.decided(
+        lambda: _checked(folder, model, optimizer, generator, expected, remedy)
+    )
     if state is None:
         return Progress()
-    remedy = f"delete {folder.path}/checkpoint*.pt to start this run afresh, or use another folder"
+    try:
+        _set(model, optimizer, generator, state)
+    except (RuntimeError, TypeError, ValueError) as error:
+        cause = type(error).__name__
+        raise UsageError(f"{file} is damaged or was edited ({cause}); {remedy}") from error
+    if lost and ranks.first:
+        os.replace(file, folder.checkpoint_file)
+        word = f"{folder.path}: {lost}; the run goes on from the one before"
+        print(f"{word}, at iteration {state['iteration']}", file=sys.stderr, flush=True)
+    segments = state.get("segments", [{"from": 0}])
+    return Progress(state["iteration"], float(state["seconds"]), state["rows"], segments)
+
+
+def _checked(
+    folder: RunFolder,
+    model: nn.Module,
+    optimizer: Optimizer,
+    generator: torch.Generator,
+    expected: Expected,
+    remedy: str,
+) -> tuple[Path, Any, str]:
+    """As `_read`, once the checkpoint is known to be this run's. Raises as `restore`."""
+    file, state, lost = _read(folder)
+    if state is None:
+        return file, None, lost
     if not isinstance(state, dict) or not KEYS <= state.keys() <= KEYS | LATER:
         raise UsageError(f"{file} is not a checkpoint of this program; {remedy}")
     if difference(state["config"], folder.config_file.read_text()):
@@ -100,17 +129,7 @@ def restore(
     )
     if wrong:
         raise UsageError(f"{file} is damaged or was edited ({wrong}); {remedy}")
-    try:
-        _set(model, optimizer, generator, state)
-    except (RuntimeError, TypeError, ValueError) as error:
-        cause = type(error).__name__
-        raise UsageError(f"{file} is damaged or was edited ({cause}); {remedy}") from error
-    if lost:
-        os.replace(file, folder.checkpoint_file)
-        word = f"{folder.path}: {lost}; the run goes on from the one before"
-        print(f"{word}, at iteration {state['iteration']}", file=sys.stderr, flush=True)
-    segments = state.get("segments", [{"from": 0}])
-    return Progress(state["iteration"], float(state["seconds"]), state["rows"], segments)
+    return file, state, lost
 
 
 def _read(folder: RunFolder) -> tuple[Path, Any, str]:

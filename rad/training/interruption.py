@@ -59,6 +59,11 @@ class Interruption:
         if self.asked is not None and self.running <= self._saved:
             self._deliver()
 
+    def take(self, number: int) -> None:
+        """Treat a signal that another process of the run has had as one's own, unless it is."""
+        if self.asked is None and number in self._before:
+            self._take(number, None)
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         again = number == signal.SIGINT == self.asked
         if self.asked is None:

@@ -21,9 +21,10 @@ from rad.training.interruption import Interruption
 from rad.training.loggers import Logger
 from rad.training.optimizers import make_optimizer, set_learning_rate
 from rad.training.progress_bar import Shown
+from rad.training.ranks import ALONE, Ranks
 from rad.training.session import Session, TrainResult
 from rad.training.settings import Settings
-from rad.training.task import SPLITS, Task, evaluate, task_of
+from rad.training.task import SPLITS, Batch, Task, evaluate, task_of
 
 # The device is waited for after so many steps, or so many seconds where steps are slow: to look
 # for a loss that is not finite, to move the progress bar and to look at the clock.
@@ -99,12 +100,20 @@ def strides(
     commit: str | None = None,
     interruption: Interruption | None = None,
     shown: Shown | None = None,
+    ranks: Ranks = ALONE,
 ) -> Strides:
     """`train`, a stride at a time; the pauses do not count in `seconds`.
 
     `interruption` is that of all runs that take turns, `shown` how the progress bar shows this one.
+    Several `ranks` train it together, each on its part of a batch; their gradients are averaged,
+    so that the update is that of the whole batch. `folder` and `logger` are used by the first.
+
+    Raises:
+        UsageError: as `train`; too few examples for so many processes; a model that leaves
+            parameters without a gradient, which they cannot average.
     """
     task = task_of(task)
+    ranks.check(batch=settings.batch_size, **{f"{split} set": task.size(split) for split in SPLITS})
     sampler = Sampler(task.size(), settings.batch_size, seed, task.device, settings.bootstrap)
     graphs = graphed.CudaGraphs() if graphs is None else graphs
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -127,26 +136,33 @@ def strides(
         commit=commit,
         interruption=interruption,
         shown=shown,
+        ranks=ranks,
     )
     weights = sampler.multiplicities()
     if not model.training:
         model.train()
 
     def record(batch_loss: float | None) -> None:
-        session.record({"batch_loss": batch_loss, **_evaluations(model, task, session, weights)})
+        values = _evaluations(model, task, session, weights, ranks)
+        session.record({"batch_loss": batch_loss, **values})
 
     if not session.progress.rows:
         record(None)
     numbers = count(session.iteration + 1)
     watch = None if on_backward is None else lambda: on_backward(next(numbers))
-    update = partial(_update, model, optimizer, task, sampler, settings, watch)
+    averaging = ranks.averaging(model)
+    update = ranks.apart(
+        partial(_update, averaging, optimizer, task, sampler, settings, ranks, watch),
+        seed,
+        session.iteration,
+    )
     if settings.cuda_graph and watch is None:
         updates = graphed.updates(update, model, sampler.generator, graphs, session.tell)
     else:
         updates = graphed.eager(update)
     with session:
         for _ in session.strides():
-            losses = yield from _advance(updates, optimizer, session)
+            losses = yield from _advance(updates, optimizer, session, ranks)
             session.show(losses[-1])
             if settings.tests_at(session.iteration) or settings.trains_at(session.iteration):
                 record(losses[-1])
@@ -168,11 +184,11 @@ def _filled(settings: Settings, metrics: Sequence[str], updates: int) -> dict[in
 
 
 def _advance(
-    updates: Iterator[Tensor], optimizer: Optimizer, session: Session
+    updates: Iterator[Tensor], optimizer: Optimizer, session: Session, ranks: Ranks
 ) -> Generator[None, None, list[float]]:
     """Launch updates up to the next stop, pause, return their losses, all of them finite."""
     settings, first = session.settings, session.iteration
-    losses = []
+    most, losses = session.updates_within(STRIDE_SECONDS), []
     with session.timed():
         start = time.perf_counter()
         for step in range(first, _next_stop(settings, first)):
@@ -180,11 +196,12 @@ def _advance(
             if step == first or rate != settings.learning_rate_at(step - 1):
                 set_learning_rate(optimizer, rate)
             losses.append(next(updates))
-            if time.perf_counter() - start > STRIDE_SECONDS:
+            late = time.perf_counter() - start > STRIDE_SECONDS
+            if late if most is None else len(losses) == most:
                 break
     yield
     with session.timed():
-        values: list[float] = torch.stack(losses).tolist()
+        values: list[float] = (ranks.total(torch.stack(losses)) / ranks.count).tolist()
         for iteration, value in enumerate(values, start=first + 1):
             session.check_finite("the batch loss", value, iteration)
         session.done(len(values))
@@ -207,11 +224,12 @@ def _update(
     task: Task,
     sampler: Sampler,
     settings: Settings,
+    ranks: Ranks,
     on_backward: Callable[[], None] | None,
 ) -> Tensor:
     """Launch one update, without waiting; return the loss of its batch, detached."""
     optimizer.zero_grad(set_to_none=True)
-    loss = _backward(model, task, sampler, on_backward)
+    loss = _backward(model, task, sampler, ranks, on_backward)
     if settings.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
     optimizer.step()
@@ -219,34 +237,42 @@ def _update(
 
 
 def _backward(
-    model: nn.Module, task: Task, sampler: Sampler, on_backward: Callable[[], None] | None
+    model: nn.Module,
+    task: Task,
+    sampler: Sampler,
+    ranks: Ranks,
+    on_backward: Callable[[], None] | None,
 ) -> Tensor:
     """Put the gradient of one batch in place; return its loss, detached."""
-    loss = _forward(model, task, sampler)
+    loss = _forward(model, task, sampler, ranks)
     if on_backward is not None:
         on_backward()
     loss.backward()
     return loss.detach()
 
 
-def _forward(model: nn.Module, task: Task, sampler: Sampler) -> Tensor:
+def _forward(model: nn.Module, task: Task, sampler: Sampler, ranks: Ranks) -> Tensor:
+    """The loss of a batch; of several processes each has the loss of its part, weighed by it."""
     batch = task.training_batch(sampler.draw(), sampler.generator)
-    return task.loss(model(*batch.inputs), batch.targets)
+    weight = ranks.weight(len(batch.targets))
+    batch = Batch(tuple(map(ranks.own, batch.inputs)), ranks.own(batch.targets))
+    loss = task.loss(model(*batch.inputs), batch.targets)
+    return loss if weight == 1 else weight * loss
 
 
 def _evaluations(
-    model: nn.Module, task: Task, session: Session, weights: Tensor | None
+    model: nn.Module, task: Task, session: Session, weights: Tensor | None, ranks: Ranks
 ) -> dict[str, float | None]:
     """What is due after the updates done, by column."""
     settings, values = session.settings, dict[str, float | None]()
     if settings.trains_at(session.iteration):
-        train = evaluate(model, task, "train", settings.evaluation_batch, weights)
+        train = evaluate(model, task, "train", settings.evaluation_batch, weights, ranks)
         session.check_finite("the training loss", train.metrics["loss"])
         values |= {f"train_{metric}": value for metric, value in train.metrics.items()}
         if weights is not None:
             values["bootstrap_loss"] = train.weighted_loss
     if settings.tests_at(session.iteration):
-        test = evaluate(model, task, "test", settings.evaluation_batch)
+        test = evaluate(model, task, "test", settings.evaluation_batch, ranks=ranks)
         session.check_finite("the test loss", test.metrics["loss"])
         values |= {f"test_{metric}": value for metric, value in test.metrics.items()}
     return values

@@ -27,14 +27,19 @@ TYPES: dict[str, Any] = {
     "threads": int,
     "kernels": str | None,
     "data": str | None,
+    "processes": int,
+    "batch": int,
 }
-"""What a segment may name; `data` is the data set's digest, `kernels` the variable RAD_KERNELS."""
+"""What a segment may name; `data` is the data set's digest, `kernels` the variable RAD_KERNELS,
+`processes` how many train together, `batch` the examples that they have between them."""
 
 PACKAGES = ("numpy", "numba", "triton")
 
 
-def here(device: torch.device, data: str | None, commit: str | None) -> Segment:
-    """What the updates of this process depend on."""
+def here(
+    device: torch.device, data: str | None, commit: str | None, processes: int, batch: int
+) -> Segment:
+    """What the updates from here on depend on."""
     return {
         "commit": commit,
         "code": code(),
@@ -43,6 +48,8 @@ def here(device: torch.device, data: str | None, commit: str | None) -> Segment:
         "threads": torch.get_num_threads(),
         "kernels": os.environ.get("RAD_KERNELS"),
         "data": data,
+        "processes": processes,
+        "batch": batch,
     }
 
 
@@ -73,7 +80,7 @@ def extended(segments: Sequence[Segment], now: Segment, iteration: int) -> list[
 
 
 def differences(there: Segment, now: Segment) -> list[str]:
-    """What can make other numbers, in words; the data set aside."""
+    """What can make other numbers, in words; the data set and the batch aside."""
     if "code" not in there:
         return ["code, versions, device or threads (the checkpoint does not name them)"]
     found = []
@@ -83,7 +90,8 @@ def differences(there: Segment, now: Segment) -> list[str]:
     for name in sorted(there["versions"].keys() | now["versions"].keys()):
         old, new = (segment["versions"].get(name, "none") for segment in (there, now))
         found += [f"{name}{_pair(old, new)}"] if old != new else []
-    for name in ("device", "threads", "kernels"):
+    there = {"processes": 1, **there}
+    for name in ("device", "threads", "kernels", "processes"):
         if there[name] != now[name]:
             found.append(f"{name}{_pair(there[name], now[name])}")
     return found

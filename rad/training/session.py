@@ -26,6 +26,7 @@ from rad.training.checkpoint import Row
 from rad.training.interruption import Interruption
 from rad.training.loggers import Logger
 from rad.training.progress_bar import ProgressBar, Shown
+from rad.training.ranks import ALONE, Ranks
 from rad.training.saved_state import Expected
 from rad.training.settings import Settings
 
@@ -49,9 +50,15 @@ class TrainResult:
     data: str | None = None
 
     def provenance(self) -> dict[str, Any]:
-        """What summary.json tells of them: the data's digest, and the segments of a resumed run."""
+        """What summary.json tells of them: the data's digest, and the segments of a resumed run.
+
+        Also how many processes have trained together at last, if several.
+        """
         resumed = {"segments": list(self.segments)} if len(self.segments) > 1 else {}
-        return {**resumed, **({} if self.data is None else {"digests": {"data": self.data}})}
+        count = segments.latest(self.segments).get("processes", 1)
+        together = {"processes": count} if count > 1 else {}
+        data = {} if self.data is None else {"digests": {"data": self.data}}
+        return {**resumed, **together, **data}
 
 
 class Session:
@@ -62,7 +69,8 @@ class Session:
     that of the caller; `shown` is for the progress bar. The rows of a resumed run are logged again
     from the first on; where its numbers may differ from the unbroken run's, a line on stderr says
     why. The time limit counts from here. In a `with` statement the progress bar is shown, and a
-    signal that `interruption` holds waits for a checkpoint.
+    signal that `interruption` holds waits for a checkpoint. Of several `ranks` the first alone
+    reads and writes files, and all stop after the same update.
 
     Raises:
         UsageError: a checkpoint that does not fit or a file that cannot be written.
@@ -85,6 +93,7 @@ class Session:
         commit: str | None = None,
         interruption: Interruption | None = None,
         shown: Shown | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         limit = settings.time_limit
         self._deadline = math.inf if limit is None else time.monotonic() + limit
@@ -93,25 +102,35 @@ class Session:
         self._interruption = Interruption() if interruption is None else interruption
         self._bar: ProgressBar | None = None
         self._shown = shown
+        self._ranks = ranks
         self._next_checkpoint = 0.0
         self._step_peak = 0
+        self._slowest = math.inf
         self.settings = settings
         self.columns = (*ALWAYS, *columns)
         expected = Expected(settings.iterations, self.columns, rows)
-        self.progress = checkpoint.restore(folder, *self._state, expected)
+        self.progress = checkpoint.restore(folder, *self._state, expected, ranks)
         self._data = data
         if not self.finished:
-            self._begin_segment(commit)
+            self.progress.segments = ranks.decided(lambda: self._with_segment(commit))
         for row in self.progress.rows:
             logger.log(row)
 
-    def _begin_segment(self, commit: str | None) -> None:
-        """Note what the updates from here on depend on, and say what has changed."""
-        done, now = self.progress, segments.here(self._device, self._data, commit)
+    def _with_segment(self, commit: str | None) -> list[segments.Segment]:
+        """The segments with what the updates from here on depend on; say what has changed."""
+        processes, batch = self._ranks.count, self.settings.batch_size
+        done = self.progress
+        now = segments.here(self._device, self._data, commit, processes, batch)
         before = segments.latest(done.segments)
         where = f"{self._folder.path}: the run goes on from iteration {done.iteration}"
         if before.get("data") not in (None, self._data):
             raise UsageError(f"{where} with another data set; bring back the one it began with")
+        if before.get("batch") not in (None, batch):
+            raise UsageError(
+                f"{where} with another batch ({before['batch']} examples there, {batch} here; "
+                f"{before['processes']} processes there, {processes} here); bring back what it "
+                "began with"
+            )
         changed = ", ".join(segments.differences(before, now)) if before else ""
         if changed and self.settings.strict_resume:
             raise UsageError(
@@ -121,13 +140,14 @@ class Session:
         if changed:
             word = "its numbers may differ from the unbroken run's"
             print(f"{where} with other {changed}: {word}", file=sys.stderr, flush=True)
-        done.segments = segments.extended(done.segments, now, done.iteration)
+        return segments.extended(done.segments, now, done.iteration)
 
     def __enter__(self) -> Session:
         progress = self.progress
-        self._bar = ProgressBar(
-            self.settings.iterations, progress.iteration, self._device, self._shown
-        )
+        if self._ranks.first:
+            self._bar = ProgressBar(
+                self.settings.iterations, progress.iteration, self._device, self._shown
+            )
         for row in progress.rows[-1:]:
             self._show_scores(row)
         self._interruption.running.add(self)
@@ -159,18 +179,33 @@ class Session:
         The caller makes one update or some for each; a checkpoint is written after a stride where
         one is due, before a signal is handled, and at the end.
         """
-        expired = False
+        expired = 0.0
         self._put_off()
         while self.iteration < self.settings.iterations and not expired:
-            yield self.iteration
-            now, asked = time.monotonic(), self._interruption.asked is not None
-            expired = now >= self._deadline
+            began, before = self.progress.seconds, self.iteration
+            yield before
+            now, asked = time.monotonic(), float(self._interruption.asked or 0)
             in_time = now >= self._next_checkpoint or self.settings.checkpoints_at(self.iteration)
-            if expired or asked or in_time:
-                checkpoint.save(self._folder, *self._state, self.progress)
+            pace = (self.progress.seconds - began) / max(self.iteration - before, 1)
+            expired, asked, due, self._slowest = self._ranks.most(
+                now >= self._deadline, asked, in_time, pace
+            )
+            if expired or asked or due:
+                if self._ranks.first:
+                    checkpoint.save(self._folder, *self._state, self.progress)
                 self._put_off()
             if asked:
+                self._interruption.take(int(asked))
                 self._interruption.saved(self)
+
+    def updates_within(self, seconds: float) -> int | None:
+        """How many updates all processes launch before they wait; None where one is alone.
+
+        As many as the slowest makes in that time, by the last stride, and at least 1.
+        """
+        if self._ranks.count == 1:
+            return None
+        return 1 if self._slowest > seconds else int(seconds / max(self._slowest, 1e-9))
 
     def _put_off(self) -> None:
         """Count the seconds until the next checkpoint from now."""
@@ -228,7 +263,8 @@ class Session:
 
     def write(self) -> None:
         """Write all rows to metrics.csv."""
-        self._folder.write_metrics(self.progress.rows, self.columns)
+        if self._ranks.first:
+            self._folder.write_metrics(self.progress.rows, self.columns)
 
     def show(self, loss: float) -> None:
         """Move the progress bar to the updates done."""

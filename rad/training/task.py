@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rad.data import Dataset, Text
 from rad.errors import UsageError
+from rad.training.ranks import ALONE, Ranks
 
 SPLITS = ("train", "test")
 
@@ -203,20 +204,28 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, task: Task, split: str, batch_size: int, weights: Tensor | None = None
+    model: nn.Module,
+    task: Task,
+    split: str,
+    batch_size: int,
+    weights: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Evaluate `model` under `eval()` on all of `split`; each module's mode is then restored.
 
     `weights` (N,) weigh the examples in `weighted_loss`. Sums run in float64 on the device, which
-    is waited for once.
+    is waited for once. Of several `ranks` each goes through its part, and all get the same; buffers
+    are those of the first.
     """
     count = task.size(split)
+    own = ranks.part(count)
+    ranks.align(model)
     sums = torch.zeros((), dtype=torch.float64, device=task.device)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        for start in range(0, count, batch_size):
-            indices = torch.arange(start, min(start + batch_size, count), device=task.device)
+        for start in range(own.start, own.stop, batch_size):
+            indices = torch.arange(start, min(start + batch_size, own.stop), device=task.device)
             inputs, targets = task.batch(indices, split)
             scores = task.scores(model(*inputs), targets)
             parts = [score.sum(dtype=torch.float64) for score in scores]
@@ -226,7 +235,7 @@ def evaluate(
     finally:
         for module, training in modes.items():
             module.training = training
-    totals = sums.tolist()
+    totals = ranks.total(sums).tolist()
     weighted = None if weights is None else totals.pop() / weights.sum().item()
     values = task.summarise([total / count for total in totals])
     return Evaluation(dict(zip(task.metrics, values, strict=True)), weighted)

@@ -32,6 +32,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rad.errors import Several, UsageError, first_line
+from rad.processes import launched
 from rad.processes.jobs import as_word
 from rad.processes.signals import Stopped
 from rad.processes.workers import STOPPED, watched
@@ -84,6 +85,10 @@ class CheckedSweeper(Sweeper):
                 all have ended.
             Stopped: a signal, when the jobs have saved where they are.
         """
+        if launched.count() > 1:
+            raise UsageError(
+                "torchrun's processes train one run, and a sweep is many: leave out -m, or torchrun"
+            )
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = {
             override.get_key_element(): override for override in parser.parse_overrides(arguments)

@@ -9,9 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import train
+from _run_spec import read
+from _spec import device_of
 from calling import SCRIPTS, Call, interruptible
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from rad.errors import UsageError
 
 TINY = ("model.hidden=[6]", "training.evaluate_every=500", "logger.mode=disabled")
 
@@ -104,3 +110,48 @@ def test_a_job_of_a_sweep_is_composed_once(call: Call, monkeypatch: pytest.Monke
     tiny = ("model.hidden=[6]", "optimizer.iterations=2", "training.evaluate_every=2")
     assert call("train", "-m", *tiny, "seed=0,1").status == 0
     assert composed == ["seed=0", "seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "device", "devices"),
+    [("joblib", "auto", [0, 1, 0]), ("joblib", "cuda:1", [1] * 3), ("basic", "cuda", [0] * 3)],
+)
+def test_jobs_that_run_at_a_time_take_gpus_in_turn(
+    launcher: str,
+    device: str,
+    devices: list[int],
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[torch.device] = []
+
+    def main(config: DictConfig, overrides: list[str]) -> None:
+        found.append(read(config, overrides).device)
+
+    monkeypatch.setattr(train, "main", main)
+    monkeypatch.setattr(train, "after", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = (f"hydra/launcher={launcher}", f"device={device}", "seed=0,1,2")
+    alone = ("hydra.launcher.n_jobs=1",) if launcher == "joblib" else ()
+    assert call("train", "-m", *TINY, *chosen, *alone).status == 0
+    assert found == [torch.device("cuda", index) for index in devices]
+
+
+def test_processes_of_one_run_take_a_gpu_each(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    given = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 3, "LOCAL_WORLD_SIZE": 2}
+    given |= {"MASTER_ADDR": 1, "MASTER_PORT": 1}
+    for name, value in given.items():
+        monkeypatch.setenv(name, str(value))
+    config = OmegaConf.create({"device": "auto"})
+    assert device_of(config) == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match="3 processes need a CUDA device each"):
+        device_of(config)
+    monkeypatch.setenv("RANK", "0")
+    refused = call("train", *TINY, "training.parallel=ddp", "device=cuda:1")
+    assert refused.status == 2
+    (line,) = refused.err.splitlines()
+    assert line.startswith("error: 3 processes need a CUDA device each, and device=cuda:1")

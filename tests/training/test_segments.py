@@ -54,6 +54,7 @@ CHANGES = {
     "device": ("device", "an abacus", r"other device \(.* there, an abacus here\): its"),
     "threads": ("threads", 7, r"other threads \(1 there, 7 here\): its"),
     "kernels": ("kernels", "off", r"other kernels \(None there, off here\): its"),
+    "processes": ("processes", 3, r"other processes \(1 there, 3 here\): its"),
 }
 
 
@@ -87,7 +88,7 @@ def test_what_can_change_numbers_is_said_listed_or_refused(
 
 
 def test_both_commits_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    there = segments.here(torch.device("cpu"), None, "abc")
+    there = segments.here(torch.device("cpu"), None, "abc", 1, 16)
     here = {**there, "code": "other", "commit": "def"}
     assert segments.differences(there, here) == ["code (abc there, def here)"]
     assert segments.differences(there, {**there, "commit": "def"}) == []
