@@ -2,8 +2,7 @@
 
 Bad input ends in one line on stderr and exit status 2, a signal in one line and status 128 + its
 number; a bug keeps its traceback. A job of a sweep that fails does not keep the others from being
-done; what has failed is listed at the end, in a line each. Scripts import this first: Ctrl-C is
-quiet while the rest loads, too.
+done; what has failed is listed at the end. Scripts import this first, for a quiet Ctrl-C.
 """
 
 import importlib
@@ -209,10 +208,8 @@ def run(script: Script, config_name: str, folder: Path) -> None:
     except BrokenPipeError:  # who reads has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except Stopped as stopped:
-        leave(stopped.number)
-    except KeyboardInterrupt:
-        leave(signal.SIGINT)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        leave(getattr(stopped, "number", signal.SIGINT))
 
 
 def experiment_of(argument: str, folder: Path) -> str:
@@ -291,12 +288,11 @@ def end(main: Callable[[Sequence[str]], int]) -> NoReturn:
 def refuse(error: Exception, known: Sequence[str] = ()) -> NoReturn:
     """Print one line for the error, or one for each of several, and exit with status 2.
 
-    `known` are the settings that the script has. Of several processes that refuse the same, as all
-    do before they have met, the first prints it.
+    `known` are the settings that the script has. Processes that have not met refuse alike.
     """
-    alike = launched.rank() > 0 and not distributed.is_initialized()
-    for line in [] if alike or isinstance(error, ToldElsewhere) else lines_of(error, known):
-        print(f"error: {line}", file=sys.stderr)
+    told_there = launched.rank() > 0 and not distributed.is_initialized()
+    if not (told_there or isinstance(error, ToldElsewhere)):
+        print(*(f"error: {line}" for line in lines_of(error, known)), sep="\n", file=sys.stderr)
     sys.exit(2)
 
 
