@@ -140,7 +140,9 @@ def _prepared(
     if not ranks.decided(claimed):
         ranks.say(_skipped(folder, spec))
         return None
-    settings = replace(spec.settings, batch_size=built.batch_size)
+    settings = replace(
+        spec.settings, batch_size=built.batch_size, micro_batch=built.plan.micro_batch
+    )
     run = strides(
         built.model,
         datasets[key],
@@ -228,6 +230,9 @@ def summary(spec: RunSpec, built: Built, result: TrainResult, count: int = 1) ->
         **({} if plan.reason is None else {"reason": plan.reason}),
         "bits": plan.bits,
         "batch_size": built.batch_size,
+        **({} if plan.micro_batch is None else {"micro_batch": plan.micro_batch}),
+        **({} if not plan.recomputed else {"recomputed": list(plan.recomputed)}),
+        **({} if plan.path is None else {"path": repr(plan.path)}),
         "memory": {"paper_bytes": _paper_bytes(spec, plan), **asdict(plan.memory)},
         "final": result.final,
         "iterations": result.iterations,

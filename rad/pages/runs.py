@@ -20,6 +20,7 @@ HEADERS = {
     "variant": "variant",
     "budget": "budget",
     "saved": "saved bytes",
+    "peak": "peak bytes",
     "batch": "batch",
     "keep": "keep fraction",
     "bits": "bits",
@@ -130,8 +131,8 @@ class Runs:
             return f"`{first['variant']}`"
         if name == "budget":
             return str(first["budget"])
-        if name == "saved":
-            return whole(runs["memory.saved_bytes"])
+        if name in ("saved", "peak"):
+            return whole(runs[f"memory.{name}_bytes"])
         if name == "batch":
             return whole(runs["batch_size"])
         if name in ("keep", "bits"):

@@ -57,9 +57,10 @@ def convert(
     stays, and what is refused: `rad.conversion.modules`; for a model at hand `rad.report` says it.
 
     Raises UsageError where both or neither of `sketch` and `budget` are given, for a budget without
-    an example, for what goes with a budget without one, for a variant that sketches nothing
-    (`baseline`, `reduced_batch`), and where `rad.fit` or `rad.conversion.modules.convert` does, for
-    a budget that cannot be met, say. Nothing is converted then.
+    an example, for what goes with a budget without one, for a variant that keeps everything
+    (`baseline`, `reduced_batch`, `accumulation`), and where `rad.fit` or
+    `rad.conversion.modules.convert` does, for a budget that cannot be met, say. Nothing is
+    converted then.
     """
     if (sketch is None) == (budget is None):
         raise UsageError(
@@ -96,10 +97,11 @@ def convert(
             "budget= needs example=, a batch of the model's inputs as it is trained on, to measure "
             "what the model takes"
         )
-    if variant in ("baseline", "reduced_batch"):
+    if variant in ("baseline", "reduced_batch", "accumulation"):
         raise UsageError(
             f"variant={variant} keeps everything, which a conversion cannot fit into a budget: "
-            f"choose one of {', '.join(sketching())}, or rad.fit for the batch size that fits"
+            f"choose one of {', '.join((*sketching(), 'checkpointing'))}, or rad.fit for the batch "
+            "size that fits"
         )
     if path is None and variant == AUTO:
         path = "auto"

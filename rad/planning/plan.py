@@ -23,6 +23,8 @@ class Plan:
     """What a variant does with a budget, and the memory it then takes, measured.
 
     `rad.convert(model, plan)`, trained with batches of `batch_size`, carries it out.
+    `micro_batch` is how many of them are worked through at a time where their gradients add up
+    (`variant="accumulation"`), None where it is all of them; bytes are then those of a part.
     `keep_fraction` is that of all layers, None where there is none or layers differ; `bits`
     those of a rounding sketch; `path` is the sketch of what lies on the gradient's path
     (`rad.convert`), and `recomputed` names modules that keep their inputs alone and run again in
@@ -45,14 +47,16 @@ class Plan:
     reason: str | None = None
     path: Sketch | None = None
     recomputed: tuple[str, ...] = ()
+    micro_batch: int | None = None
 
     def describe(self) -> str:
         """One line: what the variant does with the budget."""
         memory = self.memory
         path = "" if self.path is None else f", path {self.path}"
         again = f", {len(self.recomputed)} modules recomputed" if self.recomputed else ""
+        parts = "" if self.micro_batch is None else f" in parts of {self.micro_batch}"
         return (
-            f"{self.variant}, batch {self.batch_size}, keep {self._kept()}{path}{again}, "
+            f"{self.variant}, batch {self.batch_size}{parts}, keep {self._kept()}{path}{again}, "
             f"{memory.parameter_bytes:,} parameter + {memory.saved_bytes:,} saved bytes"
         )
 

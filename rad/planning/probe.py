@@ -54,6 +54,8 @@ class Trial:
     everything saved for backward, or the peak of a forward and backward pass, gradients included.
     `path` is the sketch of what lies on the gradient's path, in all that is measured from then on.
     Modules named in `recomputed` are recomputed in the backward pass (`rad.nn.recomputing`).
+    With `accumulates` a smaller batch is a part of the full one, to whose gradient it adds its own:
+    it counts in the peak, too.
     Every module is in the mode that it has in the model. Raises UsageError for another `kind`, for
     inputs without a batch, for a model that is none, is lazy, or is in evaluation mode as a whole,
     and where there are no numbers (meta device).
@@ -81,6 +83,7 @@ class Trial:
         self._given = None if batch_axis is None else given_batch(self.example, batch_axis)
         self.parameter_bytes = parameter_bytes(model)
         self.path: Sketch | None = None
+        self.accumulates = False
         self._found: dict[Callable[[Trial], Any], Any] = {}
         self.recomputed = tuple(recomputed)
         self._arguments = (model, example, loss, kind, batch_axis)
@@ -163,13 +166,13 @@ class Trial:
         """Parameter bytes plus saved or peak bytes."""
         forward = self._forward(sketch, batch)
         if self.kind == "peak":
-            return self.parameter_bytes + self._peak(forward)
+            return self.parameter_bytes + self._peak(forward, batch)
         return self.parameter_bytes + saved_bytes(forward)
 
     def memory(self, sketch: Sketches, batch: int) -> Memory:
         """All three figures."""
         forward = self._forward(sketch, batch)
-        return Memory(self.parameter_bytes, saved_bytes(forward), self._peak(forward))
+        return Memory(self.parameter_bytes, saved_bytes(forward), self._peak(forward, batch))
 
     def report(self, sketch: Sketches) -> Report:
         """What is replaced and what is not."""
@@ -279,14 +282,16 @@ class Trial:
             return None
         return Sizes(tuple(layers), tuple(outputs)), nbytes
 
-    def _peak(self, forward: Callable[[], Tensor]) -> int:
-        return peak_bytes(lambda: self._backward(forward, self.model))
+    def _peak(self, forward: Callable[[], Tensor], batch: int) -> int:
+        passes = 2 if self.accumulates and batch < self.full_batch else 1
+        return peak_bytes(lambda: self._backward(forward, self.model, passes))
 
-    def _backward(self, forward: Callable[[], Tensor], model: nn.Module) -> None:
+    def _backward(self, forward: Callable[[], Tensor], model: nn.Module, passes: int = 1) -> None:
         model.zero_grad(set_to_none=True)
         # Gradients of nothing else: the loss may reach what is not the copy's.
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        forward().backward(inputs=trained)
+        for _ in range(passes):
+            forward().backward(inputs=trained)
         model.zero_grad(set_to_none=True)
 
     def _forward(self, sketch: Sketches, batch: int, seed: int = 0) -> Callable[[], Tensor]:

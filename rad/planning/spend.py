@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from rad.memory.budget import Budget, parse_budget
 from rad.planning.allocation import allocate
 from rad.planning.auto import choose, fewest_bytes
+from rad.planning.exact import largest_part
 from rad.planning.limits import TooSmall
 from rad.planning.probe import Sketches, Trial
 from rad.planning.uniform import largest_batch, largest_keep_fraction, most_bits, only
@@ -27,6 +28,7 @@ class Spent:
 
     sketch: Sketches
     batch_size: int
+    micro_batch: int | None = None
     keep_fraction: float | None = None
     bits: int | None = None
     layers: Mapping[str, float | str] | None = None
@@ -50,6 +52,13 @@ def spend(
     """What the variant does with those bytes (None: everything), or how many it needs at least."""
     if variant == "auto":
         return _automatic(trial, bytes_)
+    if variant == "accumulation":
+        part = largest_part(trial, bytes_)
+        whole = trial.full_batch
+        return part if isinstance(part, TooSmall) else Spent(Identity(), whole, part)
+    if variant == "checkpointing":
+        exact = only(trial, bytes_, variant, Identity())
+        return exact if isinstance(exact, TooSmall) else Spent(exact, trial.full_batch)
     if variant not in kinds():
         batch = largest_batch(trial, bytes_)
         return batch if isinstance(batch, TooSmall) else Spent(Identity(), batch)
@@ -91,7 +100,8 @@ def _fraction(
         limit = trial.total_bytes(sketch, batch) if bytes_ is None else bytes_
         sketches, fractions = allocate(trial, make, fraction, limit, variant)
         return Spent(sketches, batch, layers=fractions)
-    return Spent(sketch, batch, fraction, getattr(sketch, "bits", None))
+    bits = getattr(sketch, "bits", None)
+    return Spent(sketch, batch, keep_fraction=fraction, bits=bits)
 
 
 def _rounding(

@@ -4,8 +4,9 @@ The one place where variant, budget, sketch, batch and model meet. The paper's v
 the full batch and take the largest keep fraction that fits, for all layers alike or divided
 among them by predicted variance; rounding takes the most bits, `auto` what is predicted to
 be best for each layer; `reduced_batch` keeps everything of the largest batch that fits, and
-`baseline` keeps everything. The exact two run on the lean exact layers, so that equal bytes
-mean equal bytes.
+`baseline` keeps everything. Exact, too, are `accumulation`, which works through the full batch in
+parts that fit, and `checkpointing`, which runs every block again in the backward pass. The exact
+ones run on the lean exact layers, so that equal bytes mean equal bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rad.conversion.modules import convert
 from rad.errors import UsageError
 from rad.memory.budget import Budget, parse_budget
 from rad.memory.graph import gradients_enabled
+from rad.planning.exact import with_blocks_recomputed
 from rad.planning.limits import TooSmall, in_bytes, refusal
 from rad.planning.path import Path, on_best_path
 from rad.planning.plan import Plan
@@ -27,6 +29,9 @@ from rad.planning.probe import Kind, Loss, Trial
 from rad.planning.spend import ALLOCATIONS, Allocation, Spent, is_kept_directly, spend
 from rad.planning.ways import best_way, read_time
 from rad.sketches.registry import kinds
+
+EXACT = ("baseline", "reduced_batch", "accumulation", "checkpointing")
+"""The variants that sketch nothing."""
 
 
 def sketching() -> tuple[str, ...]:
@@ -36,7 +41,7 @@ def sketching() -> tuple[str, ...]:
 
 def variants() -> tuple[str, ...]:
     """All variants by name."""
-    return ("baseline", "reduced_batch", *sketching())
+    return (*EXACT, *sketching())
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,17 @@ def fit(
     left out, the model returns it, as its output or as the output's attribute or key `loss`.
     `variant` is the name of a kind of sketch (`rad.sketches.registry`), or its class's, or one of
     the others in `variants()`.
-    A smaller batch, which `reduced_batch` alone needs, is cut from each tensor along the axis that
-    holds the examples. `batch_axis` gives it as `in_dims` of `torch.func.vmap` does: an axis for
-    all, or in a tuple or by name an axis for each argument, None where it has no batch. Left out,
-    it is found from how the model and its loss treat the inputs (`rad.planning.batch_axis`); a net
-    that loops over a leading axis of time by itself cannot be told from one that leads with the
-    batch.
+    `accumulation` has the full batch's gradient (with batch normalisation, that of parts each
+    normalised by itself) in the fewest parts that fit, of `Plan.micro_batch` examples, which the
+    caller's loop works through one after another; `checkpointing` recomputes every block
+    (`rad.planning.exact.blocks`), and its budget is only checked. Neither rounds a path that is
+    "auto".
+    A smaller batch, which `reduced_batch` and `accumulation` need, is cut from each tensor along
+    the axis that holds the examples. `batch_axis` gives it as `in_dims` of `torch.func.vmap` does:
+    an axis for all, or in a tuple or by name an axis for each argument, None where it has no batch.
+    Left out, it is found from how the model and its loss treat the inputs
+    (`rad.planning.batch_axis`); a net that loops over a leading axis of time by itself cannot be
+    told from one that leads with the batch.
     Batches on which the model or the loss raises an error are passed over.
     The budget counts
     parameter bytes plus saved bytes, loss included, or with `kind="peak"` parameter bytes
@@ -157,21 +167,27 @@ def fit(
     Gradients are on inside, whatever the mode of the caller.
 
     Raises UsageError for an unknown variant, option, kind or allocation, an example without a
-    batch, one that `reduced_batch` could cut in several ways, a model or a loss that runs on no
-    smaller batch, a `batch_axis` that does not match the example, a class or lazy layers in place
-    of a model, tensors without numbers (meta device, `FakeTensorMode`), a loss that is no scalar
-    or needs no gradient, a model without a layer that sketches, without a call of one in its
-    forward pass, with reentrant checkpointing (`use_reentrant=True`), or in evaluation mode as a
-    whole (call `model.train()` first), a budget that cannot be read, and one too small for the
-    variant (naming the smallest that is not); for a time that cannot be read or in which nothing
-    was found; and for one, or `recompute=True`, where nothing is weighed: with another variant, and
-    for a time without a budget or with `recompute=False`.
+    batch, one that could be cut in several ways where a smaller batch is needed, for
+    `checkpointing` a model without blocks, a model or a loss that runs on no smaller batch, a
+    `batch_axis` that does not match the example, a class or lazy layers in place of a model,
+    tensors without numbers (meta device, `FakeTensorMode`), a loss that is no scalar or needs no
+    gradient, a model without a layer that sketches, without a call of one in its forward pass, with
+    reentrant checkpointing (`use_reentrant=True`), or in evaluation mode as a whole (call
+    `model.train()` first), a budget that cannot be read, and one too small for the variant (naming
+    the smallest that is not); for a time that cannot be read or in which nothing was found; and for
+    one, or `recompute=True`, where nothing is weighed: with another variant, and for a time without
+    a budget or with `recompute=False`.
     """
     variant = _by_class_name().get(variant, variant)
     _check(variant, allocation, options)
     wanted, most = parse_budget("full" if variant == "baseline" else budget), read_time(time)
     _check_weighing(variant, wanted, most, recompute)
     trial = Trial(model, example, own_loss if loss is None else loss, kind, batch_axis)
+    if variant == "checkpointing":
+        trial = with_blocks_recomputed(trial)
+    trial.accumulates = variant == "accumulation"
+    if path == "auto" and variant in ("accumulation", "checkpointing"):
+        path = None
     if not trial.layers and variant in sketching():
         raise UsageError(
             f"{variant} has nothing to sketch: the model has no linear, convolution or recurrent "
@@ -210,7 +226,8 @@ def fit(
         keep_fraction=spent.keep_fraction,
         bits=spent.bits,
         batch_size=spent.batch_size,
-        memory=trial.memory(spent.sketch, spent.batch_size),
+        micro_batch=spent.micro_batch,
+        memory=trial.memory(spent.sketch, spent.micro_batch or spent.batch_size),
         report=trial.report(spent.sketch),
         layers=spent.layers,
         reason=spent.reason,

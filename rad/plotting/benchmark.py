@@ -11,9 +11,7 @@ from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, log_ticks
 PROGRAMS = {
     "torch": ("#000000", "o"),
     "lean_exact": ("#AAAAAA", "o"),
-    "checkpointing": ("#8C564B", "*"),
     "dense_reference": ("#17BECF", "x"),
-    "accumulation": ("#D62728", "+"),
     "compiled": ("#BCBD22", "x"),
     "exact": ("#404040", "o"),
     "same_sample_in_slices": ("#FF9DA7", "2"),

@@ -15,6 +15,8 @@ UNITS = ("B", "kB", "MB", "GB")
 STYLES = {
     "baseline": ("#000000", "o"),
     "reduced_batch": ("#D55E00", "s"),
+    "accumulation": ("#D62728", "+"),
+    "checkpointing": ("#8C564B", "8"),
     "same_sample": ("#E69F00", "^"),
     "different_sample": ("#0072B2", "v"),
     "project": ("#009E73", "D"),

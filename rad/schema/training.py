@@ -96,7 +96,7 @@ TRAIN: Rules = {
             "convnet": {"channels": ListOf(SIZE)},
             "irnn": {"hidden": SIZE, "std": Number()},
             "gpt": {"blocks": SIZE, "width": SIZE, "heads": SIZE},
-            "resnet": {"depth": Choice(DEPTHS)},
+            "resnet": {"depth": Choice(DEPTHS), "width": SIZE},
             "vit": {"patch": SIZE, "blocks": SIZE, "width": SIZE, "heads": SIZE},
         },
         own={},

@@ -57,7 +57,8 @@ def train(
     decides the order of the data; the initial weights are the caller's. The row of iteration n in
     metrics.csv describes the model after n updates: `batch_loss` and `learning_rate` are those of
     update n, `train_loss` is over the whole original training set, `seconds` excludes evaluation.
-    `on_backward(n)` is called when the backward pass of update n is about to start; a run that is
+    `on_backward(n)` is called when the backward pass of update n (of its first part) is about to
+    start; a run that is
     so watched is never captured. `graphs` stands in for CUDA's. `commit` is the caller's, for the
     segments of a run that is resumed. A signal is handled once the stride has ended and a
     checkpoint is written (`Interruption`).
@@ -109,10 +110,12 @@ def strides(
     so that the update is that of the whole batch. `folder` and `logger` are used by the first.
 
     Raises:
-        UsageError: as `train`; too few examples for so many processes; a model that leaves
-            parameters without a gradient, which they cannot average.
+        UsageError: as `train`; too few examples for so many processes; a batch that is to be worked
+            through in parts by several; a model that leaves parameters without a gradient, which
+            they cannot average.
     """
     task = task_of(task)
+    ranks.check_whole(settings.parts)
     ranks.check(batch=settings.batch_size, **{f"{split} set": task.size(split) for split in SPLITS})
     sampler = Sampler(task.size(), settings.batch_size, seed, task.device, settings.bootstrap)
     graphs = graphed.CudaGraphs() if graphs is None else graphs
@@ -229,7 +232,8 @@ def _update(
 ) -> Tensor:
     """Launch one update, without waiting; return the loss of its batch, detached."""
     optimizer.zero_grad(set_to_none=True)
-    loss = _backward(model, task, sampler, ranks, on_backward)
+    parts = sampler.draw().tensor_split(settings.parts)
+    loss = _backward(model, task, parts, sampler.generator, ranks, on_backward)
     if settings.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
     optimizer.step()
@@ -239,21 +243,30 @@ def _update(
 def _backward(
     model: nn.Module,
     task: Task,
-    sampler: Sampler,
+    parts: Sequence[Tensor],
+    generator: torch.Generator,
     ranks: Ranks,
     on_backward: Callable[[], None] | None,
 ) -> Tensor:
-    """Put the gradient of one batch in place; return its loss, detached."""
-    loss = _forward(model, task, sampler, ranks)
-    if on_backward is not None:
-        on_backward()
-    loss.backward()
-    return loss.detach()
+    """Put the gradient of one batch in place, part by part; return its loss, detached."""
+    count = sum(len(indices) for indices in parts)
+    losses: list[Tensor] = []
+    for indices in parts:
+        loss = _forward(model, task, indices, generator, ranks)
+        if len(parts) > 1:
+            loss = loss * (len(indices) / count)
+        if on_backward is not None and not losses:
+            on_backward()
+        loss.backward()
+        losses.append(loss.detach())
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
-def _forward(model: nn.Module, task: Task, sampler: Sampler, ranks: Ranks) -> Tensor:
+def _forward(
+    model: nn.Module, task: Task, indices: Tensor, generator: torch.Generator, ranks: Ranks
+) -> Tensor:
     """The loss of a batch; of several processes each has the loss of its part, weighed by it."""
-    batch = task.training_batch(sampler.draw(), sampler.generator)
+    batch = task.training_batch(indices, generator)
     weight = ranks.weight(len(batch.targets))
     batch = Batch(tuple(map(ranks.own, batch.inputs)), ranks.own(batch.targets))
     loss = task.loss(model(*batch.inputs), batch.targets)

@@ -112,6 +112,15 @@ class Ranks:
                 word = f"the {name} has {size} examples for {self.count} processes; start fewer"
                 raise UsageError(word) if self.first else ToldElsewhere(word)
 
+    def check_whole(self, parts: int) -> None:
+        """Raises UsageError where several processes are to work through a batch in parts, too."""
+        if parts > 1 and self.count > 1:
+            word = (
+                f"a batch is divided among {self.count} processes, and not in {parts} parts as "
+                "well: choose another variant than accumulation, or one process"
+            )
+            raise UsageError(word) if self.first else ToldElsewhere(word)
+
     def averaging(self, model: nn.Module) -> nn.Module:
         """The model, whose backward pass leaves the mean of all processes' gradients."""
         if self.count == 1:

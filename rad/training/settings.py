@@ -13,6 +13,8 @@ OPTIMIZERS = ("adam", "sgd")
 class Settings:
     """The settings of `rad.training.train`; a period `..._every` counts iterations.
 
+    With `micro_batch` a batch is worked through in parts of at most so many examples, as even as
+    can be, whose gradients add up to the batch's.
     `weight_decay` is L2 in the gradient (Adam's own, not decoupled). The learning rate is
     multiplied by `decay_factor` every `decay_every` iterations. `clip_norm` bounds the gradient's
     norm over all parameters. `bootstrap` trains on a sample of the training set, of its size and
@@ -47,6 +49,7 @@ class Settings:
     cuda_graph: bool = False
     fused: bool = False
     strict_resume: bool = False
+    micro_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -63,7 +66,7 @@ class Settings:
             "evaluation_batch",
         ):
             _check_count(name, getattr(self, name))
-        for name in ("decay_every", "train_loss_every"):
+        for name in ("decay_every", "train_loss_every", "micro_batch"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
         for name in ("learning_rate", "decay_factor"):
@@ -73,6 +76,11 @@ class Settings:
                 _check_positive(name, getattr(self, name))
         if self.weight_decay != 0:
             _check_positive("weight_decay", self.weight_decay)
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a batch is worked through."""
+        return 1 if self.micro_batch is None else -(-self.batch_size // self.micro_batch)
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of the update that follows `step` completed ones."""

@@ -41,6 +41,28 @@ def test_small_images_keep_their_size_at_first() -> None:
     assert one(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("depth", [18, 50])
+def test_a_narrow_resnet_has_as_many_layers_and_starts_as_torchvisions(depth: int) -> None:
+    wide, narrow = (
+        models.build(
+            "resnet", seed=0, input_shape=(3, 16, 16), classes=10, depth=depth, width=width
+        )
+        for width in (64, 16)
+    )
+    assert narrow.state_dict().keys() == wide.state_dict().keys()
+    sizes = zip(wide.named_parameters(), narrow.named_parameters(), strict=True)
+    for (name, before), (_, after) in sizes:
+        inputs, outputs = ("conv1.weight", "fc.weight"), ("fc.weight", "fc.bias")
+        shape = [*before.shape[:2]]
+        shape[:1] = shape[:1] if name in outputs else [shape[0] // 4]
+        shape[1:] = shape[1:] if name == inputs[0] else [size // 4 for size in shape[1:]]
+        assert [*after.shape[:2]] == shape, name
+        if before.dim() == 4:
+            ratio = (after.std() / before.std()).item()
+            assert ratio == pytest.approx(2, rel=0.25), name
+    assert narrow(images(2)).shape == (2, 10)
+
+
 @every_model
 def test_kept_in_few_bits_it_takes_a_quarter_of_the_bytes(name: str) -> None:
     plain = made(name)

@@ -25,6 +25,8 @@ SYMBOLS = {
     "h": "hexagon",
     "H": "hexagon2",
     "p": "pentagon",
+    "8": "octagon",
+    "+": "cross-open",
     "*": "star",
 }
 """plotly's names of matplotlib's markers."""
