@@ -14,7 +14,7 @@ COLUMNS = 2
 
 LOOKS = {
     "torch": ("torch", PROGRAMS["torch"]),
-    "checkpointing": ("checkpointing of each block", PROGRAMS["checkpointing"]),
+    "checkpointing": ("checkpointing of each block", STYLES["checkpointing"]),
     "compiled": ("torch.compile, activation_memory_budget", ("#0072B2", "s")),
     "rad_compile": ("rad.compile", STYLES["dithered_rounding"]),
 }
