@@ -156,4 +156,4 @@ def test_one_process_is_sent_to_torchrun(call: Call) -> None:
     assert refused.err.startswith("error: training.parallel=ddp needs torchrun: torchrun --nproc")
     refused = call("tune", "training.parallel=ddp")
     assert refused.status == 2
-    assert refused.err.startswith("error: training.parallel is 'ddp'")
+    assert refused.err.startswith("error: unknown training.parallel 'ddp'; choose one of None")
