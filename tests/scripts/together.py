@@ -143,7 +143,8 @@ def killed(folder: Path, number: int) -> Ended:
 def gradients(model: nn.Module, ranks: Ranks) -> list[Tensor]:
     """Those by the first batch; of `ranks` each has its part."""
     task = Classification(data.load("digits"))
-    _backward(model, task, Sampler(task.size(), 15, 0, CPU), ranks, None)
+    sampler = Sampler(task.size(), 15, 0, CPU)
+    _backward(model, task, [sampler.draw()], sampler.generator, ranks, None)
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
