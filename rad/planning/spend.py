@@ -53,9 +53,10 @@ def spend(
     if variant == "auto":
         return _automatic(trial, bytes_)
     if variant == "accumulation":
-        part = largest_part(trial, bytes_)
-        whole = trial.full_batch
-        return part if isinstance(part, TooSmall) else Spent(Identity(), whole, part)
+        part, whole = largest_part(trial, bytes_), trial.full_batch
+        if isinstance(part, TooSmall):
+            return part
+        return Spent(Identity(), whole, None if part == whole else part)
     if variant == "checkpointing":
         exact = only(trial, bytes_, variant, Identity())
         return exact if isinstance(exact, TooSmall) else Spent(exact, trial.full_batch)

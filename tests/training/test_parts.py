@@ -16,6 +16,7 @@ from training.test_training_loop import Recorder, Watched, go, network, settings
 from rad.data import load
 from rad.errors import UsageError
 from rad.sketches import Identity
+from rad.training.ranks import Ranks
 
 
 @pytest.mark.parametrize(
@@ -85,3 +86,10 @@ def test_no_part_is_alive_while_the_next_one_runs(tmp_path: Path) -> None:
     model[0].register_forward_hook(count)
     go(tmp_path, settings(micro_batch=2), model=model, dataset=dataset)
     assert alive == [1] * (4 * 6)
+
+
+def test_several_processes_take_no_parts() -> None:
+    Ranks(0, 2).check_whole(1)
+    Ranks(0, 1).check_whole(3)
+    with pytest.raises(UsageError, match="among 2 processes, and not in 3 parts"):
+        Ranks(0, 2).check_whole(3)
