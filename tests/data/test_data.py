@@ -47,7 +47,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(files.SPECS, "cifar10", TINY_CIFAR)
 
 
-@pytest.mark.parametrize("content", [None, b"no archive", gzip.compress(b"1,2,3\n")])
+DAMAGED = {"absent": None, "no archive": b"no archive", "too short": gzip.compress(b"1,2,3\n")}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damaged_digits_are_refused(
     content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
