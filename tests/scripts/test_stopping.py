@@ -20,6 +20,7 @@ from calling import SCRIPTS, Call, interruptible
 
 from rad.data import Dataset
 from rad.planning.variants import Built
+from rad.training import Ranks
 
 TINY = ("model.hidden=[6]", "training.evaluate_every=50", "logger.mode=disabled")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -182,8 +183,8 @@ def test_a_bug_in_a_job_keeps_its_traceback_and_the_others_go_on(
 ) -> None:
     plan = train.plan
 
-    def broken(spec: RunSpec, dataset: Dataset) -> Built:
-        return plan(spec, dataset) if spec.seed else 1 / 0  # type: ignore[return-value]
+    def broken(spec: RunSpec, dataset: Dataset, ranks: Ranks) -> Built:
+        return plan(spec, dataset, ranks) if spec.seed else 1 / 0  # type: ignore[return-value]
 
     monkeypatch.setattr(train, "plan", broken)
     done = call("train", "-m", *FEW, "seed=0,1")

@@ -24,7 +24,8 @@ TINY = ("model.hidden=[12,9]", "optimizer.iterations=6", "training.evaluate_ever
 FIELDS = (
     "experiment model dataset variant seed budget scale kind allocation "
     "keep_fraction bits batch_size memory final "
-    "iterations seconds_per_iteration device threads digests versions commit command sha256"
+    "iterations seconds_per_iteration device threads processor instructions digests "
+    "versions commit command sha256"
 )
 
 
