@@ -6,7 +6,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, log_ticks
+from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, common_legend, log_ticks
 
 PROGRAMS = {
     "torch": ("#000000", "o"),
@@ -46,17 +46,5 @@ def benchmark_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
             first = rows["program"].iloc[0].replace("_", " ")
             axes.set(ylabel=f"{network}\ntime / {first}'s", ylim=(0, None))
         panels[-1].set_xlabel("saved MB of one forward pass")
-        handles = {
-            label: handle
-            for axes in panels
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            title=conditions or None,
-            loc="outside lower center",
-            ncols=2,
-            frameon=False,
-        )
+        common_legend(figure, conditions)
     return figure

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rad.plotting.benchmark import PROGRAMS
-from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, log_ticks
+from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, common_legend, log_ticks
 
 COLUMNS = 2
 
@@ -39,19 +39,7 @@ def partition_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
         for axes, network in zip(panels, networks, strict=False):
             _panel(axes, table[(table["network"] == network) & (table["saved_bytes"] > 0)])
             axes.set_title(network, fontsize=8)
-        handles = {
-            label: handle
-            for axes in panels
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            title=conditions or None,
-            loc="outside lower center",
-            ncols=2,
-            frameon=False,
-        )
+        common_legend(figure, conditions)
     return figure
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN_WIDTH = 3.3  # inches
@@ -89,3 +90,20 @@ def log_ticks(axis: Axis, subs: tuple[float, ...] = (1, 2, 5)) -> None:
     axis.set_major_locator(ticks)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
+
+
+def common_legend(figure: Figure, title: str = "") -> None:
+    """One legend below all panels, each label once; `title` says under which conditions."""
+    handles = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        title=title or None,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
