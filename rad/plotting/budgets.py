@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from rad.errors import UsageError
 from rad.plotting.curves import caption, check_column, draw_curve, style_axes
-from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, label_of, log_ticks, ordered
+from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, common_legend, label_of, log_ticks, ordered
 
 
 def final_against_memory(summaries: pd.DataFrame, column: str = "train_loss") -> Figure:
@@ -87,12 +87,5 @@ def curves_by_budget(
         for axes in grid[max(0, len(budgets) - 2) : len(budgets)]:
             axes.set_xlabel(label_of(x))
             axes.tick_params(labelbottom=True)
-        handles = {
-            label: handle
-            for axes in grid[: len(budgets)]
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False
-        )
+        common_legend(figure, columns=3)
     return figure

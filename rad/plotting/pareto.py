@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rad.plotting.benchmark import PROGRAMS
-from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, log_ticks
+from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, common_legend, log_ticks
 
 EXACT = ("torch", "lean_exact", "accumulation", "checkpointing", "compiled", "exact")
 """Methods whose gradient is the baseline's."""
@@ -51,14 +51,7 @@ def pareto_figure(table: pd.DataFrame) -> Figure:
                 own = column == "variance_ratio" and network in WITHOUT_BATCH
                 axes.set_ylabel(WITHOUT_BATCH[network] if own else label)
                 axes.set_title(NETWORKS.get(network, network), fontsize=8)
-        handles = {
-            label: handle
-            for axes in grid.ravel()
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False
-        )
+        common_legend(figure, columns=4)
     return figure
 
 

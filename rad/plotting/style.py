@@ -92,7 +92,7 @@ def log_ticks(axis: Axis, subs: tuple[float, ...] = (1, 2, 5)) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def common_legend(figure: Figure, title: str = "") -> None:
+def common_legend(figure: Figure, title: str = "", columns: int = 2) -> None:
     """One legend below all panels, each label once; `title` says under which conditions."""
     handles = {
         label: handle
@@ -104,6 +104,6 @@ def common_legend(figure: Figure, title: str = "") -> None:
         handles.keys(),
         title=title or None,
         loc="outside lower center",
-        ncols=2,
+        ncols=columns,
         frameon=False,
     )
