@@ -7,10 +7,10 @@ import io
 import json
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,13 @@ class Damage:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        run = cache(lambda: self._made("feedforward", "run"))
-        stopped = cache(lambda: self._made("feedforward", "stopped", "training.time_limit=1e-9"))
-        control = cache(
+        run = _Once(lambda: self._made("feedforward", "run"))
+        stopped = _Once(lambda: self._made("feedforward", "stopped", "training.time_limit=1e-9"))
+        control = _Once(
             lambda: self._made("reaction-diffusion", "control", "training.time_limit=1e-9")
         )
-        study = cache(lambda: self._made("tuning", "study"))
-        table, data = cache(self._table), cache(self._data)
+        study = _Once(lambda: self._made("tuning", "study"))
+        table, data = _Once(self._table), _Once(self._data)
         self._targets = {
             "checkpoint": Target(stopped, "checkpoint.pt", self._ended("feedforward")),
             "checkpoint, fields edited": Target(
@@ -160,6 +160,20 @@ class Damage:
             note = _edited(tree, draw)
             torch.save(tree, file)
         return note
+
+
+class _Once:
+    """A folder that the first thread to ask for it makes, while others wait."""
+
+    def __init__(self, make: Callable[[], Path]) -> None:
+        self._make, self._lock = make, threading.Lock()
+        self._folder: Path | None = None
+
+    def __call__(self) -> Path:
+        with self._lock:
+            if self._folder is None:
+                self._folder = self._make()
+        return self._folder
 
 
 class _Copied:

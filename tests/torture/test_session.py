@@ -1,6 +1,8 @@
 """Cases are done once each, whatever stops a run of them, and each verdict can come out."""
 
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +105,24 @@ def test_damage_is_refused_or_lost_by_what_its_reader_does(tmp_path: Path) -> No
     assert verdicts(careless) == {LOST}
     assert verdicts(broken) == {LOST}
     assert verdicts(lambda folder: None) == {LOST}  # other than what the whole one was read as
+
+
+def test_threads_that_damage_the_same_files_make_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes them first empties their folder: beside another, that would be his."""
+    attack, made = Damage(Stage(tmp_path, tmp_path / "scratch")), []
+
+    def make(name: str, called: str, *more: str) -> Path:
+        made.append(called)
+        time.sleep(0.05)
+        return tmp_path / called
+
+    monkeypatch.setattr(attack, "_made", make)
+    with ThreadPoolExecutor(3) as threads:
+        kinds = ("metrics.csv", "summary.json", "config.yaml")
+        found = list(threads.map(lambda kind: attack._targets[kind].folder(), kinds))
+    assert (made, set(found)) == (["run"], {tmp_path / "run"})
 
 
 def test_every_edit_changes_the_tree() -> None:
