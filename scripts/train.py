@@ -21,7 +21,6 @@ from rad.data import Dataset, Text
 from rad.errors import Several, UsageError
 from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
 from rad.planning.variants import Built, Plan, fit
-from rad.plotting.report import collect, page
 from rad.results import RunFolder, difference, locked, machine, provenance, write_atomic
 from rad.training import (
     Interruption,
@@ -267,6 +266,8 @@ def check(config: DictConfig, overrides: list[str]) -> None:
 
 def after(configs: list[DictConfig]) -> None:
     """Write a page of each experiment of a sweep, beside its runs, and print where it is."""
+    from rad.plotting.report import collect, page  # takes a second, at a sweep's end alone
+
     sweeps = {(str(config.results_root), str(config.experiment_name)) for config in configs}
     for root, experiment in sorted(sweeps):
         folder = Path(root) / experiment
