@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,8 +86,7 @@ class Damage:
             if file.read_bytes() == before:
                 return Outcome(SURVIVED, f"{note}: the same file")
             try:
-                with redirect_stderr(io.StringIO()):
-                    found = target.read(folder)
+                found = target.read(folder)
             except UsageError as error:
                 verdict = LOST if "\n" in str(error) else REFUSED
                 return Outcome(verdict, f"{note}: {error}"[:400])

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ SECONDS = 600.0
 
 PRELOADED = ("torch._dynamo", "rad.torture.language_model", "rad.torture.warm")
 """What training loads when it begins."""
+
+
+_ENDS = threading.Lock()
+"""Held where forked programs are asked how they ended, as each is whenever another one starts: that
+can be read once, and a second thread that reads it, too, finds status 255."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,8 @@ class Running:
         else:
             context = multiprocessing.get_context("forkserver")
             self._process = context.Process(target=_run, args=(program, *self._files))
-            self._process.start()
+            with _ENDS:
+                self._process.start()
         self.pid: int = self._process.pid
 
     def running(self) -> bool:
@@ -102,7 +109,8 @@ class Running:
     def _status(self) -> int | None:
         if isinstance(self._process, subprocess.Popen):
             return self._process.poll()
-        status: int | None = self._process.exitcode
+        with _ENDS:
+            status: int | None = self._process.exitcode
         return status
 
     def strike(self, number: signal.Signals, after: float) -> bool:
@@ -121,7 +129,10 @@ class Running:
             time.sleep(0.001)
         if not self.running():
             return False
-        os.kill(self.pid, number)
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:  # it has ended since, and who started it knows first
+            return False
         return True
 
     def wait(self) -> Ended:

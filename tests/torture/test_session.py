@@ -1,6 +1,9 @@
 """Cases are done once each, whatever stops a run of them, and each verdict can come out."""
 
 import random
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +15,11 @@ import torch
 
 from rad.errors import UsageError
 from rad.results import write_table
-from rad.torture import damage
+from rad.torture import damage, programs
 from rad.torture.damage import Damage, Target
 from rad.torture.kills import Kills
 from rad.torture.outcomes import LOST, REFUSED, SURVIVED, Case, Outcome, Record, cases, table
-from rad.torture.programs import Ended
+from rad.torture.programs import Ended, Program, Running
 from rad.torture.session import Session, lost
 from rad.torture.subjects import SUBJECTS, Rows, Stage
 
@@ -123,6 +126,58 @@ def test_threads_that_damage_the_same_files_make_them_once(
         kinds = ("metrics.csv", "summary.json", "config.yaml")
         found = list(threads.map(lambda kind: attack._targets[kind].folder(), kinds))
     assert (made, set(found)) == (["run"], {tmp_path / "run"})
+
+
+def test_what_is_printed_while_a_file_is_read_is_not_swallowed(tmp_path: Path) -> None:
+    """Threads read at once: the last to go would leave all of them without stderr."""
+    attack, whole, seen = Damage(Stage(tmp_path, tmp_path / "scratch")), written(tmp_path), []
+
+    def read(folder: Path) -> None:
+        seen.append(sys.stderr)
+
+    attack._targets["table"] = Target(lambda: whole, "table.csv", read)
+    attack.attempt("table", random.Random(0))
+    assert len(seen) == 2
+    assert all(stream is sys.stderr for stream in seen)
+
+
+def test_a_program_that_ends_just_before_the_signal_was_not_hit() -> None:
+    """It can be gone before the process that forked it says so."""
+    program = subprocess.Popen([sys.executable, "-c", ""])
+    program.wait()
+    running = Running.__new__(Running)
+    running.pid = program.pid
+    running.running = lambda: True  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "_minds_signals", lambda process: True)
+        assert not running.strike(signal.SIGTERM, 0)
+
+
+def test_one_thread_at_a_time_asks_how_programs_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start asks all that run, too; whoever asks second would be answered 255."""
+    inside, most = [], []
+
+    class Process:
+        pid = 0
+
+        def start(self) -> None:
+            inside.append(1)
+            time.sleep(0.01)
+            most.append(len(inside))
+            inside.pop()
+
+        @property
+        def exitcode(self) -> int:
+            self.start()
+            return 0
+
+    context = SimpleNamespace(Process=lambda **_: Process())
+    monkeypatch.setattr(programs.multiprocessing, "get_context", lambda kind: context)
+    program = Program(Path(), (), Path())
+    with ThreadPoolExecutor(4) as threads:
+        ended = list(threads.map(lambda _: program.run().status, range(4)))
+    assert ended == [0] * 4
+    assert set(most) == {1}
 
 
 def test_every_edit_changes_the_tree() -> None:
