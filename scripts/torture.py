@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from rad.errors import UsageError
-from rad.results import machine, provenance, write_table
-from rad.results.origin import REPOSITORY, code
+from rad.results import locked, machine, make_folder, provenance, write_table
+from rad.results.origin import REPOSITORY, whole_code
 from rad.torture import planting
 from rad.torture.damage import Damage
 from rad.torture.disks import Disks
@@ -41,8 +41,16 @@ FAULTS = REPOSITORY / "tests" / "torture" / "faults.toml"
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Do the cases that are left, and write the table of all that were tried."""
-    origin, scratch = provenance(), Path(config.scratch).resolve()
-    record = Record(scratch / "cases.jsonl", {"seed": config.seed, "code": code()})
+    scratch = Path(config.scratch).resolve()
+    make_folder(scratch, "scratch")
+    with locked(scratch / ".lock"):
+        _attack(config, scratch)
+
+
+def _attack(config: DictConfig, scratch: Path) -> None:
+    """As `main`, alone in that folder."""
+    origin, conditions = provenance(), {"seed": config.seed, "code": whole_code()}
+    record = Record(scratch / "cases.jsonl", conditions)
     preload(SCRIPTS, ("train", "train_pde", "tune"))
     stage = Stage(SCRIPTS, scratch)
     faults = Faults(planting.read(FAULTS), REPOSITORY, scratch)

@@ -9,11 +9,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rad.results.files import digest
 
 if TYPE_CHECKING:
     import torch
@@ -92,11 +94,22 @@ def code() -> str:
 
     As they were when this process first asked.
     """
-    package = Path(__file__).resolve().parents[1]
+    return _digest_of(REPOSITORY / "rad", ".py", NUMBERLESS)
+
+
+@cache
+def whole_code() -> str:
+    """The digest of all that scripts do: of `rad`, `scripts` and `configs`, whole. As `code`."""
+    rad, scripts = (_digest_of(REPOSITORY / name, ".py") for name in ("rad", "scripts"))
+    return digest(f"{rad} {scripts} {_digest_of(REPOSITORY / 'configs', '.yaml')}".encode())
+
+
+def _digest_of(root: Path, suffix: str, without: Collection[str] = ()) -> str:
+    """Of the files below a folder that end so, `without` what lies in folders of those names."""
     found = hashlib.sha256()
-    for folder, below, files in os.walk(package):
-        below[:] = sorted(name for name in below if name not in NUMBERLESS)
-        for name in sorted(file for file in files if file.endswith(".py")):
+    for folder, below, files in os.walk(root):
+        below[:] = sorted(name for name in below if name not in without)
+        for name in sorted(file for file in files if file.endswith(suffix)):
             with open(os.path.join(folder, name), "rb") as stream:
                 found.update(f"{name} ".encode() + stream.read())
     return found.hexdigest()
@@ -123,8 +136,8 @@ def _command(arguments: Sequence[str]) -> str:
     program = Path(arguments[0]).resolve()
     inside = program.is_relative_to(REPOSITORY)
     shown = program.relative_to(REPOSITORY).as_posix() if inside else program.name
-    told = (each for each in arguments[1:] if not re.match(r"(--)?data[_-]root=", each))
-    local = (argument.replace(f"{REPOSITORY}/", "") for argument in told)
+    kept = (each for each in arguments[1:] if not re.match(r"(--)?data[_-]root=", each))
+    local = (argument.replace(f"{REPOSITORY}/", "") for argument in kept)
     rest = (re.sub(r"(?<![^=,:\[{'\"\s])~?/[^\s,'\"\]}]*", "PATH", argument) for argument in local)
     given = [f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
     return shlex.join([*given, *_starter(), shown, *rest])

@@ -13,6 +13,7 @@ from typing import Protocol
 import pandas as pd
 
 from rad.errors import UsageError
+from rad.results import write_atomic
 
 SURVIVED, REFUSED, LOST = "survived", "refused", "lost"
 VERDICTS = (SURVIVED, REFUSED, LOST)
@@ -59,9 +60,10 @@ def cases(attack: Attack, count: int) -> list[Case]:
 
 
 class Record:
-    """Outcomes in a file, a line each; those of another seed or code are refused.
+    """Outcomes in a file, a line each, after one of the `conditions` under which they came about.
 
-    A last line that was cut off while it was written is dropped: its case is done again.
+    A file of other conditions is refused. A last line that was cut off while it was written is
+    dropped: its case is done again.
     """
 
     def __init__(self, file: Path, conditions: dict[str, object]) -> None:
@@ -80,7 +82,7 @@ class Record:
                 "again"
             )
         if cut_off:
-            file.write_text("".join(f"{line}\n" for line in whole))
+            write_atomic(file, "".join(f"{line}\n" for line in whole).encode())
         for line in lines:
             fields = json.loads(line)
             verdict, note = fields.pop("verdict"), fields.pop("note")
