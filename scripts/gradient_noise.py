@@ -97,6 +97,10 @@ def check(config: DictConfig, overrides: list[str]) -> None:
         raise UsageError("the baseline is trained; give what is compared as noise.variants=[...]")
     if config.slices is not None:
         raise UsageError("the noise is predicted for whole batches: leave slices at null")
+    if config.path is not None:
+        raise UsageError(
+            "the noise of sketches of the weights' inputs alone is measured: leave path at null"
+        )
     if (config.kind, config.allocation) != ("saved", "uniform"):
         raise UsageError("sketches are compared at keep fractions: leave kind and allocation out")
     _sampling(config)

@@ -136,8 +136,12 @@ TRAIN: Rules = {
 }
 
 _RANGE = ListOf(POSITIVE, length=2)
-_ALONE: Rules = {**TRAIN, "training": {**TRAIN["training"], "parallel": Choice((None,))}}
-"""For what one process does."""
+_ALONE: Rules = {
+    **TRAIN,
+    "training": {**TRAIN["training"], "parallel": Choice((None,))},
+    "runs_per_process": Choice((1,)),
+}
+"""For what one process does, one job at a time."""
 
 TUNE: Rules = {
     **_ALONE,

@@ -66,6 +66,7 @@ def test_table_provenance_and_figure_that_do_not_change(
 BAD = {
     "variant": (("variant=project",), r"noise.variants=\[...\]"),
     "kind": (("kind=peak",), "leave kind and allocation out"),
+    "path": (("path=auto",), "leave path at null"),
     "allocation": (("allocation=optimal",), "leave kind and allocation out"),
     "compared": (("noise.variants=[baseline]",), "noise.variants is .*different_sample"),
     "no list": (("noise.iterations=3",), "noise.iterations is 3; give a list"),

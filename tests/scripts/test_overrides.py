@@ -80,3 +80,12 @@ def test_lists_and_choices_that_mean_something_stay(call: Call) -> None:
     tiny = ("model.hidden=[6,5]", "optimizer.iterations=2", "optimizer={learning_rate:0.1}")
     assert call("train", "-m", "variant=choice(baseline,project)", *tiny).status == 0
     assert call("train", "optimizer=[sgd]", "hydra/launcher=basic", *tiny[:2]).status == 2
+
+
+@pytest.mark.parametrize("script", ["tune", "gradient_noise"])
+def test_no_job_of_a_sweep_is_dropped(script: str, call: Call) -> None:
+    """What does one job at a time would do the first of each program's alone."""
+    few = ("dataset=digits", "optimizer.iterations=1", "runs_per_process=2")
+    done = call(script, "-m", "seed=0,1", *few)
+    assert done.status == 2
+    assert done.err == "error: unknown runs_per_process 2; choose one of 1\n"
