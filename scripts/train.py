@@ -97,9 +97,9 @@ def train_specs(specs: Sequence[RunSpec], **place: Any) -> None:
                 failed[ready[index].spec.path] = outcome
             elif ranks.first:
                 _end(ready[index], outcome, len(ready), origin)
-    if len(different) == 1:
-        for only in failed.values():
-            raise only
+        if len(different) == 1:  # `joined` has a failure of all processes said once
+            for only in failed.values():
+                raise only
     if failed:
         raise Several([UsageError(f"{path}: {error}") for path, error in failed.items()])
 

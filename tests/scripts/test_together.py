@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ from typing import Any
 import pytest
 import together
 import torch
+import train
 from calling import Call
 from torch import distributed
 
-from rad.errors import UsageError
+from rad.errors import Diverged, UsageError
 from rad.results import RunFolder
 from rad.training import Ranks
 
@@ -117,6 +120,29 @@ def test_the_first_process_alone_prints_and_writes(ended: Any, folder: Path) -> 
     assert 2 <= summary["batch_size"] < 15
     assert summary["batch_size"] % 2 == 0
     assert f"batch {summary['batch_size'] // 2}," in told
+
+
+def test_joined_is_left_with_the_error_of_a_run(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a loss that is not finite, which all processes see, said by the first alone."""
+    raised: list[Diverged] = []
+
+    @contextmanager
+    def joined(device: torch.device) -> Iterator[Ranks]:
+        try:
+            yield Ranks()
+        except Diverged as error:
+            raised.append(error)
+            raise
+
+    monkeypatch.setattr(train, "joined", joined)
+    names = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": 1}
+    for name, value in {**names, "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, str(value))
+    tiny = ("model.hidden=[6]", "optimizer.iterations=4", "optimizer.learning_rate=1e30")
+    assert call("train", "training.parallel=ddp", *tiny).status == 2
+    assert len(raised) == 1
 
 
 def test_another_batch_is_refused(tmp_path: Path) -> None:
