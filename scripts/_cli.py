@@ -290,8 +290,8 @@ def refuse(error: Exception, known: Sequence[str] = ()) -> NoReturn:
 
     `known` are the settings that the script has. Processes that have not met refuse alike.
     """
-    told_there = launched.rank() > 0 and not distributed.is_initialized()
-    if not (told_there or isinstance(error, ToldElsewhere)):
+    another_says_it = launched.rank() > 0 and not distributed.is_initialized()
+    if not (another_says_it or isinstance(error, ToldElsewhere)):
         print(*(f"error: {line}" for line in lines_of(error, known)), sep="\n", file=sys.stderr)
     sys.exit(2)
 

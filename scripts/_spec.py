@@ -118,7 +118,9 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
             tree: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a setting"
-        raise UsageError(f"{key} refers to what is not there ({first_line(error)})") from error
+        raise UsageError(
+            f"{key} refers to what is not there ({first_line(error)}); name what is there"
+        ) from error
     return {str(key): value for key, value in tree.items()}
 
 
@@ -137,7 +139,9 @@ def check_fits(config: DictConfig, dataset_options: dict[str, Any]) -> None:
             model = models.build(name, seed=0, **about, **options)
             needed = FLOATS_A_PARAMETER * sum(4 * each.numel() for each in model.parameters())
         except (RuntimeError, OverflowError) as error:
-            raise UsageError(f"model {options} is not possible ({first_line(error)})") from error
+            raise UsageError(
+                f"model {options} is not possible ({first_line(error)}): choose other sizes"
+            ) from error
     there = memory_of_machine()
     if needed > there:
         raise UsageError(

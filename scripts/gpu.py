@@ -218,7 +218,9 @@ def _record(output: Path, word: str, text: bytes) -> Path:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make {output.parent} ({error.strerror})") from error
+        raise UsageError(
+            f"cannot make {output.parent} ({error.strerror}); choose results_root="
+        ) from error
     siblings = {word: output.with_suffix(f".{word}.txt") for word in ("failed", "skipped")}
     file = siblings.get(word, output)
     write_atomic(file, text)

@@ -57,7 +57,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 def _info(config: DictConfig) -> RunInfo:
-    """What dashboards are told of a measurement."""
+    """What dashboards get of a measurement."""
     noise: Any = OmegaConf.to_container(config.noise, resolve=True)
     return RunInfo(
         path=f"gradient_noise/{config.experiment_name}",

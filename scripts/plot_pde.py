@@ -67,7 +67,10 @@ def _select(frame: pd.DataFrame, overrides: str | None) -> pd.DataFrame:
 def _shown(runs: pd.DataFrame, wanted: DictConfig) -> pd.Series:
     found = runs[(runs["budget"].astype(str) == str(wanted.budget)) & (runs["seed"] == wanted.seed)]
     if found.empty:
-        raise UsageError(f"no run with budget={wanted.budget} and seed={wanted.seed} to be shown")
+        raise UsageError(
+            f"no run with budget={wanted.budget} and seed={wanted.seed} to be shown: make it, or "
+            "choose shown.budget= and shown.seed="
+        )
     return found.iloc[0]
 
 

@@ -80,9 +80,9 @@ def spec_of(recorded: RunFolder, device: str, data_root: str | None, output: str
 def _promise(summary: dict[str, Any], device: torch.device) -> str:
     """Whether the same rows are to be expected, and why not."""
     here = {**machine(device), "commit": provenance()["commit"]}
-    told = {key: summary.get(key, "unknown") for key in here}
+    there = {key: summary.get(key, "unknown") for key in here}
     others = [
-        f"{key} {told[key]} there, {here[key]} here" for key in here if told[key] != here[key]
+        f"{key} {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]
     ]
     if not others:
         return "recorded at this commit on such a machine: the rows are to be the same"

@@ -298,7 +298,7 @@ def _label(spec: RunSpec) -> str:
 
 
 def run_info(spec: RunSpec, built: Built, job: str = "train") -> RunInfo:
-    """What dashboards are told of a run."""
+    """What dashboards get of a run."""
     plan = built.plan
     config, memory = spec.config, asdict(plan.memory)
     used = {"batch_size": built.batch_size, "keep_fraction": plan.keep_fraction, "bits": plan.bits}

@@ -31,7 +31,9 @@ def convnet(
     if not isinstance(kernel, int) or isinstance(kernel, bool) or kernel < 1 or kernel % 2 == 0:
         raise UsageError(f"kernel is {kernel!r}: give an odd whole number of at least 1")
     if len(input_shape) != 3:
-        raise UsageError(f"a convnet reads images (C, H, W), and these are {tuple(input_shape)}")
+        raise UsageError(
+            f"a convnet takes images (C, H, W), not {tuple(input_shape)}: choose such data"
+        )
     for outputs in channels:
         if not isinstance(outputs, int) or isinstance(outputs, bool) or outputs < 1:
             raise UsageError(f"channels has {outputs!r}: give whole numbers of at least 1")

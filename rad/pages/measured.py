@@ -56,7 +56,7 @@ class Measured:
         found = self._read[file]
         found = found.query(where) if where else found
         if found.empty:
-            raise UsageError(f"{file}.csv has no row where {where}")
+            raise UsageError(f"{file}.csv has no row where {where}: correct the condition")
         return found
 
     def listing(
@@ -136,7 +136,7 @@ class Measured:
         """
         found = self.rows(file, where)[column]
         if len(found) != 1:
-            raise UsageError(f"{file}.csv has {len(found)} rows where {where}")
+            raise UsageError(f"{file}.csv has {len(found)} rows where {where}: name one")
         return float(found.iloc[0])
 
 

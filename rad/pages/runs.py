@@ -88,7 +88,7 @@ class Runs:
             fnmatch("/".join(Path(path).parts[-3:-1]), pattern or "*") for path in found["path"]
         ]
         if not any(keep):
-            raise UsageError(f"no run in {self.root} is {source}")
+            raise UsageError(f"no run in {self.root} is {source}: correct the source, or train it")
         return found[keep].sort_values("seed")
 
     def curves(self, source: str) -> pd.DataFrame:

@@ -51,7 +51,7 @@ def _row(setting: Entry, rules: Mapping[str, Any], prefix: str = "", only: str =
         try:
             rule = (rule if isinstance(rule, Mapping) else rule.rules)[key]
         except (AttributeError, KeyError) as error:
-            raise UsageError(f"{setting.key} has no rule in rad.schema") from error
+            raise UsageError(f"{setting.key} has no rule in rad.schema: add it") from error
     default = setting.value if PLACE not in setting.value else "of the experiment or data set"
     words = ASIDE.sub("", getattr(rule, "words", "")).replace("|", "\\|")
     comment = setting.comment.replace("<", "&lt;").replace("|", "\\|")

@@ -93,10 +93,7 @@ def convert(
     if not functions:
         raise UsageError("functions=False goes with a sketch: a plan counts functional calls")
     if example is None:
-        raise UsageError(
-            "budget= needs example=, a batch of the model's inputs as it is trained on, to measure "
-            "what the model takes"
-        )
+        raise UsageError("budget= needs example=, to measure the model: give a batch of its inputs")
     if variant in ("baseline", "reduced_batch", "accumulation"):
         raise UsageError(
             f"variant={variant} keeps everything, which a conversion cannot fit into a budget: "

@@ -49,7 +49,7 @@ def with_blocks_recomputed(trial: Trial) -> Trial:
     if not is_faithful(again):
         raise UsageError(
             "checkpointing does not give this model's gradient: a block does something else when "
-            "it runs for the second time"
+            "it runs for the second time: choose variant=accumulation"
         )
     return again
 

@@ -35,7 +35,7 @@ def on_best_path(
     """
     if path != "auto":
         if path is not None and not isinstance(path, Sketch):
-            raise UsageError(f"path must be a sketch, None or 'auto', got {path!r}")
+            raise UsageError(f"path is {path!r}: give a rad.DitheredRounding, None or 'auto'")
         if path is not None:
             check_quadratic(path)
         trial.path = path

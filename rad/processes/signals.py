@@ -71,8 +71,8 @@ def stopped_first() -> Iterator[None]:
     """Where `stopping` has raised `Stopped`, it leaves, and no library's error in its place.
 
     A signal can come between any two lines of a library, whose `finally` may then fail, so that
-    its own error hides the signal. A UsageError is told: what the program saves at a signal may
-    not be writable.
+    its own error hides the signal. A UsageError stays: what the program saves at a signal may not
+    be writable.
     """
     try:
         yield

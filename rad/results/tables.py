@@ -37,7 +37,7 @@ def write_table(
         UsageError: a table without rows.
     """
     if table.empty:
-        raise UsageError(f"there is nothing to write to {file}, which stays as it is")
+        raise UsageError(f"there is nothing to write to {file}, which stays as it is: measure more")
     make_folder(file.parent, setting)
     beside, data = file.with_suffix(".json"), _text(table, float_format).encode()
     files = {file: data}

@@ -1,4 +1,4 @@
-"""Every setting of the scripts that measure and draw; `rad.schema.training` has the others."""
+"""Every setting of the scripts that measure, draw or attack; `rad.schema.training` has the rest."""
 
 from __future__ import annotations
 

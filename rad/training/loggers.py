@@ -1,4 +1,4 @@
-"""Where a run is followed, beside metrics.csv: what every dashboard is told, and by whom."""
+"""Where a run is followed, beside metrics.csv: what every dashboard gets of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HIDDEN = ("iteration", "seconds")
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a dashboard is told of a run at its start.
+    """What a dashboard gets of a run at its start.
 
     `path` is the run's folder below `root`, which holds the results; `title` a short name within
     the `group`, `job` the kind of work, `tags` what runs are found by. `config` is the whole

@@ -174,7 +174,7 @@ def test_all_gradients_of_a_20_step_irnn_are_unbiased() -> None:
 @pytest.mark.parametrize(
     ("shape", "channels", "words"),
     [
-        ((49, 1), (4,), "reads images"),
+        ((49, 1), (4,), "takes images"),
         ((1, 8, 8), (0, 2), "channels has 0"),
         ((1, 8, 8), (2.0,), "channels has 2.0"),
         ((1, 8, 8), (2,) * 8, "pool images .* away"),
