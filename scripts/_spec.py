@@ -157,9 +157,9 @@ def without_defaults(config: DictConfig, overrides: Sequence[str], name: str) ->
     but for its type, 1 for 1.0, becomes that.
     """
     loader = GlobalHydra.instance().config_loader()
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = [override_of(word) for word in overrides]
     own = [each for each in parsed if not each.get_key_element().startswith("hydra")]
-    groups = [each for each in own if _is_group(loader, each.key_or_group)]
+    groups = [each for each in own if is_group(loader, each.key_or_group)]
     values = [each for each in own if each not in groups and each.type == OverrideType.CHANGE]
     said = {id(each) for each in groups if _is_default_choice(each, groups, name, loader)}
     if any(_may_be_default(each) for each in values):
@@ -193,8 +193,16 @@ def _is_default_choice(
     return bool(choices.get(group.key_or_group) == group.value())
 
 
+@lru_cache(maxsize=4096)
+def override_of(word: str) -> Override:
+    """A word of a command line as Hydra reads it; to be read only."""
+    (override,) = OverridesParser.create().parse_overrides([word])
+    return override
+
+
 @lru_cache(maxsize=256)
-def _is_group(loader: ConfigLoader, key: str) -> bool:
+def is_group(loader: ConfigLoader, key: str) -> bool:
+    """Whether the setting is a group, whose choices are files of settings."""
     return bool(loader.get_group_options(key))
 
 

@@ -14,8 +14,14 @@ import train
 from _run_spec import read
 from _spec import device_of
 from calling import SCRIPTS, Call, interruptible
+from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from hydra_plugins.checked_sweeper import _Composed
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 from rad.errors import UsageError
 
@@ -99,17 +105,55 @@ def test_a_job_of_a_cluster_names_the_command_and_a_bad_one_ends_in_one_line(
     assert "budget=2000,0.2" in command
 
 
-def test_a_job_of_a_sweep_is_composed_once(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_differ_in_values_are_composed_once(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     composed, compose = [], ConfigLoaderImpl.load_sweep_config
 
     def counted(self: ConfigLoaderImpl, config: DictConfig, overrides: list[str]) -> DictConfig:
-        composed.append(next(each for each in overrides if each.startswith("seed=")))
+        composed.append(next(each for each in overrides if each.startswith("variant=")))
         return compose(self, config, overrides)
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
     tiny = ("model.hidden=[6]", "optimizer.iterations=2", "training.evaluate_every=2")
-    assert call("train", "-m", *tiny, "seed=0,1").status == 0
-    assert composed == ["seed=0", "seed=1"]
+    assert call("train", "-m", *tiny, "variant=baseline,project", "seed=0,1").status == 0
+    assert composed == ["variant=baseline", "variant=project"]
+
+
+JOBS = (
+    ["seed=1", "model.hidden=[6]", "budget=0.1", "hydra.sweeper.jobs=3"],
+    ["seed=2", "model.hidden=[6,7]", "budget=9kB", "hydra.sweeper.jobs=4"],
+    ["seed=3", "model.hidden=null", "budget='0.1'", "hydra.sweeper.jobs=3"],
+    ["seed=1", "+experiment=fig5b_mnist", "scale=smoke", "budget=0.1"],
+    ["seed=2", "+experiment=fig5b_mnist", "scale=null", "budget=${seed}"],
+    ["seed=2", "+model.more=1", "budget=0.1", "model={hidden:[5]}"],
+    ["seed=3", "+model.more=2", "budget=0.1", "model={hidden:[7]}"],
+    ["seed=3", "+model.more=2", "~budget", "experiment_name=a", "experiment_name=b"],
+    ["seed=4", "+model.more=2", "~budget", "experiment_name=c", "experiment_name=d"],
+)
+
+
+def test_a_copy_with_other_values_is_what_hydra_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    with initialize_config_dir(str(SCRIPTS.parent / "configs/train"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        hydras = ["hydra.job.chdir=false"]
+        master = loader.load_configuration("train", hydras, RunMode.MULTIRUN)
+        expected = [loader.load_sweep_config(master, job) for job in JOBS]
+        compose = loader.load_sweep_config
+        monkeypatch.setattr(
+            loader, "load_sweep_config", lambda *given: seen.append(1) or compose(*given)
+        )
+        copying = _Composed(loader)
+        for _ in range(2):
+            for job, config in zip(JOBS, expected, strict=True):
+                found = copying.load_sweep_config(master, job)
+                assert OmegaConf.to_container(found) == OmegaConf.to_container(config)
+                with pytest.raises(ConfigAttributeError):
+                    found.no_such_setting = 1
+        assert len(seen) == 5
+        with pytest.raises(ConfigCompositionException):
+            copying.load_sweep_config(master, ["seed=1", "experiment_name=[1]", "no_such=3"])
 
 
 @pytest.mark.parametrize(
