@@ -91,29 +91,28 @@ def wait_for(folder: Path, pattern: str, count: int, process: subprocess.Popen[s
 
 
 def test_interrupted_it_ends_with_the_rows_of_unbroken_runs(tmp_path: Path, call: Call) -> None:
-    variants = ("variant=same_sample", "budget=0.1", "seed=0,1,2")
+    variants = ("variant=same_sample", "budget=0.1", "seed=0,1")
     assert call("train", "-m", "+experiment=quickstart", *variants).status == 0
-    three = RUNS.replace("baseline, ", "").replace("0, 1", "0, 1, 2")
+    two = (RUNS.replace("baseline, ", ""), "workers=1", "time_limit=300")
 
     broken = tmp_path / "broken"
-    process = start(broken, three, "time_limit=300", "--archive", "part.tar.gz")
+    process = start(broken, *two, "--archive", "part.tar.gz")
     wait_for(broken, "summary.json", 1, process)
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 128 + signal.SIGINT
     assert (broken / "part.tar.gz").exists()
-    done = len(list(broken.rglob("summary.json")))
-    assert 0 < done < 3
-    last = start(broken, three, "time_limit=300", "--archive", "new.tar.gz")
+    assert len(list(broken.rglob("summary.json"))) == 1
+    last = start(broken, *two, "--archive", "new.tar.gz")
     out, err = last.communicate()
     assert last.returncode == 0, err
-    assert "3 of 3 jobs are finished" in out
+    assert "2 of 2 jobs are finished" in out
     with tarfile.open(broken / "new.tar.gz") as tar:
         names = tar.getnames()
-    assert sum(name.endswith("summary.json") for name in names) == 3 - done
+    assert sum(name.endswith("summary.json") for name in names) == 1
     assert not any("checkpoint" in name or ".lock" in name for name in names)
     found, expected = rows(broken / "results"), rows(tmp_path / "results")
-    assert len(found) == 3
+    assert len(found) == 2
     assert found.keys() == expected.keys()
     for name, table in found.items():
         pd.testing.assert_frame_equal(table, expected[name])
