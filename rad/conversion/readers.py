@@ -78,8 +78,8 @@ def read_graph(model: nn.Module) -> Readers:
         if kind_of(probe) in LAYERS or kind_of(probe) in RAD_LAYERS:
             return Readers({}, set())
         with torch.random.fork_rng():
-            own = len({part.training for part in probe.modules()}) > 1  # parts in modes of their own
-            nodes = _traced(Tracer(), probe) if own else []
+            modes = {part.training for part in probe.modules()}
+            nodes = _traced(Tracer(), probe) if len(modes) > 1 else []  # parts in their own modes
             nodes += [n for mode in (True, False) for n in _traced(Tracer(), probe.train(mode))]
     except Exception:  # whatever forward may raise on proxies
         return Readers({}, set())
