@@ -32,7 +32,7 @@ from rad.functional.cells import PRODUCTS, Cell
 from rad.functional.gated_kept import FACTORS, INPUTS, STATES, Plan, Reader, Room
 from rad.functional.gated_weights import Weights, columns, ordered, restored
 from rad.functional.second_order import OF_RNN, refused
-from rad.functional.steps import KeptSteps
+from rad.functional.steps import KeptSteps, without_modes
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 
@@ -218,7 +218,7 @@ def gated(
         raise ValueError(f"weight_hh must be {(rows, hidden)}, got {tuple(weight_hh.shape)}")
     check_biases((bias_ih, bias_hh), rows)
     leaves = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
-    result: tuple[Tensor | None, Tensor, Tensor | None] = _GatedRNN.apply(
-        *leaves, cell, sketch, key, return_sequence
-    )
+    result: tuple[Tensor | None, Tensor, Tensor | None]
+    with without_modes():
+        result = _GatedRNN.apply(*leaves, cell, sketch, key, return_sequence)
     return result

@@ -30,7 +30,7 @@ from rad.functional.arguments import check_biases, product_dtype
 from rad.functional.linear_noise import LinearResponse
 from rad.functional.recurrent_fused import FusedRNN, can_fuse
 from rad.functional.second_order import OF_RNN, refused
-from rad.functional.steps import KeptSteps
+from rad.functional.steps import KeptSteps, without_modes
 from rad.packing.bits import pack, packed_bytes, unpack
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
@@ -280,10 +280,11 @@ def rnn(
     leaves = (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
     dtype = product_dtype(x)
     result: tuple[Tensor | None, Tensor]
-    if can_fuse(x, hidden, nonlinearity, sketch, dtype):
-        result = FusedRNN.apply(*leaves, sketch, key, return_sequence, dtype)
-    else:
-        result = _SketchedRNN.apply(*leaves, nonlinearity, sketch, key, return_sequence)
+    with without_modes():
+        if can_fuse(x, hidden, nonlinearity, sketch, dtype):
+            result = FusedRNN.apply(*leaves, sketch, key, return_sequence, dtype)
+        else:
+            result = _SketchedRNN.apply(*leaves, nonlinearity, sketch, key, return_sequence)
     return result
 
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
+import torch
 from torch import Tensor
 
 from rad.draws.dispatch import fold_in, step_keys
 from rad.sketches.base import Sketch
+
+
+def without_modes() -> AbstractContextManager[object]:
+    """For the many calls of torch that steps make: none goes through a `TorchFunctionMode`.
+
+    Such a mode serves functional calls (`rad.nn.serving`), and takes microseconds of each.
+    """
+    context: AbstractContextManager[object] = torch._C.DisableTorchFunction()  # type: ignore[attr-defined]
+    return context
 
 
 class KeptSteps:

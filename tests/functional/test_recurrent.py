@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import LOSSY, SKETCHES
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from unbiased import (
     check_biased_is_caught,
     check_mean_square,
@@ -14,6 +15,7 @@ from unbiased import (
     draws,
 )
 
+from rad import functional
 from rad.draws.reference import step_keys
 from rad.functional import linear, recurrent, relu
 from rad.functional.recurrent import rnn, rnn_weight_grad_variance
@@ -24,6 +26,7 @@ from rad.sketches import (
     Project,
     SameSample,
     Sketch,
+    StochasticRounding,
     fold_in,
     make_key,
 )
@@ -370,3 +373,32 @@ def test_what_does_not_fit_is_refused() -> None:
             rnn(*arguments, sketch=Identity(), key=make_key(0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nonlinearity"):
         rnn(x, h0, w_ih, w_hh, nonlinearity="gelu", sketch=Identity(), key=make_key(0))  # type: ignore[arg-type]
+
+
+class Seen(TorchFunctionMode):
+    """Counts the calls that go through a mode, as that which serves functional calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("sketch", [DifferentSample(0.5), StochasticRounding(2)], ids=str)
+def test_a_mode_sees_no_call_of_a_step(kind: str, sketch: Sketch) -> None:
+    gates = {"rnn": 1, "lstm": 4, "gru": 3}[kind]
+    weights = [torch.randn(gates * 5, size).requires_grad_() for size in (3, 5)]
+    counts = []
+    for steps in (2, 40):
+        states = [torch.zeros(4, 5)] * (2 if kind == "lstm" else 1)
+        x = torch.randn(steps, 4, 3)
+        with Seen() as seen:
+            getattr(functional, kind)(x, *states, *weights, sketch=sketch, key=make_key(0))
+        counts.append(seen.count)
+    assert counts[0] == counts[1]
