@@ -16,7 +16,7 @@ def without_modes() -> AbstractContextManager[object]:
 
     Such a mode serves functional calls (`rad.nn.serving`), and takes microseconds of each.
     """
-    context: AbstractContextManager[object] = torch._C.DisableTorchFunction()  # type: ignore[attr-defined]
+    context: AbstractContextManager[object] = torch._C.DisableTorchFunction()
     return context
 
 
