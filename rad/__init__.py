@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rad.conversion.report import report
     from rad.conversion.slices import slice_batches
     from rad.partition.backend import backend, compile
-    from rad.planning.converting import convert
+    from rad.planning.convert import convert
     from rad.planning.plan import Plan
     from rad.planning.variants import fit
     from rad.sketches import (
@@ -64,7 +64,7 @@ _MODULES = {
     "audit": "rad.conversion.audit",
     "backend": "rad.partition.backend",
     "compile": "rad.partition.backend",
-    "convert": "rad.planning.converting",
+    "convert": "rad.planning.convert",
     "report": "rad.conversion.report",
     "slice_batches": "rad.conversion.slices",
     "Plan": "rad.planning.plan",

@@ -18,7 +18,7 @@ class Diverged(UsageError):
     """Training has come to a loss that is not finite."""
 
 
-class ToldElsewhere(UsageError):
+class ReportedElsewhere(UsageError):
     """What another process of the same run tells the user."""
 
 

@@ -34,7 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import distributed
 
-from rad.errors import Several, ToldElsewhere, UsageError, first_line, out_of_memory
+from rad.errors import ReportedElsewhere, Several, UsageError, first_line, out_of_memory
 from rad.processes import launched
 from rad.processes.jobs import of_word
 from rad.processes.workers import STOPPED, worker
@@ -291,7 +291,7 @@ def refuse(error: Exception, known: Sequence[str] = ()) -> NoReturn:
     `known` are the settings that the script has. Processes that have not met refuse alike.
     """
     another_says_it = launched.rank() > 0 and not distributed.is_initialized()
-    if not (another_says_it or isinstance(error, ToldElsewhere)):
+    if not (another_says_it or isinstance(error, ReportedElsewhere)):
         print(*(f"error: {line}" for line in lines_of(error, known)), sep="\n", file=sys.stderr)
     sys.exit(2)
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from rad.errors import UsageError
 from rad.results import locked, machine, make_folder, provenance, write_table
 from rad.results.origin import REPOSITORY, whole_code
-from rad.torture import planting
+from rad.torture import planted_faults
 from rad.torture.damage import Damage
 from rad.torture.disks import Disks
 from rad.torture.faults import Faults
@@ -53,7 +53,7 @@ def _attack(config: DictConfig, scratch: Path) -> None:
     record = Record(scratch / "cases.jsonl", conditions)
     preload(SCRIPTS, ("train", "train_pde", "tune"))
     stage = Stage(SCRIPTS, scratch)
-    faults = Faults(planting.read(FAULTS), REPOSITORY, scratch)
+    faults = Faults(planted_faults.read(FAULTS), REPOSITORY, scratch)
     every: list[Attack] = [Kills(stage), Disks(stage), Damage(stage), faults, nonsense()]
     wanted = [case for attack in every for case in _cases(attack, config.cases[attack.name])]
     random.Random(config.seed).shuffle(wanted)  # what a limit of time cuts off is of all kinds

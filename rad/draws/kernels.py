@@ -56,7 +56,7 @@ def integer(key, row, slot, high):
 
 @triton.jit
 def short(value, key, row, slot):
-    """`rad.draws.casting.cast_at_random` of float32 to bfloat16, left as float32."""
+    """`rad.draws.casts.cast_at_random` of float32 to bfloat16, left as float32."""
     lane = (word(key, row, slot // 4) >> tl.cast(slot % 4 * 16, tl.uint64)) & 0xFFFF
     bits = (value.to(tl.int32, bitcast=True) + lane.to(tl.int32)) & -0x10000
     return tl.where(tl.abs(value) < LARGEST, bits.to(tl.float32, bitcast=True), value)

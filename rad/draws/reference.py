@@ -46,7 +46,7 @@ PART_MASK = (1 << 24) - 1
 (`rad.sketches.grid.part`)."""
 
 KEPT, READ = 0x6B657074, 0x72656164
-"""The sub-keys of the casts to short types (`rad.draws.casting`): of what is kept, and of what is
+"""The sub-keys of the casts to short types (`rad.draws.casts`): of what is kept, and of what is
 read from it."""
 
 _MULTIPLIERS = (signed(0xBF58476D1CE4E5B9), signed(0x94D049BB133111EB))

@@ -44,7 +44,7 @@ from rad.draws.dispatch import fold_in
 from rad.draws.reference import KEY_BYTES
 from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
-from rad.functional.applying import apart
+from rad.functional.apply import apart
 from rad.functional.arguments import check_real, product_dtype, without_autocast
 from rad.functional.attention_mask import attention_seen, attention_seen_bits, mask_bytes
 from rad.functional.attention_passes import KEYS, QUERIES, VALUES, Kept, attend, gradients

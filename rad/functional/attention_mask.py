@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rad.backends.operators import opaque
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.reference import READ
 from rad.functional.attention_tiles import Sizes, Strip, Tile, mask_of
 from rad.packing.bits import pack, packed_bytes, unpack

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.dispatch import fold_in
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from rad import backends
 from rad.backends.operators import as_text, from_text, opaque
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
-from rad.functional.applying import apart
+from rad.functional.apply import apart
 from rad.functional.arguments import check_real
 from rad.functional.dithered import check_quadratic, error_variances, keep_rows, of_rows, piece_of
 from rad.functional.second_order import OF_NORM, refused

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.activation import Activation

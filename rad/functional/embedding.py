@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rad.backends.operators import opaque
 from rad.errors import UsageError
-from rad.functional.applying import apply
+from rad.functional.apply import apply
 from rad.packing.bits import index_width, pack_integers, unpack_integers
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
-from rad.functional.applying import apply
+from rad.functional.apply import apply
 from rad.functional.arguments import check_real, product_dtype
 from rad.functional.compression import keep
 from rad.functional.second_order import OF_WEIGHT, refuse, will_be_differentiated

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rad.dtypes import accumulation_dtype
 from rad.errors import UsageError
-from rad.functional.applying import apply
+from rad.functional.apply import apply
 from rad.functional.arguments import check_real, product_dtype, without_autocast
 from rad.functional.second_order import will_be_differentiated
 from rad.packing.pieces import pieces

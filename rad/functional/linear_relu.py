@@ -18,7 +18,7 @@ from torch import Tensor
 from rad import backends
 from rad.draws.selectors import Selectors
 from rad.dtypes import LOOP_DTYPES
-from rad.functional.applying import apply
+from rad.functional.apply import apply
 from rad.functional.linear import contracted, rows_of
 from rad.functional.relu import relu_backward, relu_in_place
 from rad.functional.second_order import will_be_differentiated

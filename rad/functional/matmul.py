@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rad.draws.dispatch import fold_in
 from rad.errors import UsageError
-from rad.functional.applying import apart
+from rad.functional.apply import apart
 from rad.functional.arguments import check_real, product_dtype
 from rad.functional.compression import keep, read
 from rad.functional.second_order import OF_PRODUCT, refused

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from rad.backends.operators import as_text, from_text, opaque
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.dispatch import fold_in
 from rad.draws.reference import KEY_BYTES, READ
 from rad.dtypes import accumulation_dtype
-from rad.functional.applying import apart
+from rad.functional.apply import apart
 from rad.functional.arguments import check_real
 from rad.functional.compression import keep
 from rad.functional.dithered import piece_of

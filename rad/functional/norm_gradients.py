@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rad import backends
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.dithered import error_variances, of_rows, piece_of

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rad.backends.operators import as_text, from_text, opaque
 from rad.dtypes import accumulation_dtype
-from rad.functional.applying import apart
+from rad.functional.apply import apart
 from rad.functional.arguments import check_real
 from rad.functional.dithered import check_quadratic, keep_rows
 from rad.functional.norm_gradients import gradients

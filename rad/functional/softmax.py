@@ -34,7 +34,7 @@ from torch import Tensor
 
 from rad import backends
 from rad.backends.operators import as_text, from_text, opaque
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.reference import KEY_BYTES, READ
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import check_real

@@ -18,9 +18,9 @@ from torch._inductor.decomposition import select_decomp_table
 
 from rad.errors import UsageError
 from rad.nn.base import advance, start_draws
-from rad.partition.choosing import Choice, choose
-from rad.partition.crossing import crossings
-from rad.partition.rewriting import copied, with_copies, with_sketches
+from rad.partition.choices import Choice, choose
+from rad.partition.crossings import crossings
+from rad.partition.sketched_graph import copied, with_copies, with_sketches
 
 Inner = Literal["inductor", "aot_eager"]
 

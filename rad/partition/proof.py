@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from rad.partition.crossing import Crossing, degrees, operator_of
+from rad.partition.crossings import Crossing, degrees, operator_of
 from rad.partition.linearity import NONE
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rad import backends
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.dispatch import row_keys
 from rad.draws.reference import READ
 from rad.dtypes import LOOP_DTYPES, accumulation_dtype, scale_dtype

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.dispatch import words
 from rad.draws.reference import KEPT, READ
 from rad.dtypes import accumulation_dtype

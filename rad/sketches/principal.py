@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rad.draws.casting import cast, cast_at_random
+from rad.draws.casts import cast, cast_at_random
 from rad.draws.dispatch import fold_in, row_keys
 from rad.draws.normal import normals
 from rad.draws.reference import KEPT, READ

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.draws.casting import cast, cast_at_random
+from rad.draws.casts import cast, cast_at_random
 from rad.draws.dispatch import fold_in, row_keys, signs
 from rad.draws.reference import KEPT, READ
 from rad.draws.selectors import Selectors

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.dispatch import signs
 from rad.draws.reference import READ, make_key
 from rad.dtypes import accumulation_dtype

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.dispatch import fold_in, row_keys, step_keys
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype, scale_dtype

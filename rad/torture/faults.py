@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rad.errors import UsageError
 from rad.torture.outcomes import LOST, SURVIVED, Outcome
-from rad.torture.planting import CAUGHT, Copy, Fault, copy, problem
+from rad.torture.planted_faults import CAUGHT, Copy, Fault, copy, problem
 
 
 class Faults:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rad.errors import Diverged, ToldElsewhere, UsageError, first_line
+from rad.errors import Diverged, ReportedElsewhere, UsageError, first_line
 from rad.training.batches import seed_of
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Ranks:
         """What `decide` returns in the first process, or refuses, in all of them; pickled.
 
         Raises:
-            UsageError: as `decide` does; in the others `ToldElsewhere`.
+            UsageError: as `decide` does; in the others `ReportedElsewhere`.
         """
         if self.count == 1:
             return decide()
@@ -64,7 +64,7 @@ class Ranks:
         if refused is not None:
             raise refused
         if outcome[1] is not None:
-            raise ToldElsewhere(outcome[1])
+            raise ReportedElsewhere(outcome[1])
         return outcome[0]
 
     def after_first(self, make: Callable[[], T]) -> T:
@@ -110,7 +110,7 @@ class Ranks:
         for name, size in sizes.items():
             if size < self.count:
                 word = f"the {name} has {size} examples for {self.count} processes; start fewer"
-                raise UsageError(word) if self.first else ToldElsewhere(word)
+                raise UsageError(word) if self.first else ReportedElsewhere(word)
 
     def check_whole(self, parts: int) -> None:
         """Raises UsageError where several processes are to work through a batch in parts, too."""
@@ -119,7 +119,7 @@ class Ranks:
                 f"a batch is divided among {self.count} processes, and not in {parts} parts as "
                 "well: choose another variant than accumulation, or one process"
             )
-            raise UsageError(word) if self.first else ToldElsewhere(word)
+            raise UsageError(word) if self.first else ReportedElsewhere(word)
 
     def averaging(self, model: nn.Module) -> nn.Module:
         """The model, whose backward pass leaves the mean of all processes' gradients."""
@@ -176,14 +176,14 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     except Diverged as error:  # in all of them, as they have the same losses
         if ranks.first:
             raise
-        raise ToldElsewhere(str(error)) from error
+        raise ReportedElsewhere(str(error)) from error
     except RuntimeError as error:
         if "finished reduction in the prior iteration" in str(error):
             word = (
                 "the model has parameters without a gradient, which training.parallel=ddp cannot "
                 "average: freeze them, or train it in one process"
             )
-            raise UsageError(word) if ranks.first else ToldElsewhere(word) from error
+            raise UsageError(word) if ranks.first else ReportedElsewhere(word) from error
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
         raise UsageError(

@@ -13,7 +13,7 @@ from unbiased import (
 )
 
 import rad
-from rad.draws.casting import cast
+from rad.draws.casts import cast
 from rad.draws.reference import READ
 from rad.dtypes import accumulation_dtype
 from rad.functional import elementwise, elementwise_grad_variance

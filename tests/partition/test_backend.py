@@ -11,7 +11,7 @@ from unbiased import check_biased_is_caught, check_unbiased
 
 import rad
 from rad.memory import saved_bytes
-from rad.partition import choosing, crossing
+from rad.partition import choices, crossings
 from rad.partition.backend import Backend
 
 X = torch.randn(64, 32)
@@ -108,7 +108,7 @@ def test_outputs_are_exact() -> None:
 def test_a_quadratic_use_takes_two_draws_and_one_would_be_biased(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choosing, "BITS", (1,))
+    monkeypatch.setattr(choices, "BITS", (1,))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 8), nn.LayerNorm(8))
     x, weights = torch.randn(256, 32), torch.randn(256, 8)
@@ -127,7 +127,7 @@ def test_a_quadratic_use_takes_two_draws_and_one_would_be_biased(
     groups = [storage.crossing.groups or [] for storage in backend.choices[0].stored]
     assert max(map(len, groups)) == 2
     check_unbiased(found, truth)
-    monkeypatch.setattr(crossing, "_first_above", lambda *_: None)  # a proof of anything
+    monkeypatch.setattr(crossings, "_first_above", lambda *_: None)  # a proof of anything
     with pytest.raises(AssertionError, match="off by"):
         check_unbiased(samples()[0], truth)
 

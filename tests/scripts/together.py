@@ -28,7 +28,7 @@ from training import tiny_run
 
 import rad
 from rad import data
-from rad.errors import ToldElsewhere, UsageError
+from rad.errors import ReportedElsewhere, UsageError
 from rad.processes.signals import Stopped, leave, stopping
 from rad.results import RunFolder
 from rad.sketches import DifferentSample
@@ -179,7 +179,7 @@ def check_draws(ranks: Ranks) -> None:
 
 def check_refusals(ranks: Ranks) -> None:
     """The first process has the words for the user, the other raises what is not told again."""
-    expected = UsageError if ranks.first else ToldElsewhere
+    expected = UsageError if ranks.first else ReportedElsewhere
     few = "the batch has 1 examples for 2 processes"
     for word, work in {
         "no": lambda: ranks.decided(_refuse),

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from rad.errors import UsageError
-from rad.torture import planting
+from rad.torture import planted_faults
 
 ROOT = Path(__file__).resolve().parents[2]
-FAULTS = planting.read(Path(__file__).with_name("faults.toml"))
+FAULTS = planted_faults.read(Path(__file__).with_name("faults.toml"))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-def test_each_fault_still_has_its_place(fault: planting.Fault) -> None:
-    assert planting.problem(fault, ROOT) is None
-    changed = planting.planted(fault, (ROOT / fault.file).read_text())
+def test_each_fault_still_has_its_place(fault: planted_faults.Fault) -> None:
+    assert planted_faults.problem(fault, ROOT) is None
+    changed = planted_faults.planted(fault, (ROOT / fault.file).read_text())
     compile(changed, fault.file, "exec")
 
 
@@ -34,7 +34,7 @@ def test_there_are_many() -> None:
 )
 def test_a_fault_without_a_place_is_found(changes: dict[str, str], words: str) -> None:
     (fault,) = (each for each in FAULTS if "AdamW" in each.name)
-    found = planting.problem(planting.Fault(**{**vars(fault), **changes}), ROOT)
+    found = planted_faults.problem(planted_faults.Fault(**{**vars(fault), **changes}), ROOT)
     assert found is not None
     assert words in found
 
@@ -43,15 +43,15 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "faults.toml"
     file.write_text('[[fault]]\nname = "x"\n')
     with pytest.raises(UsageError, match=r"give name, file, old, new, tests"):
-        planting.read(file)
+        planted_faults.read(file)
     for text in ("[[fault", "other = 1\n"):
         file.write_text(text)
         with pytest.raises(UsageError, match=r"is no list of \[\[fault\]\]"):
-            planting.read(file)
+            planted_faults.read(file)
     entry = '[[fault]]\nname = "x"\nfile = ""\nold = ""\nnew = ""\ntests = ""\n'
     file.write_text(2 * entry)
     with pytest.raises(UsageError, match="several faults are called x"):
-        planting.read(file)
+        planted_faults.read(file)
 
 
 def test_a_fault_is_caught_by_its_test_and_by_no_other(tmp_path: Path) -> None:
@@ -61,8 +61,10 @@ def test_a_fault_is_caught_by_its_test_and_by_no_other(tmp_path: Path) -> None:
         "from sums import add\n\n\ndef test_zero():\n    assert add(0, 0) == 0\n\n\n"
         "def test_one():\n    assert add(0, 1) == 1\n"
     )
-    copy = planting.Copy(tmp_path)
-    for test, status in (("zero", planting.PASSED), ("one", planting.CAUGHT)):
-        fault = planting.Fault("minus", "sums.py", "a + b", "a - b", f"test_sums.py -k {test}")
+    copy = planted_faults.Copy(tmp_path)
+    for test, status in (("zero", planted_faults.PASSED), ("one", planted_faults.CAUGHT)):
+        fault = planted_faults.Fault(
+            "minus", "sums.py", "a + b", "a - b", f"test_sums.py -k {test}"
+        )
         assert copy.verdict(fault) == status
     assert (tmp_path / "sums.py").read_text().endswith("a + b\n")

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, fx
 
 from rad.errors import UsageError
-from rad.partition.crossing import Crossing, is_short, lasting
+from rad.partition.crossings import Crossing, is_short, lasting
 from rad.partition.proof import proof
-from rad.partition.rewriting import Storage
+from rad.partition.sketched_graph import Storage
 from rad.sketches import DitheredRounding
 
 BITS = (8, 4, 3, 2)

@@ -10,8 +10,8 @@ from cases import LOSSY
 from torch import Tensor
 from unbiased import check_biased_is_caught, check_unbiased, draws
 
-from rad.draws import casting
-from rad.draws.casting import cast, cast_at_random
+from rad.draws import casts
+from rad.draws.casts import cast, cast_at_random
 from rad.draws.reference import KEPT, READ, step_keys
 from rad.sketches import (
     DifferentProject,
@@ -35,7 +35,7 @@ every_short = pytest.mark.parametrize("dtype", SHORT, ids=str)
 def all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row i of ALL rows draws i."""
     monkeypatch.setattr(
-        casting,
+        casts,
         "_lanes",
         lambda key, rows, slots: torch.arange(rows.start, rows.stop, dtype=torch.int32)[
             :, None

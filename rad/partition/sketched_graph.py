@@ -14,7 +14,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from rad.backends.operators import as_text, from_text, opaque
 from rad.draws.reference import fold_in
-from rad.partition.crossing import Crossing
+from rad.partition.crossings import Crossing
 from rad.sketches import DitheredRounding
 
 ROW = 64
