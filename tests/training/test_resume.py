@@ -136,13 +136,13 @@ def test_checkpoint_of_something_else(tmp_path: Path) -> None:
     file = RunFolder(tmp_path).checkpoint_file
     state = state_of(tmp_path)
 
-    torch.save({"weights": torch.zeros(2)}, file)
+    tiny_run.save_edited({"weights": torch.zeros(2)}, file)
     assert_refused(tmp_path, "not a checkpoint of this program")
-    torch.save(state | {"config": "experiment: other\n"}, file)
+    tiny_run.save_edited(state | {"config": "experiment: other\n"}, file)
     assert_refused(tmp_path, "another configuration")
-    torch.save(state | {"model": state["model"] | {"more": torch.zeros(1)}}, file)
+    tiny_run.save_edited(state | {"model": state["model"] | {"more": torch.zeros(1)}}, file)
     assert_refused(tmp_path, "another model .more is unknown.")
-    torch.save(state | {"model": state["model"] | {"1.bias": torch.zeros(3)}}, file)
+    tiny_run.save_edited(state | {"model": state["model"] | {"1.bias": torch.zeros(3)}}, file)
     assert_refused(tmp_path, r"1\.bias is torch.float32 \(3,\) there, torch.float32 \(24,\) here")
 
 
