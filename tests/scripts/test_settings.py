@@ -66,7 +66,7 @@ BAD = {
     ),
     "no channels": ("train model=convnet", "model.channels=[0,2,2,2]", r"model.channels is \[0, 2"),
     "pooled away": ("train model=convnet", "model.channels=[2,2,2,2,2,2,2,2]", "pool .* away"),
-    "no images": ("train model=convnet", "dataset=sequential_mnist", "convnet reads images"),
+    "no images": ("train model=convnet", "dataset=sequential_mnist", "a convnet takes images"),
     "a number for a path": ("train", "results_root=5", "results_root is 5; give a path"),
     "a list for a note": ("train", "scale=[1]", r"scale is \[1\], and there are no scales"),
     "no such scale": ("train +experiment=fig5b_mnist", "scale=tiny", "unknown scale 'tiny'.*smoke"),
