@@ -219,6 +219,6 @@ def gated(
     check_biases((bias_ih, bias_hh), rows)
     leaves = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
     result: tuple[Tensor | None, Tensor, Tensor | None]
-    with without_modes():
+    with without_modes(x):
         result = _GatedRNN.apply(*leaves, cell, sketch, key, return_sequence)
     return result

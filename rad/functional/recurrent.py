@@ -280,7 +280,7 @@ def rnn(
     leaves = (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
     dtype = product_dtype(x)
     result: tuple[Tensor | None, Tensor]
-    with without_modes():
+    with without_modes(x):
         if can_fuse(x, hidden, nonlinearity, sketch, dtype):
             result = FusedRNN.apply(*leaves, sketch, key, return_sequence, dtype)
         else:

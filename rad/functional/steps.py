@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -11,11 +11,14 @@ from rad.draws.dispatch import fold_in, step_keys
 from rad.sketches.base import Sketch
 
 
-def without_modes() -> AbstractContextManager[object]:
-    """For the many calls of torch that steps make: none goes through a `TorchFunctionMode`.
+def without_modes(x: Tensor) -> AbstractContextManager[object]:
+    """For the many calls of torch that steps on x make: none goes through a `TorchFunctionMode`.
 
-    Such a mode serves functional calls (`rad.nn.serving`), and takes microseconds of each.
+    Such a mode serves functional calls (`rad.nn.serving`), and takes microseconds of each. Without
+    a mode nothing changes, nor for x of a class of its own, whose calls are its own affair.
     """
+    if type(x) is not Tensor or not torch._C._len_torch_function_stack():
+        return nullcontext()
     context: AbstractContextManager[object] = torch._C.DisableTorchFunction()
     return context
 

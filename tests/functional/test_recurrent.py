@@ -389,16 +389,26 @@ class Seen(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class Named(Tensor):
+    """A class of tensors whose results are of it, too."""
+
+
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("sketch", [DifferentSample(0.5), StochasticRounding(2)], ids=str)
 def test_a_mode_sees_no_call_of_a_step(kind: str, sketch: Sketch) -> None:
     gates = {"rnn": 1, "lstm": 4, "gru": 3}[kind]
     weights = [torch.randn(gates * 5, size).requires_grad_() for size in (3, 5)]
-    counts = []
-    for steps in (2, 40):
-        states = [torch.zeros(4, 5)] * (2 if kind == "lstm" else 1)
-        x = torch.randn(steps, 4, 3)
+    states = [torch.zeros(4, 5)] * (2 if kind == "lstm" else 1)
+
+    def run(x: Tensor) -> tuple[int, Any]:
         with Seen() as seen:
-            getattr(functional, kind)(x, *states, *weights, sketch=sketch, key=make_key(0))
-        counts.append(seen.count)
-    assert counts[0] == counts[1]
+            output = getattr(functional, kind)(x, *states, *weights, sketch=sketch, key=make_key(0))
+        return seen.count, output[0]
+
+    few, _ = run(torch.randn(2, 4, 3))
+    x = torch.randn(40, 4, 3)
+    many, output = run(x)
+    assert few == many
+    seen, of_class = run(x.as_subclass(Named))
+    assert seen > many
+    torch.testing.assert_close(of_class.as_subclass(Tensor), output, rtol=0, atol=0)
