@@ -8,8 +8,11 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_leaves
 
 from rad.errors import UsageError, first_line
 
@@ -31,11 +34,20 @@ def copied(model: nn.Module) -> nn.Module:
 def duplicated(model: nn.Module, remedy: str) -> nn.Module:
     """A deep copy. Raises UsageError with that remedy for a model that cannot be copied."""
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, fakes_in(model))
     except Exception as error:  # whatever an attribute may raise
         raise UsageError(
             f"this model cannot be copied ({type(error).__name__}: {first_line(error)}): {remedy}"
         ) from error
+
+
+def fakes_in(model: nn.Module) -> dict[int, Any]:
+    """Of tensors without numbers (`FakeTensorMode`): a memo with which `copy.deepcopy` shares them.
+
+    There is nothing in them to change, and torch copies them into another mode, or crashes.
+    """
+    held = tree_leaves([vars(module) for module in model.modules()])
+    return {id(leaf): leaf for leaf in held if isinstance(leaf, FakeTensor)}
 
 
 def held_by_optimizer(model: nn.Module) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from rad.conversion.copies import fakes_in
 from rad.nn import LAYERS, RAD_LAYERS, Sketching
 from rad.nn.kinds import kind_of
 from rad.nn.recomputing import is_recomputed
@@ -180,7 +181,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _probe(model: nn.Module) -> nn.Module:
     """A copy to trace, of all but parameters and the tensors that hooks compute from them."""
-    shared: dict[int, Tensor] = {id(p): p for p in model.parameters()}
+    shared = fakes_in(model) | {id(p): p for p in model.parameters()}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from rad.backends import is_readable
 from rad.errors import UsageError
 from rad.nn.base import keeps_now
 from rad.nn.kinds import RECOMPUTES
@@ -174,7 +175,7 @@ def _buffers(module: nn.Module) -> _Buffers:
 def _changed(
     buffers: _Buffers, versions: dict[str, int], copied: dict[str, Tensor]
 ) -> frozenset[str]:
-    """Those that are other tensors than before, or hold other numbers.
+    """Those that are other tensors than before, or hold other numbers (fakes: were written to).
 
     Kernels of running statistics write past version counters: of copied ones numbers decide.
     """
@@ -183,7 +184,7 @@ def _changed(
         now = module._buffers[own]
         if now is not buffer:
             found.add(name)
-        elif name in copied:
+        elif name in copied and is_readable(buffer):
             if not torch.equal(copied[name], buffer):
                 found.add(name)
         elif buffer._version != versions[name]:

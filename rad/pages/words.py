@@ -64,7 +64,8 @@ def cell(column: str, value: object) -> str:
     if math.isnan(number):
         return "-"
     if column.endswith("_bytes"):
-        return f"{significant(number / 1e6)} MB"
+        unit, name = (1e9, "GB") if number >= 1e9 else (1e6, "MB")
+        return f"{significant(number / unit)} {name}"
     if column.endswith("_mb"):
         return f"{number:.2f}"
     if column.endswith("time_ratio"):

@@ -12,7 +12,7 @@ one option in all layers; what is left of the bytes goes to single better option
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -31,7 +31,7 @@ from rad.planning.greedy import (
     total_bytes,
     total_variance,
 )
-from rad.planning.limits import cheapest_within, measured
+from rad.planning.limits import Measures, cheapest_within, measured
 from rad.planning.probe import Trial
 from rad.sketches import Identity, Sketch
 from rad.sketches.noise import Noise, Numbers
@@ -57,14 +57,25 @@ def choose(trial: Trial, limit: int) -> Choice | None:
     or not finite.
     """
     options = trial.once(layer_options)
-    chosen = cheapest_within(trial, options, limit, partial(cheapest_variance, options))
-    if chosen is None:
-        fitting = (each for each in _fallbacks(trial) if measured(trial, each) <= limit)
-        chosen = min(fitting, key=rank, default=None)
+    chosen = within(trial, options, limit, _fallbacks(trial))
     if chosen is None:
         return None
     sketches = {name: option.sketch for name, option in chosen.items()}
     return Choice(sketches, _reason(options, chosen))
+
+
+def within(
+    trial: Measures,
+    options: dict[str, list[Option]],
+    limit: int,
+    fallbacks: Iterable[dict[str, Option]],
+) -> dict[str, Option] | None:
+    """The options of least variance that fit, as measured; the best fallback where none do."""
+    chosen = cheapest_within(trial, options, limit, partial(cheapest_variance, options))
+    if chosen is not None:
+        return chosen
+    fitting = (each for each in fallbacks if measured(trial, each) <= limit)
+    return min(fitting, key=rank, default=None)
 
 
 def fewest_bytes(trial: Trial) -> int:
@@ -77,11 +88,12 @@ def _fallbacks(trial: Trial) -> list[dict[str, Option]]:
     return simplest(trial.once(layer_options), FEW if trial.kind == "saved" else None)
 
 
-def layer_options(trial: Trial) -> dict[str, list[Option]]:
-    """What each layer may keep, of the trial's example batch."""
+def layer_options(trial: Trial, among: Iterable[Sketch] | None = None) -> dict[str, list[Option]]:
+    """What each layer may keep, of the trial's example batch: of the menu, or `among` others."""
     shapes = trial.shapes()
     options: dict[str, list[Option]] = {}
-    offered, units = list(menu()), cache(_units)  # for all layers at once
+    offered = list(menu() if among is None else among)
+    units = cache(_units)  # for all layers at once
     for name, calls in trial.inputs_and_gradients().items():
         if not shapes[name]:  # a frozen layer keeps nothing
             continue

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from rad.errors import UsageError
 from rad.memory.budget import Budget
 from rad.planning.greedy import Option, smallest, total_bytes
-from rad.planning.probe import Trial
+from rad.planning.probe import Sketches, Trial
 from rad.sketches import DifferentSample
 
 
@@ -29,14 +30,23 @@ def in_bytes(trial: Trial, budget: Budget) -> int | None:
     return int(budget.value)
 
 
-def measured(trial: Trial, chosen: dict[str, Option]) -> int:
+class Measures(Protocol):
+    """What tells all bytes of a model with given sketches and batch, such as a `Trial`."""
+
+    @property
+    def full_batch(self) -> int: ...
+
+    def total_bytes(self, sketch: Sketches, batch: int) -> int: ...
+
+
+def measured(trial: Measures, chosen: dict[str, Option]) -> int:
     """All bytes with those options."""
-    sketches = {name: option.sketch for name, option in chosen.items()}
+    sketches: Sketches = {name: option.sketch for name, option in chosen.items()}
     return trial.total_bytes(sketches, trial.full_batch)
 
 
 def cheapest_within(
-    trial: Trial,
+    trial: Measures,
     options: dict[str, list[Option]],
     limit: int,
     find: Callable[[int], dict[str, Option] | None],

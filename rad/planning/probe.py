@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class Trial:
             raise UsageError(f"unknown kind of budget {kind!r}: choose one of {', '.join(KINDS)}")
         check_model(model)
         self.example, self.loss, self.kind = read_example(example), loss, kind
-        check_real_memory(model, self.example.tensors)
+        self._check_memory(model)
         if not any(module.training for module in model.modules()):
             raise UsageError(
                 "the model is in evaluation mode, where nothing is sketched: call model.train() "
@@ -90,9 +90,12 @@ class Trial:
         self._conversion = Conversion(self._copy(), recomputed=recomputed)
         self._devices = {t.device for t in self.example.tensors if t.is_cuda}
 
-    def recomputing(self, names: Collection[str]) -> Trial:
+    def recomputing(self, names: Collection[str]) -> Self:
         """A trial of another copy of the model, in which those modules are recomputed."""
-        return Trial(*self._arguments, recomputed=names)
+        return type(self)(*self._arguments, recomputed=names)
+
+    def _check_memory(self, model: nn.Module) -> None:
+        check_real_memory(model, self.example.tensors)
 
     def _copy(self) -> nn.Module:
         remedy = "plan for a model without what stands in the way"

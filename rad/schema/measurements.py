@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rad import data
+from rad.benchmarks.large import LARGE
 from rad.benchmarks.largest_batch import FIXED
 from rad.benchmarks.networks import NETWORKS
 from rad.benchmarks.partition_networks import NETWORKS as PARTITIONED
@@ -38,6 +39,7 @@ from rad.schema.training import (
     NAME,
     PATH,
     PDE_VARIANT,
+    POSITIVE,
     PROBLEM,
     SECONDS,
     SEED,
@@ -127,6 +129,27 @@ MODEL_ZOO: Rules = {
     "programs": some((*ZOO_PROGRAMS, *PLANNED)),
     "fraction": FRACTION,
     "batch_size": Whole(2, 10**5),
+    "rounds": ROUNDS,
+    "seed": SEED,
+    "output": PATH,
+}
+
+_ACCELERATOR: Rules = {"memory": _BYTES, "bandwidth": POSITIVE, "flops": POSITIVE, "source": TEXT}
+_ACCELERATORS = ("a100_80gb", "h100_sxm", "rtx_4090", "mi300x")
+_REAL = Choice(("bfloat16", "float32"))
+PLAN: Rules = {
+    "model": Choice(tuple(LARGE)),
+    "batch": SIZE,
+    "length": OrNull(SIZE),
+    "budget": _BYTES,
+    "dtype": _REAL,
+    "optimizer": Choice(("adamw", "sgd")),
+    "state": _REAL,
+    "accelerator": Choice(_ACCELERATORS),
+    "devices": ListOf(Whole(1, 10**6), distinct=True),
+    "accelerators": dict.fromkeys(_ACCELERATORS, _ACCELERATOR),
+    "check": FLAG,
+    "check_batch": Whole(2, 10**5),
     "rounds": ROUNDS,
     "seed": SEED,
     "output": PATH,
