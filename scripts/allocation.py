@@ -45,9 +45,16 @@ def main(config: DictConfig, overrides: list[str]) -> None:
                 )
     file = Path(config.output) / "allocation.csv"
     table, summary = pd.DataFrame(rows), {**machine(device), **origin}
-    figure = allocation_figure(as_written(table, "%.6g"))
+    figure = allocation_figure(as_written(table, "%.6g"), conditions(table, config.budget))
     write_table(file, table, summary, float_format="%.6g")
     print(f"wrote {file} and {save(figure, config.figure)[0]}")
+
+
+def conditions(table: pd.DataFrame, budget: float) -> str:
+    """In words for the figure: each net's data and draws, and the budget."""
+    draws = table.groupby("network", sort=False)["draws"].first()
+    nets = [f"{net} on {DATASETS[str(net)][0]}: {count:,} draws" for net, count in draws.items()]
+    return "\n".join([*nets, f"budget {budget:g}; bars: 2 standard errors"])
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def _figures(
         curves = output.with_name(f"{output.stem}_curves{output.suffix}")
         return [
             (output, final_against_memory(runs, config.column)),
-            (curves, curves_by_budget(rows, config.column, x=config.x)),
+            (curves, curves_by_budget(rows, runs, config.column, x=config.x)),
         ]
     return [(output, convergence(rows, runs, config.column, x=config.x, second=config.second))]
 

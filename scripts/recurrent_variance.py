@@ -8,6 +8,7 @@ configs/measure/recurrent_variance.yaml.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,19 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         rows += rows_of(dataset, **settings)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
-    figure = recurrent_figure(as_written(table))
+    figure = recurrent_figure(as_written(table), conditions(settings))
     file = Path(config.output) / "recurrent_variance.csv"
     write_table(file, table, {**settings, **machine(device), **origin})
     print(f"wrote {file} and {save(figure, config.figure)[0]}")
+
+
+def conditions(settings: Mapping[str, Any]) -> str:
+    """In words for the figure: net, data, what is kept, and from how many draws."""
+    return (
+        f"irnn at initialization, sequential mnist, hidden {settings['hidden']}\n"
+        f"keep fraction {settings['keep_fraction']:g}, batch {settings['batch_size']}, "
+        f"{settings['draws']} draws"
+    )
 
 
 if __name__ == "__main__":

@@ -99,7 +99,12 @@ def _train(spec: PdeSpec, folder: RunFolder, memory: dict[str, int], commit: str
         job="control",
         tags=("reaction_diffusion", plan.variant, str(config.scale)),
         config=OmegaConf.to_container(OmegaConf.create(spec.text)),  # type: ignore[arg-type]
-        plan={"keep_fraction": plan.keep_fraction, "bits": plan.bits, **memory},
+        plan={
+            "adjoint": str(plan.adjoint),
+            "keep_fraction": plan.keep_fraction,
+            "bits": plan.bits,
+            **memory,
+        },
         constant=("learning_rate",),
         root=str(config.results_root),
     )

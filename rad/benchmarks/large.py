@@ -42,7 +42,7 @@ def large(name: str, batch: int, length: int | None, repeats: int) -> Specimen:
     found = family(name)
     wanted = found.length if length is None else length
     if wanted < found.least:
-        raise UsageError(f"length is {wanted}; {name} takes at least {found.least}")
+        raise UsageError(f"length is {wanted}; give at least {found.least} to {name}")
     return _made(lambda: found.large(batch, wanted, repeats))
 
 

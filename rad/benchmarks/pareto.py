@@ -160,7 +160,8 @@ def loss_after(curve: pd.Series, iterations: float) -> float:
         UsageError: more iterations than the curve has.
     """
     if iterations > curve.index[-1]:
-        raise UsageError(f"{iterations:g} iterations asked for, of only {curve.index[-1]} trained")
+        most = curve.index[-1]
+        raise UsageError(f"{iterations:g} iterations asked for, of only {most} trained; give fewer")
     return math.exp(np.interp(iterations, curve.index.to_numpy(float), np.log(curve.to_numpy())))
 
 

@@ -63,7 +63,7 @@ def pde_programs(
             `peak_bytes` sees nothing.
     """
     if device.type == "cpu" and simulations != 1:
-        raise UsageError(f"pde.simulations is {simulations}; on a CPU give 1")
+        raise UsageError(f"pde.simulations is {simulations}; give 1 on a CPU")
     start = initial_theta(problem.series, seed=0).expand(simulations, -1).to(device)
     keys = torch.stack([fold_in(make_key(0, device), i) for i in range(simulations)])
     return {

@@ -96,7 +96,7 @@ def check_model(model: Any) -> None:
         name = model.__name__
         raise UsageError(f"model is the class {name}: give an instance, such as {name}(...)")
     if not isinstance(model, nn.Module):
-        raise UsageError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise UsageError(f"model is a {type(model).__name__}: give a torch.nn.Module")
     for name, module in model.named_modules():
         if any(map(is_lazy, (*module.parameters(False), *module.buffers(False)))):
             raise UsageError(
@@ -141,7 +141,7 @@ def check_loss(loss: Any) -> None:
     """Raise UsageError unless this is a scalar tensor with a gradient."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise UsageError(f"the loss must be a scalar tensor, got {given}")
+        raise UsageError(f"the loss is {given}, no scalar tensor: give its mean or sum")
     if not loss.requires_grad:
         raise UsageError(
             "no gradient is needed: the loss depends on no parameter that requires one; call "

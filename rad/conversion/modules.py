@@ -274,7 +274,7 @@ def _check_recomputed(model: nn.Module, names: Collection[str]) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     if isinstance(names, str):
         raise UsageError(
-            f"recomputed must be names of modules, got the text {names!r}: [{names!r}]"
+            f"recomputed is the text {names!r}: give names of modules, such as [{names!r}]"
         )
     for name in names:
         if not name or name not in modules:

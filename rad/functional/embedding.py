@@ -65,6 +65,8 @@ def embedding(
     """
     rows = len(weight)
     if padding_idx is not None and not -rows <= padding_idx < rows:
-        raise UsageError(f"a padding_idx of {padding_idx}: the embedding has {rows} rows")
+        raise UsageError(
+            f"a padding_idx of {padding_idx}: the embedding has {rows} rows; give one of them"
+        )
     place = -1 if padding_idx is None else padding_idx % rows
     return apply(_Embedding, weight, indices, place, scale_grad_by_freq)

@@ -127,7 +127,7 @@ def trace(model: nn.Module, task: Task, batch: Batch) -> tuple[dict[str, Trace],
         if seen.calls[name] != 1 or len(seen.pairs[name]) != 1:
             raise UsageError(
                 f"{name} takes part in {seen.calls[name]} calls of its layer, of which "
-                f"{len(seen.pairs[name])} meet a gradient: gradient noise is known for one"
+                f"{len(seen.pairs[name])} meet a gradient: choose a model that calls it once"
             )
         traces[name] = Trace(layer, *seen.pairs[name][0])
         if not traces[name].is_all_of(layer.weight.grad):

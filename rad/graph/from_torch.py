@@ -49,7 +49,10 @@ def linearize_torch(
         result = linearizer.run(*copies)
     outputs = linearizer.vertices_of(result)
     if outputs is None:
-        raise UsageError("the function must return one floating-point tensor that it computed")
+        raise UsageError(
+            "what the function returns was not computed from its tensors: return one "
+            "floating-point tensor that was"
+        )
     edges = tuple(sorted(linearizer.edges, key=lambda edge: edge.source))
     return LinearizedGraph(tuple(linearizer.names), edges, inputs, tuple(outputs))
 

@@ -46,7 +46,7 @@ class VectorGraph:
             if edge.jacobian.shape != wanted:
                 raise UsageError(
                     f"the Jacobian of {edge.source} -> {edge.target} has the shape "
-                    f"{tuple(edge.jacobian.shape)}; the sizes of its vertices make it {wanted}"
+                    f"{tuple(edge.jacobian.shape)}; by the sizes of its vertices, make it {wanted}"
                 )
 
 
@@ -81,7 +81,7 @@ def inject(graph: VectorGraph, matrices: Mapping[int, Tensor]) -> VectorGraph:
     edges = list(graph.edges)
     for number, p in matrices.items():
         if not 0 <= number < len(edges):
-            raise UsageError(f"there is no edge {number}; the graph has 0 to {len(edges) - 1}")
+            raise UsageError(f"there is no edge {number}; choose one of 0 to {len(edges) - 1}")
         size = graph.sizes[edges[number].source]
         if p.shape != (size, size):
             raise UsageError(f"P of edge {number} is {tuple(p.shape)}; make it {(size, size)}")

@@ -67,7 +67,7 @@ def relative_variance(width: int, kept: int, injections: int) -> float:
 
 def _orthogonal(width: int, key: Tensor) -> Tensor:
     if width < 1 or width & (width - 1):
-        raise UsageError(f"the width must be a power of 2, got {width}")
+        raise UsageError(f"the width is {width}; give a power of 2")
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < width:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])

@@ -87,7 +87,7 @@ def check_vertices(count: int, vertices: tuple[int, ...]) -> None:
     """Raise UsageError unless all are among 0..count-1."""
     for vertex in vertices:
         if not 0 <= vertex < count:
-            raise UsageError(f"there is no vertex {vertex}; the graph has 0 to {count - 1}")
+            raise UsageError(f"there is no vertex {vertex}; choose one of 0 to {count - 1}")
 
 
 def check_order(count: int, edges: list[tuple[int, int]]) -> None:

@@ -23,7 +23,7 @@ def empirical_risk(
         UsageError: there are no points.
     """
     if not points:
-        raise UsageError("the empirical risk needs at least one data point")
+        raise UsageError("the empirical risk is a mean over data points; give at least one")
     return trace(lambda *theta: mean(*(loss(*theta, *point) for point in points)), parameters)
 
 

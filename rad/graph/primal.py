@@ -40,7 +40,9 @@ class PrimalGraph:
             UsageError: a wrong number of values, or a vertex without a finite value.
         """
         if len(point) != len(self.inputs):
-            raise UsageError(f"the function has {len(self.inputs)} inputs, got {len(point)} values")
+            raise UsageError(
+                f"{len(point)} values for a function of {len(self.inputs)} inputs; give one each"
+            )
         given = dict(zip(self.inputs, point, strict=True))
         values: list[float] = []
         for number, vertex in enumerate(self.vertices):

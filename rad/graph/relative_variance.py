@@ -127,13 +127,13 @@ class Place:
     def __post_init__(self) -> None:
         numbers = (self.width, self.kept, self.depth, self.draws)
         if any(type(number) is not int for number in numbers):
-            raise UsageError(f"width, kept, depth and draws must be whole numbers, got {numbers}")
+            raise UsageError(f"width, kept, depth, draws are {numbers}; give whole numbers")
         if self.width < 1 or self.width & (self.width - 1):
-            raise UsageError(f"the width must be a power of 2, got {self.width}")
+            raise UsageError(f"the width is {self.width}; give a power of 2")
         if not 1 <= self.kept <= self.width:
             raise UsageError(f"cannot keep {self.kept} of {self.width}; keep 1 to {self.width}")
         if self.depth < 1:
-            raise UsageError(f"the depth must be at least 1, got {self.depth}")
+            raise UsageError(f"the depth is {self.depth}; give at least 1")
         if self.draws < 0 or self.draws == 1:
             raise UsageError(f"{self.draws} draws measure nothing; take 0, or 2 and more")
 

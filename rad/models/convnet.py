@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from rad.errors import UsageError
+from rad.models.sizes import check_images, check_list, check_sizes
 
 
 def convnet(
@@ -23,20 +24,14 @@ def convnet(
     Shapes: (B, C, H, W) -> logits (B, classes).
 
     Raises:
-        UsageError: inputs that are no images, or too small to be pooled so often, `channels` that
-            are no whole numbers of at least 1, `pool_every` none, or `kernel` none that is odd.
+        UsageError: inputs that are no images, or too small to be pooled so often, a `kernel` that
+            is not odd, or a size that is not a whole number of at least 1.
     """
-    if not isinstance(pool_every, int) or isinstance(pool_every, bool) or pool_every < 1:
-        raise UsageError(f"pool_every is {pool_every!r}: give a whole number of at least 1")
-    if not isinstance(kernel, int) or isinstance(kernel, bool) or kernel < 1 or kernel % 2 == 0:
+    check_images(input_shape, "a convnet")
+    check_list("channels", channels)
+    check_sizes(classes=classes, pool_every=pool_every, kernel=kernel)
+    if kernel % 2 == 0:
         raise UsageError(f"kernel is {kernel!r}: give an odd whole number of at least 1")
-    if len(input_shape) != 3:
-        raise UsageError(
-            f"a convnet takes images (C, H, W), not {tuple(input_shape)}: choose such data"
-        )
-    for outputs in channels:
-        if not isinstance(outputs, int) or isinstance(outputs, bool) or outputs < 1:
-            raise UsageError(f"channels has {outputs!r}: give whole numbers of at least 1")
     width, height, breadth = input_shape
     layers: list[nn.Module] = []
     for number, outputs in enumerate(channels, 1):

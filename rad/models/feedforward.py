@@ -6,7 +6,7 @@ from math import prod
 
 from torch import nn
 
-from rad.errors import UsageError
+from rad.models.sizes import check_list, check_sizes
 
 
 def feedforward(
@@ -17,13 +17,11 @@ def feedforward(
     Shapes: (B, *input_shape) -> (B, classes). Weights start as torch's `nn.Linear` draws them.
 
     Raises:
-        UsageError: no list of hidden widths, or a width that is not a whole number of at least 1.
+        UsageError: no list of hidden widths, or a size that is not a whole number of at least 1.
     """
-    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
-        raise UsageError(f"hidden widths {hidden!r}: give a list, such as [300, 300, 300]")
-    for width in hidden:
-        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-            raise UsageError(f"hidden width {width!r}: give whole numbers of at least 1")
+    check_list("input_shape", input_shape)
+    check_list("hidden", hidden)
+    check_sizes(classes=classes)
     widths = [prod(input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise(widths):

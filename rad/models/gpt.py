@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rad.errors import UsageError
+from rad.models.sizes import check_heads, check_sizes
 
 STD = 0.02
 """Of all initial weights; what a block adds to the residual stream starts smaller, by its depth."""
@@ -35,10 +35,17 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Shapes: tokens (B, T), T at most `context` -> scores of the next ones (B, T, vocabulary)."""
+    """Shapes: tokens (B, T), T at most `context` -> scores of the next ones (B, T, vocabulary).
+
+    Raises:
+        UsageError: a size that is not a whole number of at least 1, or heads that do not divide
+            the width.
+    """
 
     def __init__(self, vocabulary: int, context: int, blocks: int, width: int, heads: int) -> None:
         super().__init__()
+        check_sizes(vocabulary=vocabulary, context=context, blocks=blocks)
+        check_heads(width, heads)
         self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
@@ -58,11 +65,5 @@ class GPT(nn.Module):
 
 
 def gpt(vocabulary: int, context: int, blocks: int = 4, width: int = 128, heads: int = 4) -> GPT:
-    """`GPT` with so many blocks of that width.
-
-    Raises:
-        UsageError: a width that its heads do not divide.
-    """
-    if width % heads:
-        raise UsageError(f"width {width} is no multiple of {heads} heads: choose others")
+    """`GPT` with so many blocks of that width. Raises UsageError for sizes that it cannot have."""
     return GPT(vocabulary, context, blocks, width, heads)

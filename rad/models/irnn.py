@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from rad.errors import UsageError
+from rad.models.sizes import check_list, check_sizes, check_std
 
 SEGMENT = 28
 """Steps that `IRNN.segmented` runs at a time: the square root of those of an MNIST image."""
@@ -19,10 +19,15 @@ class IRNN(nn.Module):
     The recurrent matrix W_hh starts as the identity, the biases at 0, all other weights from
     N(0, std^2). Shapes: (B, ...) -> logits (B, classes), the entries of an example
     read in order.
+
+    Raises:
+        UsageError: a size that is not a whole number of at least 1, or no standard deviation.
     """
 
     def __init__(self, classes: int, hidden: int = 100, std: float = 0.001) -> None:
         super().__init__()
+        check_sizes(classes=classes, hidden=hidden)
+        check_std(std)
         self.rnn = nn.RNN(1, hidden, nonlinearity="relu")
         self.output = nn.Linear(hidden, classes)
         with torch.no_grad():
@@ -53,8 +58,7 @@ def irnn(input_shape: tuple[int, ...], classes: int, hidden: int = 100, std: flo
     """`IRNN` for inputs of any shape: one step per entry. `input_shape` is not needed for it.
 
     Raises:
-        UsageError: a hidden width that is not a whole number of at least 1.
+        UsageError: a size that is not a whole number of at least 1, or no standard deviation.
     """
-    if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
-        raise UsageError(f"hidden width {hidden!r}: give a whole number of at least 1")
+    check_list("input_shape", input_shape)
     return IRNN(classes, hidden, std)

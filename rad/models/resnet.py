@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from rad.errors import UsageError
+from rad.models.sizes import check_images, check_sizes
 
 DEPTHS = (18, 34, 50)
 
@@ -25,12 +26,13 @@ def resnet(
     Shapes: (B, C, H, W) -> (B, classes).
 
     Raises:
-        UsageError: inputs that are no images, or a depth that is not in `DEPTHS`.
+        UsageError: inputs that are no images, a depth that is not in `DEPTHS`, or a size that is
+            not a whole number of at least 1.
     """
     from torchvision.models import resnet as of_torchvision
 
-    if len(input_shape) != 3:
-        raise UsageError(f"a ResNet takes images (C, H, W), not {input_shape}: choose such data")
+    check_images(input_shape, "a ResNet")
+    check_sizes(classes=classes, width=width)
     if depth not in DEPTHS:
         raise UsageError(f"unknown depth {depth!r}: choose one of {', '.join(map(str, DEPTHS))}")
     model: nn.Module = getattr(of_torchvision, f"resnet{depth}")(num_classes=classes)

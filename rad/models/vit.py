@@ -7,6 +7,7 @@ import math
 from torch import nn
 
 from rad.errors import UsageError
+from rad.models.sizes import check_heads, check_images, check_sizes
 
 
 def vit(
@@ -22,18 +23,19 @@ def vit(
     Shapes: (B, C, H, H) -> (B, classes).
 
     Raises:
-        UsageError: inputs that are no square images of whole patches, or a width that its heads do
-            not divide.
+        UsageError: inputs that are no square images of whole patches, a width that its heads do not
+            divide, or a size that is not a whole number of at least 1.
     """
     from torchvision.models.vision_transformer import VisionTransformer
 
-    if len(input_shape) != 3 or input_shape[1] != input_shape[2] or input_shape[1] % patch:
+    check_images(input_shape, "a vision transformer")
+    check_sizes(classes=classes, patch=patch, blocks=blocks)
+    check_heads(width, heads)
+    if input_shape[1] != input_shape[2] or input_shape[1] % patch:
         raise UsageError(
             f"this vision transformer takes square images of whole patches of {patch} x {patch} "
             f"pixels, not {input_shape}: choose such data, or another model.patch"
         )
-    if width % heads:
-        raise UsageError(f"width {width} is no multiple of {heads} heads: choose others")
     model = VisionTransformer(
         image_size=input_shape[1],
         patch_size=patch,

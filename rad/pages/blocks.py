@@ -84,8 +84,8 @@ class Page:
             count = text.count(opening)
             if count != len(pattern.findall(text)):
                 raise UsageError(
-                    f"{self.file}: of {count} comments {opening}... one cannot be read: a table "
-                    "ends at <!-- end -->, and a number stands right before its comment"
+                    f"{self.file}: of {count} comments {opening}... one cannot be read: let a "
+                    "table end at <!-- end -->, and a number stand right before its comment"
                 )
 
     def _table(self, match: re.Match[str]) -> str:
@@ -104,4 +104,5 @@ class Page:
         except UsageError as error:
             raise UsageError(f"{self.file}: {call}: {error}") from error
         except Exception as error:
-            raise UsageError(f"{self.file}: {call}: {type(error).__name__}: {error}") from error
+            cause = f"{type(error).__name__}: {error}"
+            raise UsageError(f"{self.file}: {call}: {cause}; correct the call") from error

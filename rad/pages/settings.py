@@ -91,7 +91,7 @@ def tables(configs: Path) -> dict[str, Any]:
         (file,) = configs.glob(f"*/{name}.yaml")
         groups = {
             "train": ("model", "dataset", "variant", "optimizer", "logger"),
-            "pde": ("variant",),
+            "pde": ("variant", "logger"),
         }
         return settings_table(file, getattr(home, name.upper()), groups.get(name, ()))
 

@@ -47,7 +47,7 @@ def plan(
     kind = _kind(variant)
     unknown = set(options) - set(kind.options if kind else ())
     if unknown:
-        raise UsageError(f"{variant} has no option {', '.join(sorted(unknown))}")
+        raise UsageError(f"{variant} has no option {', '.join(sorted(unknown))}: leave it out")
     wanted = parse_budget(budget)
     if variant == "baseline":
         return PlannedAdjoint(variant, "full", Identity(), None, None)
@@ -82,7 +82,7 @@ def _largest(
     if adjoint is None:
         least = _cost(problem, choices[0])
         raise UsageError(
-            f"budget {budget.text} is too small for {variant}: it needs at least {least} B"
+            f"budget {budget.text} is too small for {variant}: give at least {least} B"
         )
     return adjoint
 

@@ -55,7 +55,7 @@ class ReactionDiffusion:
             largest = 0.25 / (self.diffusion * (self.points - 1) ** 2)
             raise UsageError(
                 f"dt={self.dt:g} is unstable (4 D dt/dx^2 = {4 * self.rate:.4g} > 1); "
-                f"the largest stable dt on this grid is {largest!r}"
+                f"give at most {largest!r}, the largest stable dt on this grid"
             )
 
     @property

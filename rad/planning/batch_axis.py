@@ -162,7 +162,10 @@ def _axis_of(leaf: Any, axis: int | None) -> int | None:
     if axis is None or not isinstance(leaf, Tensor) or not leaf.dim():
         return None
     if not -leaf.dim() <= axis < leaf.dim():
-        raise UsageError(f"batch_axis={axis} is no axis of an input of shape {tuple(leaf.shape)}")
+        raise UsageError(
+            f"batch_axis={axis} is no axis of an input of shape {tuple(leaf.shape)}: give one, or "
+            "None for what has no batch"
+        )
     return axis % leaf.dim()
 
 

@@ -88,10 +88,13 @@ def convert(
         )
     if recomputed:
         raise UsageError(
-            "recomputed= goes with a sketch: with budget= rad.fit chooses what is recomputed"
+            "recomputed= goes with a sketch: leave it out, as with budget= rad.fit chooses what is "
+            "recomputed"
         )
     if not functions:
-        raise UsageError("functions=False goes with a sketch: a plan counts functional calls")
+        raise UsageError(
+            "functions=False goes with a sketch: leave it out, as a plan counts functional calls"
+        )
     if example is None:
         raise UsageError("budget= needs example=, to measure the model: give a batch of its inputs")
     if variant in ("baseline", "reduced_batch", "accumulation"):

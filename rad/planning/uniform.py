@@ -88,7 +88,7 @@ class _Runs:
         size, error = self._failure
         raise UsageError(
             f"the model or its loss does not run on fewer than the {self._full} examples (on "
-            f"{size}: {first_line(error)}): the loss must take a smaller batch, such as "
+            f"{size}: {first_line(error)}): let the loss take a smaller batch, such as "
             "F.cross_entropy(out, y[: len(out)]), and a model that needs all examples has none"
         ) from error
 

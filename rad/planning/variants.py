@@ -191,7 +191,8 @@ def fit(
     if not trial.layers and variant in sketching():
         raise UsageError(
             f"{variant} has nothing to sketch: the model has no linear, convolution or recurrent "
-            "layer of torch.nn (subclasses with a forward pass of their own are left alone)"
+            "layer of torch.nn (subclasses with a forward pass of their own are left alone); "
+            "choose variant=accumulation, which spends a budget on any model"
         )
     if not trial.sketches and variant in sketching():
         raise UsageError(
@@ -201,7 +202,8 @@ def fit(
     if variant in sketching() and not trial.keeps_sketches:
         raise UsageError(
             f"{variant} has nothing to sketch: the forward pass calls no linear, convolution or "
-            "recurrent layer with gradients on (functional uses of a weight keep what torch keeps)"
+            "recurrent layer with gradients on (functional uses of a weight keep what torch "
+            "keeps); call the layers, outside torch.no_grad()"
         )
     bytes_ = None if is_kept_directly(wanted, variant) else in_bytes(trial, wanted)
 
@@ -248,12 +250,12 @@ def _check_weighing(
     """Raise UsageError where a time or recomputation is asked for, and neither would be weighed."""
     if variant != "auto" and (most is not None or recompute):
         raise UsageError(
-            f"time= and recompute= go with variant='auto', which weighs noise and time: {variant} "
-            "takes the budget alone"
+            "time= and recompute= go with variant='auto', which weighs noise and time: choose "
+            f"that, or leave them out with {variant}"
         )
     if most is not None and budget.kind == "full":
         raise UsageError(
-            "time= goes with a budget in bytes or a fraction: of a full one all is kept"
+            "time= goes with a budget in bytes or a fraction: give one (of a full one all is kept)"
         )
     if most is not None and recompute is False:
         raise UsageError(
@@ -281,5 +283,5 @@ def _check(variant: str, allocation: str, options: dict[str, Any]) -> None:
     known = kind.options if kind else ()
     for name in options:
         if name not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none"
+            has = f"choose among {', '.join(known)}" if known else "it has none, leave it out"
             raise UsageError(f"{variant} has no option {name!r}: {has}")

@@ -9,15 +9,16 @@ from matplotlib.figure import Figure
 from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, ordered
 
 
-def allocation_figure(table: pd.DataFrame) -> Figure:
+def allocation_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
     """Relative variance of the gradient, uniform (hollow) and optimal (filled), by network.
 
     `table` has the columns of results/allocation/allocation.csv; bars are two standard errors.
+    `conditions`, under which all was measured, head the legend.
     """
     networks = list(dict.fromkeys(table["network"]))
     variants = ordered(table["variant"])
     with mpl.rc_context(RC):
-        size = (COLUMN_WIDTH, 0.7 + 1.5 * len(networks))
+        size = (COLUMN_WIDTH, 1.0 + 1.5 * len(networks))
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(len(networks), 1, squeeze=False)[:, 0]
         for axes, network in zip(panels, networks, strict=True):
@@ -49,11 +50,16 @@ def allocation_figure(table: pd.DataFrame) -> Figure:
                 [f"iteration {moment}" for moment in moments],
             )
             axes.set(ylabel=f"{network}\nrelative variance")
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.12 * rows["measured"].max())
             axes.grid(axis="y", color="0.9", linewidth=0.5)
         handles, labels = panels[0].get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         figure.legend(
-            unique.values(), unique.keys(), loc="outside lower center", ncols=2, frameon=False
+            unique.values(),
+            unique.keys(),
+            title=conditions or None,
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
         )
     return figure

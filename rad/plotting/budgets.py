@@ -53,11 +53,15 @@ def final_against_memory(summaries: pd.DataFrame, column: str = "train_loss") ->
 
 
 def curves_by_budget(
-    metrics: pd.DataFrame, column: str = "train_loss", *, x: str = "iteration"
+    metrics: pd.DataFrame,
+    summaries: pd.DataFrame,
+    column: str = "train_loss",
+    *,
+    x: str = "iteration",
 ) -> Figure:
     """`column` against `x`, a panel for each budget; the baseline, which has none, in all.
 
-    `metrics` is as `rad.results` reads it, with one set of overrides.
+    `metrics` and `summaries` are as `rad.results` reads them, with one set of overrides.
 
     Raises:
         UsageError: a column that the metrics lack or that is empty, or no budget.
@@ -87,5 +91,5 @@ def curves_by_budget(
         for axes in grid[max(0, len(budgets) - 2) : len(budgets)]:
             axes.set_xlabel(label_of(x))
             axes.tick_params(labelbottom=True)
-        common_legend(figure, columns=3)
+        common_legend(figure, caption(metrics, summaries), columns=3)
     return figure

@@ -21,7 +21,7 @@ def save(figure: Figure, path: str | Path) -> tuple[Path, Path]:
     """
     path = Path(path)
     if path.suffix not in ("", ".png", ".pdf"):
-        raise UsageError(f"{path} ends in {path.suffix}; a figure is written as .png and .pdf")
+        raise UsageError(f"{path} ends in {path.suffix}; leave that out, or give .png or .pdf")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

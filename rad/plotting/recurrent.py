@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from rad.plotting.style import COLUMN_WIDTH, RC, STYLES, ordered
 
 
-def recurrent_figure(table: pd.DataFrame) -> Figure:
+def recurrent_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
     """Relative variance against steps: closed form as lines, measured as markers with 2 errors.
 
-    `table` has the columns `sketch, steps, measured, standard_error, predicted`.
+    `table` has the columns `sketch, steps, measured, standard_error, predicted`; `conditions`,
+    under which all was measured, head the legend.
     """
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(COLUMN_WIDTH, 2.6), layout="constrained")
+        figure = Figure(figsize=(COLUMN_WIDTH, 2.8), layout="constrained")
         axes = figure.subplots()
         for name in ordered(table["sketch"]):
             rows = table[table["sketch"] == name]
@@ -41,6 +42,6 @@ def recurrent_figure(table: pd.DataFrame) -> Figure:
             ncols=3,
             columnspacing=1,
             frameon=False,
-            title="markers: measured; lines: closed form",
+            title=f"{conditions}\nmarkers: measured, 2 s.e.; lines: closed form".strip(),
         )
     return figure

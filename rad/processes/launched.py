@@ -49,7 +49,7 @@ def check(parallel: str | None, cuda_graph: bool | None) -> None:
         )
     if parallel is not None and not is_launched():
         raise UsageError(
-            f"training.parallel={parallel} needs torchrun: torchrun --nproc-per-node 2 "
+            f"training.parallel={parallel} needs torchrun: start torchrun --nproc-per-node 2 "
             f"scripts/train.py training.parallel={parallel} ..."
         )
     if parallel is not None and cuda_graph:

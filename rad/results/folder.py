@@ -80,7 +80,10 @@ class RunFolder:
             UsageError: there is no summary, or one of the run's files is damaged.
         """
         if not self.summary_file.exists():
-            raise UsageError(f"{self.path} holds no finished run: there is no summary.json")
+            raise UsageError(
+                f"{self.path} holds no finished run (there is no summary.json): finish it, or "
+                "choose another folder"
+            )
         found, problem = self._examine()
         if problem is not None:
             raise UsageError(f"{problem}; {self._remedy()}")

@@ -50,13 +50,13 @@ def check_own(name: str, path: str, options: Mapping[str, Any], filled: Collecti
     try:
         signature.bind(**given, **options)
     except TypeError as error:
-        has = f"its settings are {', '.join(takes)}" if takes else "it has no settings"
+        has = f"give {', '.join(takes)}" if takes else "leave them out, it has none"
         raise UsageError(f"{name}: {path} does not take these settings ({error}); {has}") from error
     hints = _hints(target)
     for key, value in options.items():
         if key in hints and not _fits(value, hints[key]):
             wanted = getattr(hints[key], "__name__", hints[key])
-            raise UsageError(f"{name}.{key} is {value!r}; {path} takes {wanted} there")
+            raise UsageError(f"{name}.{key} is {value!r}; give {wanted}, which {path} takes")
 
 
 def call_own(path: str, options: Mapping[str, Any], given: Mapping[str, Any]) -> Any:

@@ -264,7 +264,7 @@ def _check_entries(name: str, value: Any, rules: Rules) -> None:
     above = f"{name}." if name else ""
     for key, rule in rules.items():
         if key not in value:
-            raise UsageError(f"{above}{key} is missing; do not remove settings")
+            raise UsageError(f"{above}{key} is missing; leave settings in")
         check(f"{above}{key}", value[key], rule)
 
 
@@ -274,7 +274,7 @@ def _check_mapping(name: str, value: Any, known: Sequence[str]) -> None:
     for key in value:
         if key not in known:
             where = f"{name}." if name else ""
-            has = f"it has {', '.join(known)}" if known else "it has none"
+            has = f"choose among {', '.join(known)}" if known else "leave it out"
             raise UsageError(
                 f"'{where}{key}' adds or removes a setting: {has} (add --help to see all settings)"
             )

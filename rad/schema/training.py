@@ -62,7 +62,12 @@ _OPTIONS: dict[str, Rules] = {
 VARIANT = Named({name: _OPTIONS.get(name, {}) for name in variants()})
 PDE_VARIANT = Named({name: _OPTIONS.get(name, {}) for name in pde_plan.variants()})
 
-_LOGGER: Rules = {"mode": Choice(MODES), "project": NAME, "directory": PATH}
+LOGGER = Named(
+    {
+        "wandb": {"mode": Choice(MODES), "project": NAME, "directory": PATH},
+        "tensorboard": {"directory": PATH},
+    }
+)
 _TUNED = {"learning_rate": POSITIVE, "weight_decay": Number()}
 _DATASET: Rules = {
     "iterations": COUNT,
@@ -110,7 +115,7 @@ TRAIN: Rules = {
     ),
     "variant": VARIANT,
     "optimizer": Named({"adam": _OPTIMIZER, "sgd": _OPTIMIZER}),
-    "logger": Named({"wandb": _LOGGER, "tensorboard": {"directory": PATH}}),
+    "logger": LOGGER,
     "experiment_name": NAME,
     "seed": SEED,
     "budget": OrNull(BUDGET),
@@ -192,7 +197,7 @@ PDE: Rules = {
     "training": {"evaluate_every": COUNT, **_RUNTIME},
     "device": DEVICE,
     "results_root": PATH,
-    "logger": _LOGGER,
+    "logger": LOGGER,
 }
 
 GPU: Rules = {

@@ -61,9 +61,9 @@ class Rounding(Sketch):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bits not in PLANES:
-            raise UsageError(f"bits must be one of {', '.join(map(str, PLANES))}, got {self.bits}")
+            raise UsageError(f"bits is {self.bits!r}: choose one of {', '.join(map(str, PLANES))}")
         if self.block is not None and (not isinstance(self.block, int) or self.block < 1):
-            raise UsageError(f"block must be a positive number of values, got {self.block!r}")
+            raise UsageError(f"block is {self.block!r}: give a whole number of at least 1, or None")
         if self.zero_code and self.bits == 1:
             raise UsageError("zero_code leaves 1 bit a single level: give at least 2 bits")
 
@@ -280,7 +280,7 @@ class Rounding(Sketch):
         grid may round a positive number to 0.
         """
         if not self.zero_code:
-            raise UsageError("only codes with zero_code=True tell which numbers are zero")
+            raise UsageError("these codes do not tell zeros: give the sketch zero_code=True")
         codes = unpack_codes(saved[:-1], self.bits)
         return (codes[: torch.Size(shape).numel()] != 0).view(shape)
 

@@ -66,9 +66,7 @@ class PrincipalProject(ReducingSketch):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.principal_fraction < 1:
-            raise UsageError(
-                f"principal_fraction must lie in [0, 1), got {self.principal_fraction}"
-            )
+            raise UsageError(f"principal_fraction is {self.principal_fraction}: give one in [0, 1)")
 
     def sizes(self, rows: int, d: int) -> Sizes:
         """r1 and r2 for so many rows of d numbers."""

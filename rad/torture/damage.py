@@ -110,7 +110,7 @@ class Damage:
             program = self.stage.program(self._subject(name), folder, more=more)
             ended = program.run()
             if ended.status != 0:
-                raise UsageError(f"{name} fails even unharmed ({ended.words})")
+                raise UsageError(f"{name} fails even unharmed ({ended.words}); mend it first")
         return folder
 
     def _ended(self, name: str) -> Callable[[Path], Any]:

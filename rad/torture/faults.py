@@ -34,7 +34,7 @@ class Faults:
         fault = self._faults[kind]
         wrong = problem(fault, self.root)
         if wrong is not None:
-            raise UsageError(f"the fault {kind!r} has lost its place: {wrong}")
+            raise UsageError(f"the fault {kind!r} has lost its place ({wrong}); give it another")
         mine = self._copy()
         with self._lock:
             if self._passing is None:

@@ -62,7 +62,8 @@ def read(file: Path) -> list[Fault]:
         raise UsageError(f"{file}: {error}; give {', '.join(Fault.__annotations__)}") from error
     twice = {fault.name for fault in faults if [f.name for f in faults].count(fault.name) > 1}
     if twice:
-        raise UsageError(f"{file}: several faults are called {', '.join(sorted(twice))}")
+        names = ", ".join(sorted(twice))
+        raise UsageError(f"{file}: several faults are called {names}; give each its own name")
     return faults
 
 

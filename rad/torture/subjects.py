@@ -132,7 +132,9 @@ class Stage:
                 running = self.program(subject, Path(name)).start()
                 ended = running.wait()
                 if ended.status != 0:
-                    raise UsageError(f"{subject.name} fails even unharmed ({ended.words})")
+                    raise UsageError(
+                        f"{subject.name} fails even unharmed ({ended.words}); mend it first"
+                    )
                 self._unbroken[subject.name] = rows(Path(name) / "results"), running.seconds
         return self._unbroken[subject.name]
 

@@ -10,6 +10,9 @@ from typing import Any
 from rad.errors import UsageError, first_line
 from rad.training.loggers import RunInfo
 
+CURVES = ("train", "test", "batch", "bootstrap")
+"""What a metric is of, as columns' names begin."""
+
 
 class TensorBoardLogger:
     """Records lie in `<directory>/<the run's path>`, once more each time that the run resumes.
@@ -59,9 +62,9 @@ class TensorBoardLogger:
 
 
 def _panel(name: str) -> str:
-    """Training and test curves of one metric side by side: loss/train, loss/test."""
+    """The curves of one metric side by side, whatever the task: loss/train, loss/test."""
     split, _, metric = name.partition("_")
-    return f"{metric}/{split}" if metric in ("loss", "accuracy") else name
+    return f"{metric}/{split}" if split in CURVES else name
 
 
 def _code(fields: Mapping[str, Any]) -> str:

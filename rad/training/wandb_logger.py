@@ -11,7 +11,11 @@ from rad.errors import UsageError
 from rad.training.loggers import HIDDEN
 
 MODES = ("online", "offline", "disabled")
-BETTER: Mapping[str, Callable[[float, float], float]] = {"loss": min, "accuracy": max}
+BETTER: Mapping[str, Callable[[float, float], float]] = {
+    "loss": min,
+    "bits_per_token": min,
+    "accuracy": max,
+}
 
 
 class WandbLogger:
@@ -19,7 +23,7 @@ class WandbLogger:
 
     `name` is the run's path below the results root. Its hash is the run's id, so that a resumed
     run goes on with the run on the server; shown is `title`, where there is one. Configuration and
-    summary carry the `plan`, the summary also the best of each loss and accuracy so far; columns
+    summary carry the `plan`, the summary also the best of each metric of `BETTER` so far; columns
     that are `hidden` get no panel of their own. `mode` is online, offline (records lie in
     `<directory>/wandb`; `wandb sync <directory>/wandb` uploads them) or disabled (wandb is not
     even imported).
@@ -107,9 +111,9 @@ class WandbLogger:
                 self._take_the_place()
 
     def _keep_best(self, row: Mapping[str, Any]) -> None:
-        """Note in the summary where a loss is lower than before, or an accuracy higher."""
+        """Note in the summary where a metric is better than before."""
         for name, value in row.items():
-            metric = name.rpartition("_")[2]
+            metric = name.partition("_")[2]
             if value is None or metric not in BETTER or name == "batch_loss":
                 continue
             best = BETTER[metric](value, self._best.get(name, value))

@@ -70,7 +70,10 @@ class Journal(BaseJournalBackend):
         except FileNotFoundError:
             return
         except OSError as error:
-            raise UsageError(f"cannot read {self.file} ({error.strerror})") from error
+            raise UsageError(
+                f"cannot read {self.file} ({error.strerror}); make it readable, or choose another "
+                "experiment_name"
+            ) from error
         for line in lines:
             if not line.endswith(b"\n"):  # another process is writing it
                 return

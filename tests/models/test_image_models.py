@@ -80,7 +80,7 @@ def test_kept_in_few_bits_it_takes_a_quarter_of_the_bytes(name: str) -> None:
         ("resnet", (49, 1), {}, "takes images"),
         ("resnet", (3, 8, 8), {"depth": 19}, "unknown depth 19"),
         ("vit", (3, 30, 30), {}, "whole patches of 4 x 4"),
-        ("vit", (49, 1), {}, "square images"),
+        ("vit", (49, 1), {}, "takes images"),
         ("vit", (3, 32, 32), {"heads": 5}, "no multiple of 5 heads"),
     ],
 )

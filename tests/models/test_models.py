@@ -54,7 +54,7 @@ def test_no_hidden_layer() -> None:
 
 @pytest.mark.parametrize("width", [0, -3, 2.5, True, "wide"])
 def test_bad_width(width: object) -> None:
-    with pytest.raises(UsageError, match="hidden width"):
+    with pytest.raises(UsageError, match=r"hidden has .*: give whole numbers"):
         models.build("feedforward", (6,), 3, seed=0, hidden=(4, width))
 
 
@@ -114,7 +114,7 @@ def test_irnn_starts_as_the_paper_says() -> None:
 
 @pytest.mark.parametrize("hidden", [0, 2.5, True, "wide"])
 def test_bad_width_of_the_irnn(hidden: object) -> None:
-    with pytest.raises(UsageError, match="hidden width"):
+    with pytest.raises(UsageError, match=r"hidden is .*: give a whole number"):
         models.build("irnn", (49, 1), 10, seed=0, hidden=hidden)
 
 

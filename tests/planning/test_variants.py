@@ -139,11 +139,13 @@ def test_rotated_rounding_keeps_the_bits_of_rounding() -> None:
 
 
 def test_options_are_those_of_the_variant() -> None:
-    with pytest.raises(UsageError, match="project has no option 'replacement': it has none"):
+    with pytest.raises(
+        UsageError, match="project has no option 'replacement': it has none, leave it out"
+    ):
         build(network(), (X,), loss, "project", 0.1, replacement=False)
-    with pytest.raises(UsageError, match="it has block, zero_code"):
+    with pytest.raises(UsageError, match="choose among block, zero_code"):
         build(network(), (X,), loss, "stochastic_rounding", 0.5, bits=3)
-    with pytest.raises(UsageError, match="bits must be one of"):
+    with pytest.raises(UsageError, match="bits is 5: choose one of"):
         build(network(), (X,), loss, "sampled_rounding", 0.5, bits=5)
     with pytest.raises(UsageError, match="use allocation=uniform, or variant=auto"):
         build(network(), (X,), loss, "stochastic_rounding", 0.5, allocation="optimal")

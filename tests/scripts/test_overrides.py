@@ -15,7 +15,7 @@ OF_SCRIPTS = {
     "train": (*GROUPS, "+experiment"),
     "tune": (*GROUPS, "+experiment"),
     "gradient_noise": ("+variant", "+experiment"),
-    "train_pde": ("variant", "+experiment"),
+    "train_pde": ("variant", "logger", "+experiment"),
 }
 
 

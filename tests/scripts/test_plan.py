@@ -33,7 +33,7 @@ def test_a_plan_says_what_fits(tmp_path: Path, call: Call) -> None:
         ("accelerator=abacus", "unknown accelerator 'abacus'"),
         ("batch=0", "batch is 0"),
         ("model=gpt5", "unknown model 'gpt5'"),
-        ("length=1", "takes at least 2"),
+        ("length=1", "give at least 2"),
         ("devices=[]", "devices is []"),
         ("budget=0.5", "no size"),
     ],

@@ -179,7 +179,9 @@ def test_what_cannot_be_is_refused_once(
 def test_one_process_is_sent_to_torchrun(call: Call) -> None:
     refused = call("train", "training.parallel=ddp")
     assert refused.status == 2
-    assert refused.err.startswith("error: training.parallel=ddp needs torchrun: torchrun --nproc")
+    assert refused.err.startswith(
+        "error: training.parallel=ddp needs torchrun: start torchrun --nproc"
+    )
     refused = call("tune", "training.parallel=ddp")
     assert refused.status == 2
     assert refused.err.startswith("error: unknown training.parallel 'ddp'; choose one of None")

@@ -71,6 +71,28 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(train: Call, tmp_path: Path
     assert first["final"] == second["final"]
 
 
+def test_tensorboard_shows_what_changes_and_the_plan(train: Call, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = train("scale=smoke", "logger=tensorboard", "logger.directory=board")
+    assert done.status == 0, done.err
+    (metrics,) = rows(tmp_path / "results").items()
+    read = EventAccumulator(str(tmp_path / "board" / metrics[0])).Reload()
+    assert read.Tags()["scalars"] == ["loss/train"]  # no axis, no learning rate that stays
+    shown = [(each.step, each.value) for each in read.Scalars("loss/train")]
+    columns = zip(metrics[1]["iteration"], metrics[1]["train_loss"], strict=True)
+    assert shown == [(step, pytest.approx(loss)) for step, loss in columns]
+    (plan,) = read.Tensors("plan/text_summary")
+    summary = json.loads(next((tmp_path / "results").rglob("summary.json")).read_text())
+    text = plan.tensor_proto.string_val[0].decode()
+    assert f'"saved_bytes": {summary["memory"]["saved_bytes"]}' in text
+    assert '"keep_fraction": 0.01' in text
+    assert "DifferentSample" in text
+    (config,) = read.Tensors("configuration/text_summary")
+    assert b'"dt"' in config.tensor_proto.string_val[0]
+    assert train("scale=smoke", "logger=tensorboard", "logger.directory=b2").out.count("skipped")
+
+
 def test_a_control_that_blows_up_is_reported(train: Call, tmp_path: Path) -> None:
     done = train(*SMOKE, "optimizer.learning_rate=1e7")
     assert (done.status, len(done.err.splitlines())) == (2, 1)

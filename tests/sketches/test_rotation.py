@@ -49,7 +49,7 @@ def test_what_is_not_finite_is_seen() -> None:
 
 
 def test_fields_that_cannot_be_used() -> None:
-    with pytest.raises(UsageError, match="bits must be one of"):
+    with pytest.raises(UsageError, match="bits is 5: choose one of"):
         RotatedRounding(5)
     with pytest.raises(UsageError, match="block"):
         RotatedRounding(3, block=0)

@@ -267,7 +267,7 @@ def test_bytes() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     for bits in (0, 5, 16):
-        with pytest.raises(UsageError, match="bits must be one of 1, 2, 3, 4, 8"):
+        with pytest.raises(UsageError, match="choose one of 1, 2, 3, 4, 8"):
             StochasticRounding(bits)
     with pytest.raises(UsageError, match="bits"):
         SampledRounding(0.5, 7)

@@ -24,6 +24,7 @@ from rad.errors import UsageError
 from rad.results import RunFolder
 from rad.training import RunInfo, Shown, WandbLogger, follow, train
 from rad.training.progress_bar import ProgressBar
+from rad.training.task import Classification, NextToken
 
 
 def test_disabled_does_not_import_wandb() -> None:
@@ -104,6 +105,7 @@ def test_an_offline_record_shows_the_subject(tmp_path: Path) -> None:
     for iteration, loss in enumerate((2.0, 0.5, 0.75)):
         row = {"iteration": iteration, "test_loss": loss, "test_accuracy": 1 - loss}
         logger.log({**row, "seconds": 0.1 * iteration, "learning_rate": 1e-3})
+        logger.log({"iteration": iteration, "train_bits_per_token": 2 * loss})
     picture = tmp_path / "picture.png"
     Image.new("RGB", (4, 3)).save(picture)
     logger.figure("noise", picture)
@@ -122,6 +124,7 @@ def test_an_offline_record_shows_the_subject(tmp_path: Path) -> None:
             summary[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
     assert summary["plan.saved_bytes"] == 1234
     assert (summary["best.test_loss"], summary["best.test_accuracy"]) == (0.5, 0.5)
+    assert summary["best.train_bits_per_token"] == 1
     hidden = {p.metric.name for p in parts if p.HasField("metric") and p.metric.options.hidden}
     assert hidden == {"iteration", "seconds", "learning_rate"}
     pictures = [item for p in parts for item in p.history.item if "image-file" in item.value_json]
@@ -147,6 +150,17 @@ def test_tensorboard_shows_the_same(tmp_path: Path) -> None:
     assert "noise" in read.Tags()["images"]
     (text, *_) = read.Tensors("plan/text_summary")
     assert b"1234" in text.tensor_proto.string_val[0]
+
+
+@pytest.mark.parametrize("metric", [*Classification.metrics, *NextToken.metrics, "distance"])
+def test_training_and_test_curves_share_a_panel(metric: str, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = follow({"name": "tensorboard", "directory": str(tmp_path)}, RunInfo("x"))
+    logger.log({"iteration": 0, "batch_loss": 3.0, f"train_{metric}": 1.0, f"test_{metric}": 2.0})
+    logger.finish()
+    tags = EventAccumulator(str(tmp_path / "x")).Reload().Tags()["scalars"]
+    assert set(tags) == {"loss/batch", f"{metric}/train", f"{metric}/test"}
 
 
 def test_an_unknown_dashboard_and_one_that_is_not_installed(
