@@ -124,17 +124,29 @@ def test_weight_gradients_without_a_dense_buffer(
         assert (other.float() - want).norm() > 2 * close * want.norm()
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "expected"),
-    [("cuda.matmul", "tf32", "tf32"), ("cuda.matmul", "ieee", "ieee"), ("", "tf32", "tf32")],
+PRECISIONS = (
+    ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", "tf32"),
+    ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", "ieee"),
+    ("torch.backends.fp32_precision = 'tf32'", "tf32"),
 )
-def test_products_are_as_exact_as_torch_is_set(setting: str, value: str, expected: str) -> None:
-    """In a process of its own: what torch is set to stays."""
-    backend = "torch.backends" + ("." + setting if setting else "")
-    program = f"import torch; {backend}.fp32_precision = {value!r}; "
-    program += "from rad.kernels.weight_grad import _precision; print(_precision())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout == f"{expected}\n", done.stderr
+IN_FORKS = f"""
+import os, torch
+from rad.kernels.weight_grad import _precision
+for setting, _ in {PRECISIONS}:
+    if os.fork():
+        os.wait()
+    else:
+        exec(setting)
+        print(_precision(), flush=True)
+        os._exit(0)
+"""
+
+
+def test_products_are_as_exact_as_torch_is_set() -> None:
+    """Each in a process of its own: what torch is set to stays. They fork off one that has loaded
+    torch."""
+    done = subprocess.run([sys.executable, "-c", IN_FORKS], capture_output=True, text=True)
+    assert done.stdout.split() == [expected for _, expected in PRECISIONS], done.stderr
 
 
 def test_large_weight_gradients_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
