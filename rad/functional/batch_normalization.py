@@ -183,7 +183,7 @@ def _value_and_kept(
         variance, mean = torch.var_mean(x.to(wide), axes, correction=0)
         r = variance.add_(eps).rsqrt_()
     rows, is_flat = x.reshape(rows_shape(x.shape)), x.dim() == 2
-    means, scales = (s[None] if is_flat else s.repeat(len(x))[:, None] for s in (mean, r))
+    means, scales = (s[None] if is_flat else s.expand(len(x), -1).reshape(-1, 1) for s in (mean, r))
 
     def normalised(part: range) -> Tensor:
         of_rows = slice(None) if is_flat else slice(part.start, part.stop)
@@ -285,5 +285,5 @@ def _combine(
     from rad.functional import norm_loops as loops
 
     left, read, target = (each.view(-1, space).numpy() for each in (g, q, out))
-    a, b, c = (each.repeat(n).numpy() for each in (scale, slope, constant))
+    a, b, c = (each.numpy() for each in (scale, slope, constant))
     loops.combine(left, read, a, b, c, extra.contiguous().numpy(), target)

@@ -29,8 +29,9 @@ DEVICE_PIECE = 1 << 22
 
 
 def piece_of(x: Tensor) -> int:
-    """How many numbers of x are read at a time."""
-    return PIECE if x.is_cpu else DEVICE_PIECE
+    """How many numbers of x are read at a time: all where they are at most two pieces."""
+    piece = PIECE if x.is_cpu else DEVICE_PIECE
+    return piece if x.numel() > 2 * piece else max(1, x.numel())
 
 
 def check_quadratic(sketch: Sketch) -> None:
@@ -55,13 +56,14 @@ def keep_rows(
     `like` has their type and device.
     """
     n, d = shape
-    if n * d == 0 or sketch.in_kernels(like, key):
+    piece = PIECE if like.is_cpu else DEVICE_PIECE
+    if n * d <= 2 * piece or sketch.in_kernels(like, key):
         return sketch.compress(read(range(n)), key)
 
     def part(numbers: slice) -> Tensor:
         return read(range(numbers.start // d, -(-numbers.stop // d))).reshape(-1)
 
-    return sketch.compress_parts(part, shape, key, piece_of(like), row=d)
+    return sketch.compress_parts(part, shape, key, piece, row=d)
 
 
 def keep_last_axis(sketch: Rounding, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:

@@ -123,7 +123,8 @@ def _value_and_kept(function: Function, x: Tensor, sketch: Sketch, key: Tensor) 
     Where a rounding can take it a piece at a time, the derivative does not stand whole; nor does
     a contiguous copy of x.
     """
-    if not isinstance(sketch, Rounding) or sketch.in_kernels(x, key):
+    is_short = x.is_contiguous() and _piece(x) >= x.numel()
+    if not isinstance(sketch, Rounding) or is_short or sketch.in_kernels(x, key):
         output, dense = function(x), _derivative(function, x)
         with without_autocast(x):
             return [output, *sketch.compress(derivative_rows(dense), key)]
@@ -140,10 +141,12 @@ def _value_and_kept(function: Function, x: Tensor, sketch: Sketch, key: Tensor) 
 
 
 def _piece(x: Tensor) -> int:
-    """How many derivatives of the type of x are rounded or read at a time."""
+    """How many derivatives of the type of x are rounded or read at a time: all, where few."""
     if x.is_cpu and x.dtype != accumulation_dtype(x.dtype):
         return SHORT_PIECE
-    return PIECE if x.is_contiguous() or not x.is_cpu else STRIDED_PIECE
+    if not x.is_contiguous() and x.is_cpu:
+        return STRIDED_PIECE
+    return PIECE if x.numel() > 2 * PIECE else max(1, x.numel())
 
 
 def times_derivative(

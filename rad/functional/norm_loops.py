@@ -89,14 +89,17 @@ def combine(
     extra: Numbers,
     out: Numbers,
 ) -> None:
-    """scale g (1 + extra) - slope q - constant of rows (n, d), with numbers of each row: (n,).
+    """scale g (1 + extra) - slope q - constant of rows (n, d).
 
-    extra (m, 1), of n / m rows each, or (n, d).
+    scale, slope and constant (c,), of row, row + c and so on; extra (m, 1), of n / m rows each, or
+    (n, d).
     """
     rows, d = g.shape
+    channels = len(scale)
     each = rows // extra.shape[0] if extra.shape[1] == 1 else 1
     for row in range(rows):
-        a, b, c = scale[row], slope[row], constant[row]
+        channel = row % channels
+        a, b, c = scale[channel], slope[channel], constant[channel]
         if extra.shape[1] == 1:
             whole = a * (g.dtype.type(1) + extra[row // each, 0])
             for i in range(d):

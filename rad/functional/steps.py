@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from rad.draws.dispatch import fold_in, step_keys
 from rad.sketches.base import Sketch
 
 
-def without_modes(x: Tensor) -> AbstractContextManager[object]:
-    """For the many calls of torch that steps on x make: none goes through a `TorchFunctionMode`.
+def without_modes(x: Any) -> AbstractContextManager[object]:
+    """For the many calls of torch that work on x makes: none goes through a `TorchFunctionMode`.
 
     Such a mode serves functional calls (`rad.nn.serving`), and takes microseconds of each. Without
     a mode nothing changes, nor for x of a class of its own, whose calls are its own affair.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,7 @@ from rad.backends.operators import opaque
 from rad.draws.reference import KEY_BYTES
 from rad.functional.arguments import product_dtype
 from rad.functional.noise_response import NoiseResponse
+from rad.functional.steps import without_modes
 from rad.nn.shared import Kept, Shared
 from rad.sketches import Identity, Sketch, fold_in, make_key
 
@@ -68,6 +70,22 @@ def advance(key: Tensor, calls: Tensor, replica: int | None) -> Tensor:
     return drawn
 
 
+def past_modes(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's forward pass, whose calls of torch go through no `TorchFunctionMode`.
+
+    A layer in a served module (`rad.nn.serving`) makes a hundred of them, none of which is served.
+    """
+
+    @wraps(forward)
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return forward(self, *args, **kwargs)
+        with without_modes(args[0] if args else next(iter(kwargs.values()), None)):
+            return forward(self, *args, **kwargs)
+
+    return call
+
+
 TORCHS = "what torch keeps"
 """What a layer says that it `keeps` where it leaves the work to torch's."""
 
@@ -104,6 +122,11 @@ class Sketching(nn.Module):
 
     shared: Shared | None = None
     """What the layers of the model that this one is in keep of the tensors that they read."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "forward" in vars(cls):
+            cls.forward = past_modes(cls.forward)
 
     def set_sketch(self, sketch: Sketch, seed: int = 0, place: int = 0) -> None:
         """Sketch with `sketch` and the draws of (seed, place) from now on, from the start.

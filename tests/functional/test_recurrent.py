@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 from cases import LOSSY, SKETCHES
+from modes import Named, Seen
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from unbiased import (
     check_biased_is_caught,
     check_mean_square,
@@ -373,24 +373,6 @@ def test_what_does_not_fit_is_refused() -> None:
             rnn(*arguments, sketch=Identity(), key=make_key(0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nonlinearity"):
         rnn(x, h0, w_ih, w_hh, nonlinearity="gelu", sketch=Identity(), key=make_key(0))  # type: ignore[arg-type]
-
-
-class Seen(TorchFunctionMode):
-    """Counts the calls that go through a mode, as that which serves functional calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        self.count += 1
-        return function(*args, **(kwargs or {}))
-
-
-class Named(Tensor):
-    """A class of tensors whose results are of it, too."""
 
 
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])

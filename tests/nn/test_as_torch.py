@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from modes import Named, Seen
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import rad
 from rad.nn import LAYERS
+from rad.nn.base import Sketching
 from rad.nn.plain import PlainTransposedLinear
 from rad.sketches import StochasticRounding
 
@@ -63,6 +65,25 @@ def test_forward_takes_the_arguments_that_torch_names(kind: type[nn.Module]) -> 
     for mode in (True, False):
         if kind is not nn.Dropout or not mode:
             torch.testing.assert_close(ours.train(mode)(input=x), theirs.train(mode)(x))
+
+
+@every_layer
+def test_what_a_sketching_layer_calls_goes_through_no_mode(kind: type[nn.Module]) -> None:
+    """But for tensors of a class of their own, whose calls are their own affair."""
+    _, layer, x = converted(kind)
+    if not isinstance(layer, Sketching):
+        pytest.skip("keeps no sketch")
+    with Seen() as seen:
+        output = layer(x)
+    assert seen.count == 0
+    draws = (layer.key.clone(), layer.calls.clone())
+    layer.calls.zero_()
+    with Seen() as seen:
+        of_class = layer(x.as_subclass(Named))
+    assert seen.count > 0
+    assert all(torch.equal(a, b) for a, b in zip(draws, (layer.key, layer.calls), strict=True))
+    first, again = (each[0] if isinstance(each, tuple) else each for each in (output, of_class))
+    torch.testing.assert_close(again.as_subclass(Tensor), first, rtol=0, atol=0)
 
 
 @every_layer
