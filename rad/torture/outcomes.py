@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from rad.errors import UsageError
+from rad.errors import UsageError, first_line
 from rad.results import write_atomic
 
 SURVIVED, REFUSED, LOST = "survived", "refused", "lost"
@@ -83,10 +83,15 @@ class Record:
             )
         if cut_off:
             write_atomic(file, "".join(f"{line}\n" for line in whole).encode())
-        for line in lines:
-            fields = json.loads(line)
-            verdict, note = fields.pop("verdict"), fields.pop("note")
-            self.done[Case(**fields)] = Outcome(verdict, note)
+        for number, line in enumerate(lines, start=2):
+            try:
+                case, outcome = _read(line)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UsageError(
+                    f"line {number} of {file} is damaged ({first_line(error)}); delete the file to "
+                    "begin again"
+                ) from None
+            self.done[case] = outcome
 
     def add(self, case: Case, outcome: Outcome) -> None:
         """Write it down."""
@@ -95,6 +100,15 @@ class Record:
             stream.write(json.dumps({**asdict(case), **asdict(outcome)}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def _read(line: str) -> tuple[Case, Outcome]:
+    """The case and the outcome of a line of a record; ValueError and others for what is none."""
+    fields = json.loads(line)
+    verdict, note = fields.pop("verdict"), fields.pop("note")
+    if verdict not in VERDICTS:
+        raise ValueError(f"unknown verdict {verdict!r}")
+    return Case(**fields), Outcome(verdict, note)
 
 
 def table(done: Iterable[tuple[Case, Outcome]]) -> pd.DataFrame:

@@ -73,6 +73,21 @@ def test_a_line_that_was_cut_off_is_done_again(kept: int, tmp_path: Path) -> Non
     assert sorted(file.read_text().splitlines()) == sorted(whole.splitlines())
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "3", '{"verdict": "lost"}', '{"attack": "coin", "verdict": "won", "note": ""}'],
+)
+def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "cases.jsonl"
+    done(file, [Coin("a")], 4)
+    head, first, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([head, first, line, *rest, ""]))
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="line 3 of .*cases.jsonl is damaged .*delete the file"):
+        Record(file, {"seed": 3})
+    assert file.read_bytes() == before
+
+
 def test_a_broken_attack_ends_the_run(tmp_path: Path) -> None:
     class Broken(Coin):
         def attempt(self, kind: str, draw: random.Random) -> Outcome:
