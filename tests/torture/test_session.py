@@ -83,7 +83,7 @@ def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
     head, first, *rest = file.read_text().splitlines()
     file.write_text("\n".join([head, first, line, *rest, ""]))
     before = file.read_bytes()
-    with pytest.raises(UsageError, match="line 3 of .*cases.jsonl is damaged .*delete the file"):
+    with pytest.raises(UsageError, match=r"line 3 of .*cases.jsonl is damaged .*delete the file"):
         Record(file, {"seed": 3})
     assert file.read_bytes() == before
 
