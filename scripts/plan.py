@@ -43,7 +43,7 @@ def check(config: DictConfig, overrides: list[str]) -> None:
     accelerator(config)
     least = family(config.model).least
     if config.length is not None and config.length < least:
-        raise UsageError(f"length is {config.length}; {config.model} takes at least {least}")
+        raise UsageError(f"length is {config.length}; give at least {least} for {config.model}")
 
 
 def accelerator(config: DictConfig) -> Accelerator:

@@ -62,10 +62,14 @@ class Nonsense:
             return Outcome(LOST, f"{line}: {type(error).__name__}: {error}"[:400])
         for name, rule, default in chosen:
             value = _at(tree, name)
-            size = name.endswith("budget") or name.startswith("limit.")  # a text or bytes
-            if not (size or sensible(value, default, rule)):
+            if not (_is_size(name) or sensible(value, default, rule)):
                 return Outcome(LOST, f"{line}: {name} is {value!r}")
         return Outcome(SURVIVED, line)
+
+
+def _is_size(name: str) -> bool:
+    """Whether a setting is a text or bytes."""
+    return name.endswith(("budget", ".memory")) or name.startswith("limit.")
 
 
 def sensible(value: Any, default: Any, rule: Any = None) -> bool:

@@ -296,7 +296,7 @@ def test_a_module_of_two_names_is_told_by_both() -> None:
         (nn.Linear, lambda: torch.ones(()), "is the class Linear"),
         (nn.LazyLinear(3), lambda: torch.ones(()), "is lazy"),
         (nn.Linear(3, 3, device="meta"), lambda: torch.ones(()), "meta device"),
-        (nn.Linear(3, 3), lambda: torch.ones(3), r"scalar tensor, got \(3,\)"),
+        (nn.Linear(3, 3), lambda: torch.ones(3), r"is \(3,\), no scalar tensor"),
         (nn.Linear(3, 3), lambda: torch.ones(()), "requires_grad_"),
     ],
 )

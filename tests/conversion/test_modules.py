@@ -391,7 +391,7 @@ def test_a_report_on_a_module_with_children_and_parameters() -> None:
     ("model", "words"),
     [
         (nn.Linear, "is the class Linear: give an instance"),
-        (torch.relu, r"must be a torch\.nn\.Module, got builtin"),
+        (torch.relu, r"is a builtin_function_or_method: give a torch\.nn\.Module"),
         (nn.Sequential(nn.LazyConv2d(3, 3)), "layer '0' .* is lazy"),
     ],
 )

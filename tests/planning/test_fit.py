@@ -136,9 +136,9 @@ def test_a_plan_says_what_it_cannot_sketch() -> None:
         ({"example": ()}, "batch axis"),
         ({"example": (torch.rand(0, 1, 28, 28),)}, "empty"),
         ({"example": (3, torch.tensor(1.0), None)}, "batch axis"),
-        ({"loss": lambda out: out}, "scalar tensor, got"),
+        ({"loss": lambda out: out}, "no scalar tensor: give its mean"),
         ({"loss": lambda out: out.detach().sum()}, "requires_grad_"),
-        ({"loss": lambda out: out.sum().item()}, "scalar tensor, got float"),
+        ({"loss": lambda out: out.sum().item()}, "is float, no scalar tensor"),
     ],
 )
 def test_bad_arguments(change: dict[str, object], words: str) -> None:
@@ -274,7 +274,7 @@ def test_what_a_dataclass_holds_is_measured() -> None:
     ("model", "words"),
     [
         (nn.Linear, "is the class Linear: give an instance"),
-        (lambda x: x, r"must be a torch\.nn\.Module, got function"),
+        (lambda x: x, r"is a function: give a torch\.nn\.Module"),
         (nn.Sequential(nn.LazyLinear(3)), "layer '0' .* is lazy"),
         (nn.Sequential(nn.Linear(12, 3), nn.LazyBatchNorm1d()), "layer '1' .* is lazy"),
         (nn.Linear(12, 3, device="meta"), "meta device"),

@@ -73,7 +73,7 @@ def test_a_model_and_a_data_set_of_ones_own_are_trained(own: Call, tmp_path: Pat
 @pytest.mark.parametrize(
     ("given", "pattern"),
     [
-        ("model=net model.width=x", "model.width is 'x'; my_things.Net takes int"),
+        ("model=net model.width=x", "model.width is 'x'; give int, which my_things.Net takes"),
         ("model=none", "my_things has no class or function 'nowhere'"),
         ("model=no_net", "model 'my_things.nothing' is a int; give a torch.nn.Module"),
         ("model=net model.name=5", "model.name is 5; give a name"),

@@ -111,7 +111,7 @@ def test_the_experiment_beyond_the_paper(train: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
-        (("problem.dt=0.001",), r"dt=0.001 is unstable.*largest stable dt.*0\.0009765625"),
+        (("problem.dt=0.001",), r"dt=0.001 is unstable.*give at most 0\.0009765625"),
         (("problem.dtype=int8",), "unknown problem.dtype 'int8'.*float64"),
         (("problem.terms=[[0]]",), "terms is .*each a list .* of 2"),
         (("problem.terms=3",), "terms is 3"),
