@@ -32,11 +32,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import distributed
 
-from rad.errors import ReportedElsewhere, Several, UsageError, first_line, out_of_memory
-from rad.processes import launched
+from rad.errors import Several, UsageError, first_line, out_of_memory
 from rad.processes.jobs import of_word
+from rad.processes.refusals import telling
 from rad.processes.workers import STOPPED, worker
 from rad.schema.help import help_text
 from rad.schema.near import keys_of, nearest
@@ -288,11 +287,11 @@ def end(main: Callable[[Sequence[str]], int]) -> NoReturn:
 def refuse(error: Exception, known: Sequence[str] = ()) -> NoReturn:
     """Print one line for the error, or one for each of several, and exit with status 2.
 
-    `known` are the settings that the script has. Processes that have not met refuse alike.
+    `known` are the settings that the script has. Of processes that have not met, one prints.
     """
-    another_says_it = launched.rank() > 0 and not distributed.is_initialized()
-    if not (another_says_it or isinstance(error, ReportedElsewhere)):
-        print(*(f"error: {line}" for line in lines_of(error, known)), sep="\n", file=sys.stderr)
+    with telling(error) as tells:
+        if tells:
+            print(*(f"error: {line}" for line in lines_of(error, known)), sep="\n", file=sys.stderr)
     sys.exit(2)
 
 

@@ -72,7 +72,7 @@ def check_settings(config: DictConfig, rules: Rules, *, others: bool = False) ->
     tree = _resolved(config)
     tree.pop("scales", None)
     check("", tree, rules)
-    names = ("training.parallel", "training.cuda_graph")
+    names = ("training.parallel", "training.cuda_graph", "optimizer.name", "optimizer.fused")
     launched.check(*(OmegaConf.select(config, name) for name in names))
 
 

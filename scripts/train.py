@@ -20,7 +20,9 @@ from rad.conversion.modules import convert
 from rad.data import Dataset, Text
 from rad.errors import Several, UsageError
 from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
+from rad.planning.exact import blocks
 from rad.planning.variants import Built, Plan, fit
+from rad.processes.refusals import met
 from rad.results import RunFolder, difference, locked, machine, provenance, write_atomic
 from rad.training import (
     Interruption,
@@ -82,8 +84,8 @@ def train_specs(specs: Sequence[RunSpec], **place: Any) -> None:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     with ExitStack() as stack, Interruption() as interruption:
-        alone = specs[0].config.training.parallel is None
-        ranks = ALONE if alone else stack.enter_context(joined(device))
+        parallel = specs[0].config.training.parallel
+        ranks = ALONE if parallel is None else stack.enter_context(joined(device, parallel, met))
         for index, spec in enumerate(different.values()):
             here = {**place, "number": place.get("number", 1) + index}
             try:
@@ -153,6 +155,7 @@ def _prepared(
         interruption=interruption,
         shown=Shown(_label(spec), built.plan.memory.saved_bytes, **place),
         ranks=ranks,
+        blocks=blocks(built.model),
     )
     return Prepared(spec, folder, built, run)
 

@@ -34,18 +34,24 @@ def is_launched() -> bool:
     return all(os.environ.get(name) for name in NAMES)
 
 
-def check(parallel: str | None, cuda_graph: bool | None) -> None:
+def check(
+    parallel: str | None,
+    cuda_graph: bool | None,
+    optimizer: str | None = None,
+    fused: bool | None = None,
+) -> None:
     """Several processes train one run together where that is asked for, and only there.
 
-    The arguments are the settings of those names in `training`, None where a script has none.
+    The arguments are the settings of those names in `training`, and `optimizer.name` and
+    `optimizer.fused`; None where a script has none.
 
     Raises:
         UsageError: they do not go together, or not with what has been started.
     """
     if count() > 1 and parallel is None:
         raise UsageError(
-            f"torchrun has started {count()} processes: set training.parallel=ddp, with which "
-            "they train one run of scripts/train.py together, or start without torchrun"
+            f"torchrun has started {count()} processes: set training.parallel=ddp or fsdp, with "
+            "which they train one run of scripts/train.py together, or start without torchrun"
         )
     if parallel is not None and not is_launched():
         raise UsageError(
@@ -56,6 +62,11 @@ def check(parallel: str | None, cuda_graph: bool | None) -> None:
         raise UsageError(
             "training.cuda_graph=true captures the updates of one process: leave it out, or "
             "training.parallel"
+        )
+    if parallel == "fsdp" and optimizer == "sgd" and fused:
+        raise UsageError(
+            "training.parallel=fsdp cuts parameters, of which torch's fused SGD takes no parts: "
+            "leave optimizer.fused at false, or set training.parallel=ddp"
         )
 
 

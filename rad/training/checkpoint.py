@@ -50,13 +50,21 @@ def save(
     optimizer: Optimizer,
     generator: torch.Generator,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Write the checkpoint whole or not at all; the one there was becomes the previous one."""
+    """Write the checkpoint whole or not at all; the one there was becomes the previous one.
+
+    The first of several `ranks` writes it. Of what is sharded it holds the whole, so that any
+    number of processes can go on with it.
+    """
+    tensors, optimizer_state = ranks.whole(_tensors(model)), ranks.whole(optimizer.state_dict())
+    if not ranks.first:
+        return
     buffer = io.BytesIO()
     state = {
         "config": folder.config_file.read_text(),
-        "model": _tensors(model),
-        "optimizer": optimizer.state_dict(),
+        "model": tensors,
+        "optimizer": optimizer_state,
         "generators": _generator_states(generator),
         "iteration": progress.iteration,
         "seconds": progress.seconds,

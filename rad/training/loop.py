@@ -5,7 +5,7 @@ stays alive until the backward pass is what the graph itself keeps, and nothing 
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from itertools import count
 
@@ -102,12 +102,15 @@ def strides(
     interruption: Interruption | None = None,
     shown: Shown | None = None,
     ranks: Ranks = ALONE,
+    blocks: Collection[str] = (),
 ) -> Strides:
     """`train`, a stride at a time; the pauses do not count in `seconds`.
 
     `interruption` is that of all runs that take turns, `shown` how the progress bar shows this one.
     Several `ranks` train it together, each on its part of a batch; their gradients are averaged,
     so that the update is that of the whole batch. `folder` and `logger` are used by the first.
+    `blocks` names the modules that are sharded by themselves, where `ranks` hold a part of the
+    model each; it stays sharded.
 
     Raises:
         UsageError: as `train`; too few examples for so many processes; a batch that is to be worked
@@ -120,7 +123,8 @@ def strides(
     sampler = Sampler(task.size(), settings.batch_size, seed, task.device, settings.bootstrap)
     graphs = graphed.CudaGraphs() if graphs is None else graphs
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(parameters, settings, capturable=graphs.can_capture(task.device))
+    capturable = graphs.can_capture(task.device) and not ranks.sharded
+    optimizer = make_optimizer(parameters, settings, capturable=capturable)
     evaluated = [f"{split}_{metric}" for split in SPLITS for metric in task.metrics]
     evaluated += ["bootstrap_loss"] if settings.bootstrap else []
     session = Session(
@@ -153,7 +157,7 @@ def strides(
         record(None)
     numbers = count(session.iteration + 1)
     watch = None if on_backward is None else lambda: on_backward(next(numbers))
-    averaging = ranks.averaging(model)
+    averaging = ranks.averaging(model, optimizer, blocks)
     update = ranks.apart(
         partial(_update, averaging, optimizer, task, sampler, settings, ranks, watch),
         seed,

@@ -1,13 +1,13 @@
 """Processes that train one model together, each on its part of every batch.
 
-All hold the same weights and draw the same batch, of which each keeps its part; gradients are
-averaged. The first process decides, and alone writes; what the clock or a signal asks of one is
-done by all after the same update.
+All draw the same batch, of which each keeps its part, and gradients are averaged. Each holds all
+weights, or its part of them alone (`PARALLEL`). The first process decides, and alone writes; what
+the clock or a signal asks of one is done by all after the same update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -16,29 +16,37 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from rad.errors import Diverged, ReportedElsewhere, UsageError, first_line
 from rad.training.batches import seed_of
+from rad.training.sharding import gathered, shard
 
 T = TypeVar("T")
-PARALLEL = ("ddp",)
-"""How several processes can train one run: each holds the whole model."""
+PARALLEL = ("ddp", "fsdp")
+"""How several processes can train one run: each holds the whole model, or a part of it."""
 
 
 @dataclass(frozen=True)
 class Ranks:
     """The processes of a run: `count`, and the number of this one among them.
 
-    By default it is alone: then nothing here does anything.
+    By default it is alone: then nothing here does anything. `parallel` is one of `PARALLEL`.
     """
 
     rank: int = 0
     count: int = 1
+    parallel: str = "ddp"
 
     @property
     def first(self) -> bool:
         """Whether this process decides and writes."""
         return self.rank == 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each holds a part of the model."""
+        return self.count > 1 and self.parallel == "fsdp"
 
     def say(self, text: str) -> None:
         """Print a line, once for all."""
@@ -121,11 +129,28 @@ class Ranks:
             )
             raise UsageError(word) if self.first else ReportedElsewhere(word)
 
-    def averaging(self, model: nn.Module) -> nn.Module:
-        """The model, whose backward pass leaves the mean of all processes' gradients."""
+    def averaging(
+        self, model: nn.Module, optimizer: Optimizer, blocks: Collection[str] = ()
+    ) -> nn.Module:
+        """The model, whose backward pass leaves the mean of all processes' gradients.
+
+        Where it is to be sharded, it is so then, and the optimizer's state with it: by the modules
+        named in `blocks`, as `rad.training.sharding.shard`.
+
+        Raises:
+            UsageError: as `shard`.
+        """
         if self.count == 1:
             return model
         floats = any(buffer.is_floating_point() for buffer in model.buffers())
+        if self.sharded:
+            try:
+                shard(model, optimizer, blocks, self.count)
+            except UsageError as error:
+                raise error if self.first else ReportedElsewhere(str(error)) from error
+            if floats:
+                model.register_forward_pre_hook(self._align_in_training)
+            return model
         return DistributedDataParallel(
             model, broadcast_buffers=floats, gradient_as_bucket_view=True
         )
@@ -135,6 +160,15 @@ class Ranks:
         if self.count > 1:
             for buffer in filter(torch.is_floating_point, model.buffers()):
                 distributed.broadcast(buffer, src=0)
+
+    def _align_in_training(self, model: nn.Module, inputs: object) -> None:
+        if model.training:
+            self.align(model)
+
+    def whole(self, state: Any) -> Any:
+        """What a checkpoint holds of a model's or an optimizer's state; other than in the first
+        process, where it is gathered, it lacks what is sharded."""
+        return gathered(state, keep=self.first) if self.sharded else state
 
     def apart(self, update: Callable[[], T], seed: int, done: int) -> Callable[[], T]:
         """The update, for which torch's global generators start anew where this is not the first.
@@ -158,18 +192,42 @@ class Ranks:
 
 ALONE = Ranks()
 
+Meeting = tuple[distributed.Store, int, int]
+"""A store that all processes see, this one's rank, and their count."""
+
+REFUSED = {
+    "finished reduction in the prior iteration": (
+        "the model has parameters without a gradient, which training.parallel=ddp cannot "
+        "average: freeze them, set training.parallel=fsdp, or train it in one process"
+    ),
+    "mixed torch.Tensor and DTensor": (
+        "the model uses parameters of a block outside of that block's forward pass, where "
+        "training.parallel=fsdp does not gather them: set training.parallel=ddp"
+    ),
+}
+"""What torch says of a model that several processes cannot train -> what is said of it here."""
+
+
+def _meet() -> Meeting:
+    meeting: Meeting = next(distributed.rendezvous("env://"))
+    return meeting
+
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def joined(
+    device: torch.device, parallel: str = "ddp", meet: Callable[[], Meeting] = _meet
+) -> Iterator[Ranks]:
     """All processes that torchrun has started: gloo between CPUs, NCCL between CUDA devices.
 
     Raises:
-        UsageError: they do not find each other, or one is lost.
+        UsageError: they do not find each other, or one is lost; what `meet` raises.
     """
     ranks = ALONE
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
+        store, rank, count = meet()
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
+        ranks = Ranks(rank, count, parallel)
         yield ranks
         with suppress(RuntimeError):  # nobody leaves before all have what they wait for
             ranks.most(0)
@@ -178,12 +236,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             raise
         raise ReportedElsewhere(str(error)) from error
     except RuntimeError as error:
-        if "finished reduction in the prior iteration" in str(error):
-            word = (
-                "the model has parameters without a gradient, which training.parallel=ddp cannot "
-                "average: freeze them, or train it in one process"
-            )
-            raise UsageError(word) if ranks.first else ReportedElsewhere(word) from error
+        for symptom, word in REFUSED.items():
+            if symptom in str(error):
+                raise UsageError(word) if ranks.first else ReportedElsewhere(word) from error
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
         raise UsageError(

@@ -191,8 +191,7 @@ class Session:
                 now >= self._deadline, asked, in_time, pace
             )
             if expired or asked or due:
-                if self._ranks.first:
-                    checkpoint.save(self._folder, *self._state, self.progress)
+                checkpoint.save(self._folder, *self._state, self.progress, self._ranks)
                 self._put_off()
             if asked:
                 self._interruption.take(int(asked))

@@ -214,8 +214,8 @@ def evaluate(
     """Evaluate `model` under `eval()` on all of `split`; each module's mode is then restored.
 
     `weights` (N,) weigh the examples in `weighted_loss`. Sums run in float64 on the device, which
-    is waited for once. Of several `ranks` each goes through its part, and all get the same; buffers
-    are those of the first.
+    is waited for once. Of several `ranks` each goes through its part, in as many passes
+    as the others, and all get the same; buffers are those of the first.
     """
     count = task.size(split)
     own = ranks.part(count)
@@ -224,14 +224,16 @@ def evaluate(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        for start in range(own.start, own.stop, batch_size):
-            indices = torch.arange(start, min(start + batch_size, own.stop), device=task.device)
+        for start in range(own.start, own.start + ranks.largest_part(count), batch_size):
+            spare = start == own.stop  # a pass for those who have one example more
+            first, end = start - spare, min(start + batch_size, own.stop)
+            indices = torch.arange(first, end, device=task.device)
             inputs, targets = task.batch(indices, split)
             scores = task.scores(model(*inputs), targets)
             parts = [score.sum(dtype=torch.float64) for score in scores]
             if weights is not None:
                 parts.append(scores[0] @ weights[indices].double())
-            sums = sums + torch.stack(parts)
+            sums = sums if spare else sums + torch.stack(parts)
     finally:
         for module, training in modes.items():
             module.training = training

@@ -163,7 +163,8 @@ def test_checkpoints_are_due_after_seconds(
     save = checkpoint.save
 
     def spy(folder: RunFolder, *state: Any) -> None:
-        written.append(state[-1].iteration)
+        *_, progress, _ = state
+        written.append(progress.iteration)
         save(folder, *state)
 
     monkeypatch.setattr(checkpoint, "save", spy)
