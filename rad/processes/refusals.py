@@ -28,10 +28,7 @@ def telling(error: Exception) -> Iterator[bool]:
 
     It leaves with the others, and tells where they do not come.
     """
-    from torch import distributed
-
-    met_before = launched.count() == 1 or distributed.is_initialized()
-    if met_before or isinstance(error, ReportedElsewhere):
+    if isinstance(error, ReportedElsewhere) or launched.count() == 1 or _work_together():
         yield not isinstance(error, ReportedElsewhere)
         return
     try:
@@ -57,6 +54,12 @@ def met() -> tuple[Store, int, int]:
             _leave()
             raise ReportedElsewhere(f"process {first} refuses what is asked")
     return _store(), launched.rank(), launched.count()
+
+
+def _work_together() -> bool:
+    from torch import distributed
+
+    return distributed.is_initialized()
 
 
 def _first_refusal(refuses: bool) -> int | None:
