@@ -16,12 +16,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS = 600.0
-"""After which a program counts as hanging."""
+SECONDS = 240.0
+"""After which a program counts as hanging; those of torture take some ten at most."""
 
 PRELOADED = ("torch._dynamo", "rad.torture.language_model", "rad.torture.warm")
 """What training loads when it begins."""
@@ -117,9 +118,10 @@ class Running:
         """Send a signal so many seconds after it minds signals; False where it had ended before.
 
         Before that, in the first moments of an interpreter, any program ends as Python has it.
+        One that never comes so far is left to `wait`, which kills it.
         """
         while not _minds_signals(self.pid):
-            if not self.running():
+            if not self.running() or self.seconds > SECONDS:
                 return False
             time.sleep(0.001)
         minds = time.monotonic()
@@ -137,10 +139,9 @@ class Running:
 
     def wait(self) -> Ended:
         """Its end; one that hangs is killed, and its status is -9."""
-        end = time.monotonic() + SECONDS
         while self.running():
-            if time.monotonic() > end:
-                os.killpg(self.pid, signal.SIGKILL)
+            if self.seconds > SECONDS:
+                self._kill()
             time.sleep(0.002)
         status = self._status()
         assert status is not None
@@ -149,6 +150,13 @@ class Running:
         )
         self._printed.cleanup()
         return Ended(status, out, err)
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has no session of its own yet
+                os.kill(self.pid, signal.SIGKILL)
 
     def settle(self) -> None:
         """Wait until all that it has started has ended, too."""
