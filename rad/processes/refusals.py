@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cache
 from typing import TYPE_CHECKING
 
 from rad.errors import ReportedElsewhere
@@ -32,13 +31,15 @@ def telling(error: Exception) -> Iterator[bool]:
         yield not isinstance(error, ReportedElsewhere)
         return
     try:
-        tells = _first_refusal(refuses=True) == launched.rank()
+        store = _store(PATIENCE)
+        tells = _first_refusal(store, PATIENCE) == launched.rank()
     except RuntimeError:
-        tells = True
+        yield True
+        return
     try:
         yield tells
     finally:
-        _leave()
+        _leave(store)
 
 
 def met() -> tuple[Store, int, int]:
@@ -48,12 +49,13 @@ def met() -> tuple[Store, int, int]:
         ReportedElsewhere: another one refuses, and has told it.
         RuntimeError: they do not find each other.
     """
+    store = _store()
     if launched.count() > 1:
-        first = _first_refusal(refuses=False)
+        first = _first_refusal(store)
         if first is not None:
-            _leave()
+            _leave(store)
             raise ReportedElsewhere(f"process {first} refuses what is asked")
-    return _store(), launched.rank(), launched.count()
+    return store, launched.rank(), launched.count()
 
 
 def _work_together() -> bool:
@@ -62,35 +64,39 @@ def _work_together() -> bool:
     return distributed.is_initialized()
 
 
-def _first_refusal(refuses: bool) -> int | None:
-    """The first process that refuses, once all have said whether they do."""
+def _first_refusal(store: Store, patience: timedelta | None = None) -> int | None:
+    """The first process that refuses, once all have said whether they do.
+
+    One that refuses waits only so long for what the others say.
+    """
     names = _names("refuses")
-    _store().set(names[launched.rank()], str(int(refuses)))
-    if refuses:
-        _store().wait(names, PATIENCE)
+    store.set(names[launched.rank()], str(int(patience is not None)))
+    if patience is None:
+        store.wait(names)
     else:
-        _store().wait(names)
-    return next((rank for rank, name in enumerate(names) if _store().get(name) == b"1"), None)
+        store.wait(names, patience)
+    return next((rank for rank, name in enumerate(names) if store.get(name) == b"1"), None)
 
 
-def _leave() -> None:
+def _leave(store: Store) -> None:
     """Wait until all leave; the first, which holds the store, until the others have."""
     with suppress(RuntimeError):
         leaving, gone = _names("leaves"), _names("is gone")
-        _store().set(leaving[launched.rank()], "")
-        _store().wait(leaving, PATIENCE)
-        _store().set(gone[launched.rank()], "")
+        store.set(leaving[launched.rank()], "")
+        store.wait(leaving, PATIENCE)
+        store.set(gone[launched.rank()], "")
         if launched.rank() == 0:
-            _store().wait(gone, PATIENCE)
+            store.wait(gone, PATIENCE)
 
 
 def _names(what: str) -> list[str]:
     return [f"rad/{what}/{rank}" for rank in range(launched.count())]
 
 
-@cache
-def _store() -> Store:
+def _store(patience: timedelta | None = None) -> Store:
+    """Where all processes meet. Without `patience`, it waits for them as long as torch does."""
     from torch.distributed import rendezvous
 
-    store: Store = next(rendezvous("env://"))[0]
+    meeting = rendezvous("env://") if patience is None else rendezvous("env://", timeout=patience)
+    store: Store = next(meeting)[0]
     return store

@@ -208,15 +208,8 @@ REFUSED = {
 """What torch says of a model that several processes cannot train -> what is said of it here."""
 
 
-def _meet() -> Meeting:
-    meeting: Meeting = next(distributed.rendezvous("env://"))
-    return meeting
-
-
 @contextmanager
-def joined(
-    device: torch.device, parallel: str = "ddp", meet: Callable[[], Meeting] = _meet
-) -> Iterator[Ranks]:
+def joined(device: torch.device, parallel: str, meet: Callable[[], Meeting]) -> Iterator[Ranks]:
     """All processes that torchrun has started: gloo between CPUs, NCCL between CUDA devices.
 
     Raises:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from rad.errors import UsageError
+from rad.processes import refusals
 
 TINY = ("model.hidden=[6]", "training.evaluate_every=500", "logger.mode=disabled")
 
@@ -193,6 +195,7 @@ def test_processes_of_one_run_take_a_gpu_each(call: Call, monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match="3 processes need a CUDA device each"):
         device_of(config)
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(refusals, "PATIENCE", timedelta(seconds=1))  # the other two never come
     refused = call("train", *TINY, "training.parallel=ddp", "device=cuda:1")
     assert refused.status == 2
     (line,) = refused.err.splitlines()

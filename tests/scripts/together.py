@@ -34,6 +34,7 @@ import rad
 from rad import data
 from rad.errors import ReportedElsewhere, UsageError
 from rad.planning.exact import blocks
+from rad.processes.refusals import met
 from rad.processes.signals import Stopped, leave, stopping
 from rad.results import RunFolder
 from rad.sketches import DifferentSample, Sketch
@@ -154,7 +155,7 @@ def slow(folder: Path, parallel: str) -> Callable[[], int]:
 
     def work() -> int:
         try:
-            with stopping(), joined(CPU, parallel) as ranks:
+            with stopping(), joined(CPU, parallel, met) as ranks:
                 run(ranks, folder, noisy(), pause=0.02)
         except UsageError as error:
             _cli.refuse(error)
@@ -297,7 +298,7 @@ def everything(folder: Path, parallel: str) -> Callable[[], int]:
 
     def work() -> int:
         try:
-            with joined(CPU, parallel) as ranks:
+            with joined(CPU, parallel, met) as ranks:
                 check_gradients(ranks)
                 check_draws(ranks)
                 check_refusals(ranks)
