@@ -23,12 +23,12 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from rad.benchmarks.large import LARGE, family, large
-from rad.benchmarks.paper import BATCH, PaperPlan, Way, statistics_of, without_numbers
-from rad.benchmarks.paper_tables import check_rows, device_rows, kept_rows
-from rad.errors import UsageError
+from rad.benchmarks.dry_run import BATCH, DryRun, Estimate, statistics_of, without_numbers
+from rad.benchmarks.dry_run_tables import check_rows, device_rows, kept_rows
+from rad.benchmarks.large import LARGE, checked_length, family, large
 from rad.memory.budget import parse_budget
 from rad.pages.words import cell
+from rad.planning.repeated import DEEP
 from rad.planning.roofline import Accelerator, this_processor
 from rad.results import machine, provenance, write_table
 
@@ -39,21 +39,15 @@ STATES = {"adamw": 2, "sgd": 1}
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:
-    """Raises UsageError for a device that is not among those given, and a length too short."""
-    accelerator(config)
-    least = family(config.model).least
-    if config.length is not None and config.length < least:
-        raise UsageError(f"length is {config.length}; give at least {least} for {config.model}")
+    """Raises UsageError for a length too short."""
+    checked_length(config.model, config.length)
 
 
 def accelerator(config: DictConfig) -> Accelerator:
     """The one that the times and the memory are of."""
-    known, name = config.accelerators, config.accelerator
-    if name not in known:
-        raise UsageError(f"unknown accelerator {name!r}: choose one of {', '.join(known)}")
-    row = known[name]
-    memory = int(parse_budget(row.memory).value)
-    return Accelerator(name, memory, row.bandwidth, row.flops, row.source)
+    row = config.accelerators[config.accelerator]
+    memory, flops = int(parse_budget(row.memory).value), row.flops[config.dtype]
+    return Accelerator(config.accelerator, memory, row.bandwidth, flops, row.source)
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -82,7 +76,7 @@ def _plan(config: DictConfig, summary: dict[str, Any], output: Path) -> None:
     statistics = statistics_of(config.model, config.seed)
     made = partial(large, config.model, config.batch, config.length)
     with without_numbers(dtype):
-        plan = PaperPlan(made, family(config.model).repeats, device)
+        plan = DryRun(made, family(config.model).repeats, device)
         ways = [plain := plan.plain(), *(found := plan.automatic(limit, statistics))]
         ways += [] if EXACT in {way.program for way in found} else [plan.checkpointing()]
         state = _state_bytes(plan.model.parameter_bytes, dtype, config)
@@ -92,9 +86,9 @@ def _plan(config: DictConfig, summary: dict[str, Any], output: Path) -> None:
     sketched = next((way for way in found if isinstance(way.sketches, Mapping)), None)
     facts = {
         "auto": found[0].program,
-        "sketches": {} if sketched is None else described(sketched),
+        "sketches": {} if sketched is None else described(sketched, plan),
         "accelerator": {key: value for key, value in vars(device).items() if value},
-        "noise": f"measured on {family(config.model).about}, batch {BATCH}",
+        "noise": f"measured on {DEEP} repeated blocks, {family(config.model).about}, batch {BATCH}",
         "planning_seconds": round(time.perf_counter() - start, 1),
         "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
@@ -113,10 +107,11 @@ def _readable(table: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(columns=lambda name: str(name).removesuffix("_bytes"))
 
 
-def described(way: Way) -> dict[str, str]:
-    """The sketch of each layer and of the path, in words."""
+def described(way: Estimate, plan: DryRun) -> dict[str, str]:
+    """The sketch of each layer of the whole model and of the path, in words."""
     layers = way.sketches if isinstance(way.sketches, Mapping) else {}
-    return {**{name: str(sketch) for name, sketch in layers.items()}, "path": str(way.path)}
+    named = {plan.model.in_whole(name): str(sketch) for name, sketch in layers.items()}
+    return {**named, "path": str(way.path)}
 
 
 def _state_bytes(parameters: int, dtype: torch.dtype, config: DictConfig) -> int:

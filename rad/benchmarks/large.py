@@ -17,9 +17,9 @@ class Family:
     """How a large model and a small one of its kind are made, with the same names of modules.
 
     `large(batch, length, repeats)` has so many of the blocks that repeat; the model itself has
-    `repeats` of them. `small(batch, repeats)` has three unless told. `length` is that of the
+    `repeats` of them. `length` is that of the
     sequences, or the images' height and width, and `least` the smallest that the model takes.
-    `about` describes the small one with three.
+    `about` says what else the small one is.
     """
 
     large: Callable[[int, int, int], Specimen]
@@ -37,16 +37,22 @@ def family(name: str) -> Family:
     return LARGE[name]
 
 
-def large(name: str, batch: int, length: int | None, repeats: int) -> Specimen:
-    """The large model with so many repeated blocks. Raises UsageError for a length too short."""
+def checked_length(name: str, length: int | None) -> int:
+    """That length, or the model's own (None). Raises UsageError for one too short."""
     found = family(name)
     wanted = found.length if length is None else length
     if wanted < found.least:
-        raise UsageError(f"length is {wanted}; give at least {found.least} to {name}")
+        raise UsageError(f"length is {wanted}; give at least {found.least} for {name}")
+    return wanted
+
+
+def large(name: str, batch: int, length: int | None, repeats: int) -> Specimen:
+    """The large model with so many repeated blocks. Raises UsageError for a length too short."""
+    found, wanted = family(name), checked_length(name, length)
     return _made(lambda: found.large(batch, wanted, repeats))
 
 
-def small(name: str, batch: int, repeats: int = 3, seed: int = 0) -> Specimen:
+def small(name: str, batch: int, repeats: int, seed: int = 0) -> Specimen:
     """The small model of the family, with random weights that depend on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
@@ -96,7 +102,7 @@ LARGE = {
         repeats=48,
         length=1024,
         least=2,
-        about="3 blocks of width 128, sequences of 64, random weights and tokens",
+        about="width 128, sequences of 64, random weights and tokens",
     ),
     "llama_7b": Family(
         lambda batch, length, n: _llama(batch, length, num_hidden_layers=n),
@@ -113,7 +119,7 @@ LARGE = {
         repeats=32,
         length=2048,
         least=2,
-        about="3 blocks of width 128, sequences of 64, random weights and tokens",
+        about="width 128, sequences of 64, random weights and tokens",
     ),
     "resnet152": Family(
         lambda batch, size, n: _resnet(batch, size, n, 1000, 64),
@@ -121,6 +127,6 @@ LARGE = {
         repeats=36,
         length=224,
         least=32,
-        about="17 blocks of a quarter of the width, images of 32 x 32, random weights and images",
+        about="a quarter of the bottlenecks' inner width, images of 32 x 32, random numbers",
     ),
 }

@@ -21,7 +21,7 @@ from rad.memory.measure import parameter_bytes, peak_bytes
 from rad.nn import RAD_LAYERS
 from rad.nn.base import keeps_now
 from rad.nn.kinds import kind_of
-from rad.nn.layer_io import first_argument
+from rad.nn.layer_io import first_argument, watching
 from rad.nn.recomputing import is_recomputed
 
 
@@ -204,7 +204,7 @@ def _watching(
         exact_storages.add(storage(tensor))
         return tensor.numel() * tensor.element_size()
 
-    def enter(module: nn.Module, args: Any) -> None:
+    def enter(module: nn.Module, args: Any, keywords: Any) -> None:
         stack.append(module)
 
     def leave(module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
@@ -218,12 +218,5 @@ def _watching(
                 predicted[names[module]] += module.kept_bytes(x, output, exact)  # type: ignore[operator]
 
     within = {part for module in names if is_recomputed(module) for part in module.modules()}
-    hooks = []
-    for module in names:
-        hooks.append(module.register_forward_pre_hook(enter))
-        hooks.append(module.register_forward_hook(leave, with_kwargs=True))
-    try:
+    with watching(names, enter, leave):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -28,10 +28,13 @@ DEVICE_PIECE = 1 << 22
 """The same on a GPU, where few large operators are faster."""
 
 
-def piece_of(x: Tensor) -> int:
-    """How many numbers of x are read at a time: all where they are at most two pieces."""
-    piece = PIECE if x.is_cpu else DEVICE_PIECE
-    return piece if x.numel() > 2 * piece else max(1, x.numel())
+def piece_of(x: Tensor, numbers: int | None = None) -> int:
+    """How many numbers, of those of x or of so many on its device, are read at a time.
+
+    All, where they are at most two pieces.
+    """
+    piece, numbers = PIECE if x.is_cpu else DEVICE_PIECE, x.numel() if numbers is None else numbers
+    return piece if numbers > 2 * piece else max(1, numbers)
 
 
 def check_quadratic(sketch: Sketch) -> None:
@@ -51,13 +54,13 @@ def keep_rows(
     like: Tensor,
     key: Tensor,
 ) -> tuple[Tensor, ...]:
-    """`sketch.compress` of rows (n, d), which `read(rows)` gives; not all at once on a CPU.
+    """`sketch.compress` of rows (n, d), which `read(rows)` gives, a piece at a time.
 
     `like` has their type and device.
     """
     n, d = shape
-    piece = PIECE if like.is_cpu else DEVICE_PIECE
-    if n * d <= 2 * piece or sketch.in_kernels(like, key):
+    piece = piece_of(like, n * d)
+    if n * d <= piece or sketch.in_kernels(like, key):
         return sketch.compress(read(range(n)), key)
 
     def part(numbers: slice) -> Tensor:

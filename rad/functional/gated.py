@@ -31,8 +31,9 @@ from rad.functional.arguments import check_biases, product_dtype
 from rad.functional.cells import PRODUCTS, Cell
 from rad.functional.gated_kept import FACTORS, INPUTS, STATES, Plan, Reader, Room
 from rad.functional.gated_weights import Weights, columns, ordered, restored
+from rad.functional.modes import without_modes
 from rad.functional.second_order import OF_RNN, refused
-from rad.functional.steps import KeptSteps, without_modes
+from rad.functional.steps import KeptSteps
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity
 

@@ -28,9 +28,10 @@ from rad.draws.dispatch import fold_in, step_keys
 from rad.dtypes import accumulation_dtype
 from rad.functional.arguments import check_biases, product_dtype
 from rad.functional.linear_noise import LinearResponse
+from rad.functional.modes import without_modes
 from rad.functional.recurrent_fused import FusedRNN, can_fuse
 from rad.functional.second_order import OF_RNN, refused
-from rad.functional.steps import KeptSteps, without_modes
+from rad.functional.steps import KeptSteps
 from rad.packing.bits import pack, packed_bytes, unpack
 from rad.sketches.base import Sketch
 from rad.sketches.identity import Identity

@@ -50,8 +50,8 @@ def linearize_torch(
     outputs = linearizer.vertices_of(result)
     if outputs is None:
         raise UsageError(
-            "what the function returns was not computed from its tensors: return one "
-            "floating-point tensor that was"
+            "what the function returns is not one floating-point tensor computed from its "
+            "inputs: return one that is"
         )
     edges = tuple(sorted(linearizer.edges, key=lambda edge: edge.source))
     return LinearizedGraph(tuple(linearizer.names), edges, inputs, tuple(outputs))

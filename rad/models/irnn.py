@@ -55,7 +55,7 @@ class IRNN(nn.Module):
 
 
 def irnn(input_shape: tuple[int, ...], classes: int, hidden: int = 100, std: float = 0.001) -> IRNN:
-    """`IRNN` for inputs of any shape: one step per entry. `input_shape` is not needed for it.
+    """`IRNN` for inputs of any shape: one step per entry. Nothing else depends on `input_shape`.
 
     Raises:
         UsageError: a size that is not a whole number of at least 1, or no standard deviation.

@@ -14,8 +14,8 @@ from rad import backends
 from rad.backends.operators import opaque
 from rad.draws.reference import KEY_BYTES
 from rad.functional.arguments import product_dtype
+from rad.functional.modes import without_modes
 from rad.functional.noise_response import NoiseResponse
-from rad.functional.steps import without_modes
 from rad.nn.shared import Kept, Shared
 from rad.sketches import Identity, Sketch, fold_in, make_key
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +61,25 @@ class Capture:
                 output.register_hook(lambda grad: self.pairs[name].append((x, grad.detach())))
 
         return hook
+
+
+@contextmanager
+def watching(
+    modules: Iterable[nn.Module],
+    enter: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None],
+    leave: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None],
+) -> Iterator[None]:
+    """Inside, `enter(module, args, keywords)` is called before each of them runs, and
+    `leave(module, args, keywords, output)` after."""
+    hooks = []
+    for module in modules:
+        hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.append(module.register_forward_hook(leave, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True, eq=False)

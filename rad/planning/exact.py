@@ -7,6 +7,7 @@ from collections import Counter
 from torch import nn
 
 from rad.errors import UsageError, first_line
+from rad.nn.kinds import kind_of
 from rad.planning.limits import TooSmall
 from rad.planning.probe import Trial
 from rad.planning.recomputation import is_faithful
@@ -24,11 +25,11 @@ def blocks(model: nn.Module) -> tuple[str, ...]:
     """
     composed = {n: m for n, m in model.named_modules() if n and any(m.children())}
     inner = {n: m for n, m in composed.items() if not isinstance(m, CONTAINERS)}
-    alike = Counter(type(module) for module in inner.values())
+    alike = Counter(kind_of(module) for module in inner.values())
     found: list[str] = []
     for name, module in inner.items():  # the outer before the inner
         inside = any(name.startswith(f"{block}.") for block in found)
-        if alike[type(module)] > 1 and not inside:
+        if alike[kind_of(module)] > 1 and not inside:
             found.append(name)
     return tuple(found)
 

@@ -123,11 +123,11 @@ class Trial:
 
     def exact_loss(self) -> Tensor:
         """The loss of a forward pass that keeps everything exactly."""
-        return self._with_path(None, lambda: self._forward(Identity(), self.full_batch))()
+        return self.with_path(None, lambda: self._forward(Identity(), self.full_batch))()
 
     def exact_bytes(self) -> int:
         """`total_bytes` where everything is kept exactly, but for what is recomputed."""
-        return self._with_path(None, lambda: self.total_bytes(Identity(), self.full_batch))
+        return self.with_path(None, lambda: self.total_bytes(Identity(), self.full_batch))
 
     @property
     def full_batch(self) -> int:
@@ -228,7 +228,8 @@ class Trial:
         squares = sum((estimate - exact).square().sum().item() for estimate in found) / draws
         return squares / exact.square().sum().item()
 
-    def _with_path(self, path: Sketch | None, find: Callable[[], Found]) -> Found:
+    def with_path(self, path: Sketch | None, find: Callable[[], Found]) -> Found:
+        """`find()`, with that path."""
         before, self.path = self.path, path
         try:
             return find()
@@ -241,7 +242,7 @@ class Trial:
 
     def _gradient(self, sketch: Sketches, seed: int, path: Sketch | None) -> Tensor:
         """The gradient by all trained parameters, in a row: float64."""
-        loss = self._with_path(path, lambda: self._forward(sketch, self.full_batch, seed))()
+        loss = self.with_path(path, lambda: self._forward(sketch, self.full_batch, seed))()
         trained = [p for p in self.model.parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss, trained, allow_unused=True)
         return torch.cat([g.flatten().double() for g in grads if g is not None])

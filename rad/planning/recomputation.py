@@ -20,6 +20,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from rad.memory.budget import largest_within
 from rad.memory.graph import gradients_enabled, kept_storages, storage
+from rad.nn.layer_io import watching
 from rad.nn.recomputing import recompute, stop_recomputing
 from rad.planning.probe import Trial
 
@@ -150,22 +151,15 @@ def _watching(model: nn.Module) -> Iterator[tuple[_Seen, list[tuple[nn.Module, f
     seen = _Seen()
     stack: list[tuple[nn.Module, float]] = []
 
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    def enter(module: nn.Module, args: Any, keywords: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves((args, keywords)) if isinstance(leaf, Tensor)]
         sizes = {storage(t): t.untyped_storage().nbytes() for t in tensors}
         seen.given[module] = sum(sizes.values())
         seen.calls[module] += 1
         stack.append((module, time.perf_counter()))
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
+    def leave(module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
         seen.seconds[module] = time.perf_counter() - stack.pop()[1]
 
-    handles = []
-    for module in model.modules():
-        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(module.register_forward_hook(leave))
-    try:
+    with watching(model.modules(), enter, leave):
         yield seen, stack
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,12 +7,14 @@ function of the number of blocks: that of n is that of three, and n - 3 times th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from rad.errors import UsageError
 from rad.planning.exact import blocks
-from rad.planning.paper import Kept, PaperTrial
+from rad.planning.fake import FakeTrial, KeptBytes
 from rad.planning.probe import Sketches
 from rad.sketches import Sketch
 
@@ -27,22 +29,27 @@ class Repeated:
     """Trials of a model with `SHALLOW` and with `DEEP` repeated blocks, for one with `count`.
 
     Sketches are those of the deep model's layers: the middle block's are used in all blocks between
-    the first and the last. `stem` is the name of what holds the repeated blocks, such as `layers`.
+    the first and the last.
     """
 
-    shallow: PaperTrial
-    deep: PaperTrial
+    shallow: FakeTrial
+    deep: FakeTrial
     count: int
+    stem: str = field(init=False)
+    """The dotted name of what holds the repeated blocks, such as `layers`."""
+
+    def __post_init__(self) -> None:
+        extra = set(blocks(self.deep.model)) - set(blocks(self.shallow.model))
+        if len(extra) != 1:
+            raise UsageError(
+                "the model with one more repeated block has other blocks besides, so that bytes "
+                "cannot be extrapolated: give models whose blocks repeat in one place"
+            )
+        self.stem = extra.pop().rpartition(".")[0]
 
     @property
     def full_batch(self) -> int:
         return self.deep.full_batch
-
-    @property
-    def stem(self) -> str:
-        """The dotted name of what holds the repeated blocks."""
-        (extra,) = set(blocks(self.deep.model)) - set(blocks(self.shallow.model))
-        return extra.rpartition(".")[0]
 
     @property
     def middle(self) -> str:
@@ -58,9 +65,27 @@ class Repeated:
         """A count of the whole model, from those of the two."""
         return deep + (self.count - DEEP) * (deep - shallow)
 
-    def on_path(self, path: Sketch | None) -> None:
-        """Give both trials that path."""
+    def in_whole(self, name: str) -> str:
+        """What the deep model's module of that name is called in the whole one.
+
+        Those that the middle block's stands for are a range, such as `layers.1..30.mlp`.
+        """
+        found = self._repeated(name)
+        if found is None or self.count == DEEP or int(found[1]) < SHALLOW - 1:
+            return name
+        first, last = SHALLOW - 1, self.count - 1
+        which = f"{first}..{last - 1}" if int(found[1]) == first else str(last)
+        return f"{self.stem}.{which}{found[2] or ''}"
+
+    @contextmanager
+    def on_path(self, path: Sketch | None) -> Iterator[None]:
+        """Both trials have that path inside."""
+        before = self.deep.path
         self.shallow.path = self.deep.path = path
+        try:
+            yield
+        finally:
+            self.shallow.path = self.deep.path = before
 
     def recomputing(self, names: tuple[str, ...]) -> Repeated:
         """The same, in which those blocks of the deep model are recomputed."""
@@ -78,7 +103,7 @@ class Repeated:
     def parameter_bytes(self) -> int:
         return self.extrapolated(self.shallow.parameter_bytes, self.deep.parameter_bytes)
 
-    def kept(self, sketch: Sketches | None) -> tuple[Kept, ...]:
+    def kept(self, sketch: Sketches | None) -> tuple[KeptBytes, ...]:
         """What the deep model keeps, the middle block's standing for `copies` of it."""
         return self.deep.kept(sketch)
 
@@ -86,7 +111,7 @@ class Repeated:
         """What torch saves of the whole model as it is."""
         return self.extrapolated(self.shallow.plain_bytes(), self.deep.plain_bytes())
 
-    def _both(self, count: Callable[[PaperTrial, Sketches], int], sketch: Sketches) -> int:
+    def _both(self, count: Callable[[FakeTrial, Sketches], int], sketch: Sketches) -> int:
         own: Sketches = sketch
         if isinstance(sketch, Mapping):
             renamed = {self._in_shallow(name): each for name, each in sketch.items()}
@@ -95,7 +120,7 @@ class Repeated:
 
     def _in_shallow(self, name: str) -> str | None:
         """The name in the shallow model, whose last block is the deep one's; None in the middle."""
-        found = re.match(rf"{re.escape(self.stem)}\.(\d+)(\..*)?$", name)
+        found = self._repeated(name)
         if found is None:
             return name
         number = int(found[1])
@@ -103,3 +128,7 @@ class Repeated:
             return None
         moved = number - 1 if number == DEEP - 1 else number
         return f"{self.stem}.{moved}{found[2] or ''}"
+
+    def _repeated(self, name: str) -> re.Match[str] | None:
+        """Its number among the repeated blocks, and the rest of a name that begins with one's."""
+        return re.match(rf"{re.escape(self.stem)}\.(\d+)(\..*)?$", name)

@@ -114,7 +114,7 @@ def this_processor(rounds: int = 20) -> Accelerator:
     Products of 512 x 512 matrices, sums of a million numbers, 2-bit stochastic rounding of a
     million, and an operator of eight numbers with a gradient.
     """
-    a, x = torch.randn(512, 512), torch.randn(1 << 20)
+    a, x, y = torch.randn(512, 512), torch.randn(1 << 20), torch.randn(1 << 20)
     tiny = torch.randn(8, requires_grad=True)
     sketch, key = StochasticRounding(2, 256), make_key(0)
 
@@ -124,7 +124,7 @@ def this_processor(rounds: int = 20) -> Accelerator:
 
     programs: Sequence[Callable[[], Any]] = (
         lambda: a @ a,
-        lambda: x + x,
+        lambda: x + y,
         rounded,
         lambda: tiny + 1,
     )

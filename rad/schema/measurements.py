@@ -134,7 +134,12 @@ MODEL_ZOO: Rules = {
     "output": PATH,
 }
 
-_ACCELERATOR: Rules = {"memory": _BYTES, "bandwidth": POSITIVE, "flops": POSITIVE, "source": TEXT}
+_ACCELERATOR: Rules = {
+    "memory": _BYTES,
+    "bandwidth": POSITIVE,
+    "flops": dict.fromkeys(("bfloat16", "float32"), POSITIVE),
+    "source": TEXT,
+}
 _ACCELERATORS = ("a100_80gb", "h100_sxm", "rtx_4090", "mi300x")
 _REAL = Choice(("bfloat16", "float32"))
 PLAN: Rules = {

@@ -55,7 +55,7 @@ def save(
     """Write the checkpoint whole or not at all; the one there was becomes the previous one.
 
     The first of several `ranks` writes it. Of what is sharded it holds the whole, so that any
-    number of processes can go on with it.
+    number of processes of that configuration can go on with it.
     """
     tensors, optimizer_state = ranks.whole(_tensors(model)), ranks.whole(optimizer.state_dict())
     if not ranks.first:

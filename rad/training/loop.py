@@ -122,9 +122,9 @@ def strides(
     ranks.check(batch=settings.batch_size, **{f"{split} set": task.size(split) for split in SPLITS})
     sampler = Sampler(task.size(), settings.batch_size, seed, task.device, settings.bootstrap)
     graphs = graphed.CudaGraphs() if graphs is None else graphs
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     capturable = graphs.can_capture(task.device) and not ranks.sharded
-    optimizer = make_optimizer(parameters, settings, capturable=capturable)
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    optimizer = make_optimizer(list(trained), settings, capturable=capturable)
     evaluated = [f"{split}_{metric}" for split in SPLITS for metric in task.metrics]
     evaluated += ["bootstrap_loss"] if settings.bootstrap else []
     session = Session(

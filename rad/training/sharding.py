@@ -35,7 +35,7 @@ def shard(model: nn.Module, optimizer: Optimizer, blocks: Collection[str], count
         for block in _with_parameters_of_their_own(model, blocks):
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
-    except (NotImplementedError, TypeError, ValueError) as error:
+    except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
         raise UsageError(
             f"training.parallel=fsdp cannot shard this model ({first_line(error)}); set "
             "training.parallel=ddp"
@@ -60,8 +60,9 @@ def _with_parameters_of_their_own(model: nn.Module, blocks: Collection[str]) -> 
 
 
 def _holders(module: nn.Module) -> Counter[int]:
-    """How many modules hold each parameter, by its id."""
-    held = (each._parameters.values() for each in module.modules())
+    """In how many places each parameter is, by its id."""
+    everywhere = module.named_modules(remove_duplicate=False)
+    held = (each._parameters.values() for _, each in everywhere)
     return Counter(id(parameter) for own in held for parameter in own if parameter is not None)
 
 

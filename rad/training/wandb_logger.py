@@ -113,7 +113,8 @@ class WandbLogger:
     def _keep_best(self, row: Mapping[str, Any]) -> None:
         """Note in the summary where a metric is better than before."""
         for name, value in row.items():
-            metric = name.partition("_")[2]
+            whole, last = name.partition("_")[2], name.rpartition("_")[2]
+            metric = whole if whole in BETTER else last
             if value is None or metric not in BETTER or name == "batch_loss":
                 continue
             best = BETTER[metric](value, self._best.get(name, value))

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -126,7 +127,11 @@ def noisy() -> nn.Module:
 
 
 def run(
-    ranks: Ranks, folder: Path, model: nn.Module, settings: Settings = SETTINGS, pause: float = 0
+    ranks: Ranks,
+    folder: Path,
+    model: nn.Module,
+    settings: Settings = SETTINGS,
+    on_backward: Callable[[int], None] | None = None,
 ) -> None:
     """Train in that folder, until it ends or a signal comes."""
     with ExitStack() as stack:
@@ -141,7 +146,7 @@ def run(
             5,
             RunFolder(folder),
             NullLogger(),
-            on_backward=lambda n: time.sleep(pause),
+            on_backward=on_backward,
             interruption=interruption,
             ranks=ranks,
             blocks=blocks(model),
@@ -156,7 +161,7 @@ def slow(folder: Path, parallel: str) -> Callable[[], int]:
     def work() -> int:
         try:
             with stopping(), joined(CPU, parallel, met) as ranks:
-                run(ranks, folder, noisy(), pause=0.02)
+                run(ranks, folder, noisy(), on_backward=lambda _: time.sleep(0.02))
         except UsageError as error:
             _cli.refuse(error)
         except Stopped as stopped:
@@ -244,6 +249,18 @@ def check_shards(ranks: Ranks) -> None:
     assert [isinstance(tied[at], FSDPModule) for at in (2, 3, 5)] == [False, False, True]
 
 
+def check_nothing_whole_is_held(ranks: Ranks, folder: Path) -> None:
+    """While a sharded model is trained, none of its whole parameters is alive."""
+    model, alive = exact(), list[int]()
+    whole = [weakref.ref(parameter) for parameter in model.parameters()]
+
+    def count(_: int) -> None:
+        alive.append(sum(each() is not None for each in whole))
+
+    run(ranks, folder, model, replace(SETTINGS, iterations=2), count)
+    assert alive == [0, 0], alive
+
+
 def check_draws(ranks: Ranks) -> None:
     """Those from torch's global generator are each process's own, and come again."""
     torch.manual_seed(0)
@@ -309,6 +326,7 @@ def everything(folder: Path, parallel: str) -> Callable[[], int]:
                 run(ranks, folder / "lost", noisy())
                 if ranks.sharded:
                     check_shards(ranks)
+                    check_nothing_whole_is_held(ranks, folder / "shards")
                     run(replace(ranks, parallel="ddp"), folder / "crossed", noisy(), short)
                     run(ranks, folder / "crossed", noisy())
                     run(ranks, folder / "unused", nn.Sequential(exact(), Unused(1, 1)))

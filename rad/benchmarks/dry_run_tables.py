@@ -1,4 +1,4 @@
-"""Plans on paper as tables: what a device holds, what is kept, and the check by measuring."""
+"""Dry runs as tables: what a device holds, what is kept, and the check by measuring."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from rad.benchmarks.dry_run import DryRun, Estimate, without_numbers
 from rad.benchmarks.large import family, small
-from rad.benchmarks.paper import PaperPlan, Way, without_numbers
 from rad.benchmarks.zoo_measures import step_of
 from rad.conversion.modules import convert
 from rad.memory import saved_bytes
@@ -28,16 +28,16 @@ REPEATS = 6
 
 
 def device_rows(
-    plan: PaperPlan, ways: Sequence[Way], counts: Sequence[int], state_bytes: int
+    plan: DryRun, ways: Sequence[Estimate], counts: Sequence[int], state_bytes: int
 ) -> Iterator[dict[str, Any]]:
     """Bytes of each of so many devices: a row for each way, count and kind of parallel training.
 
     Each device has a batch of its own. With `ddp` all of them hold parameters, gradients and the
-    optimizer's state, `state_bytes` for each byte of parameters times; with `fsdp` a share, and
-    parameters and gradient of the block at work. `working` is what the largest operator reads and
+    optimizer's state, `state_bytes` in all; with `fsdp` a share, and parameters and gradient of the
+    block at work and of what is in no block. `working` is what the largest operator reads and
     writes, and what a block that is recomputed saves for its own pass.
     """
-    parameters, gathered = plan.model.parameter_bytes, 2 * plan.largest_block()
+    parameters, gathered = plan.model.parameter_bytes, 2 * plan.gathered_bytes()
     for way in ways:
         for count in counts:
             for parallel in PARALLEL if count > 1 else ("alone",):
@@ -65,15 +65,15 @@ def device_rows(
                 }
 
 
-def kept_rows(plan: PaperPlan, way: Way) -> list[dict[str, Any]]:
+def kept_rows(plan: DryRun, way: Estimate) -> list[dict[str, Any]]:
     """Bytes by block and by class of modules; `copies` is how many blocks are like that one."""
     return [
         {
             "program": way.program,
-            "block": each.block,
+            "block": plan.model.in_whole(each.block),
             "copies": plan.model.copies(each.block),
             "kind": each.kind,
-            "by": "rad" if each.sketched else "torch",
+            "by": each.by,
             "saved_bytes": each.nbytes,
         }
         for each in plan.kept(way)
@@ -85,7 +85,7 @@ def check_rows(
 ) -> Iterator[dict[str, Any]]:
     """The small model with `REPEATS` repeated blocks: predicted as large ones are, and measured."""
     with without_numbers(torch.float32):
-        plan = PaperPlan(partial(small, name, batch), REPEATS, device)
+        plan = DryRun(partial(small, name, batch), REPEATS, device)
         ways = [
             plan.plain(),
             plan.given("stochastic_rounding", ROUNDED, None),
@@ -106,7 +106,7 @@ def check_rows(
         ratio = ratio_of_medians(seconds[way.program], seconds["torch"])
         yield {
             "model": f"small {name}",
-            "about": f"{REPEATS} repeated blocks; else {family(name).about}",
+            "about": f"{REPEATS} repeated blocks, {family(name).about}",
             "batch_size": batch,
             "program": way.program,
             "predicted_bytes": way.saved_bytes,

@@ -6,9 +6,11 @@ a small model of the same family under the same plan, times are a roofline's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,11 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from rad.benchmarks.large import small
 from rad.benchmarks.zoo import Specimen
 from rad.errors import UsageError
+from rad.nn.layer_io import watching
 from rad.planning.auto import FEW, layer_options, menu, within
 from rad.planning.exact import blocks
+from rad.planning.fake import SKETCH, FakeTrial, KeptBytes
 from rad.planning.greedy import Option, simplest
 from rad.planning.limits import measured
-from rad.planning.paper import Kept, PaperTrial
 from rad.planning.path import PATHS
 from rad.planning.probe import Sketches, Trial
 from rad.planning.repeated import DEEP, SHALLOW, Repeated
@@ -45,11 +48,11 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Way:
+class Estimate:
     """A way to train: what it saves, in how many times plain torch's time, with which noise.
 
-    `error` is E |g_hat - g|^2 / |g|^2 of the small model's whole gradient. `again`: what stands a
-    second time while a block is recomputed.
+    `error` is E |g_hat - g|^2 / |g|^2 of the small model's whole gradient, NaN where it is not
+    known. `again`: what stands a second time while a block is recomputed.
     """
 
     program: str
@@ -80,7 +83,7 @@ def without_numbers(dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-class PaperPlan:
+class DryRun:
     """What is known of a model with `repeats` repeated blocks; used inside `without_numbers`.
 
     `make` gives the model and its batch with so many of them.
@@ -88,24 +91,24 @@ class PaperPlan:
 
     def __init__(self, make: Callable[[int], Specimen], repeats: int, device: Accelerator) -> None:
         self._made = [make(n) for n in (SHALLOW, DEEP)]
-        shallow, deep = (PaperTrial(m.model, m.inputs, m.loss_of_output) for m in self._made)
+        shallow, deep = (FakeTrial(m.model, m.inputs, m.loss_of_output) for m in self._made)
         self.model = Repeated(shallow, deep, repeats)
         self.device = device
         self.costs = self._costs()
 
-    def plain(self) -> Way:
+    def plain(self) -> Estimate:
         """What torch does."""
-        return Way("torch", self.model.plain_bytes(), 1.0)
+        return Estimate("torch", self.model.plain_bytes(), 1.0)
 
-    def checkpointing(self) -> Way:
+    def checkpointing(self) -> Estimate:
         """Every block is recomputed."""
         all_blocks = blocks(self.model.deep.model)
         saved = self._saved(self.model.recomputing(all_blocks), Identity())
         ratio = 1 + self.costs.blocks / self.costs.seconds
         count = sum(map(self.model.copies, all_blocks))
-        return Way("checkpointing", saved, ratio, again=self._of_block(), recomputed=count)
+        return Estimate("checkpointing", saved, ratio, again=self._of_block(), recomputed=count)
 
-    def some_recomputed(self, limit: int) -> Way | None:
+    def some_recomputed(self, limit: int) -> Estimate | None:
         """As few of the blocks in the middle as meet the limit, all else exact; None if not all."""
         exact = self._saved(self.model, Identity())
         less = exact - self._saved(self.model.recomputing((self.model.middle,)), Identity())
@@ -118,57 +121,49 @@ class PaperPlan:
         saved = exact - count * less // most
         again = self._of_block() if count else 0
         program = "auto: recomputation" if count else "auto: everything kept"
-        return Way(program, saved, ratio, again=again, recomputed=count)
+        return Estimate(program, saved, ratio, again=again, recomputed=count)
 
-    def given(self, program: str, sketch: Sketch, path: Sketch | None) -> Way:
+    def given(self, program: str, sketch: Sketch, path: Sketch | None) -> Estimate:
         """One sketch in all layers, and that path; its error is not known."""
-        self.model.on_path(path)
-        saved = self._saved(self.model, sketch)
-        extra = self._sketching(self.model.plain_bytes(), saved, sketch)
-        self.model.on_path(None)
-        return Way(program, saved, 1 + extra / self.costs.seconds, sketches=sketch, path=path)
+        with self.model.on_path(path):
+            saved = self._saved(self.model, sketch)
+            extra = self._sketching(self.model.plain_bytes(), saved, sketch)
+        ratio = 1 + extra / self.costs.seconds
+        return Estimate(program, saved, ratio, math.nan, sketches=sketch, path=path)
 
-    def sketched(self, limit: int, statistics: Trial) -> Way | None:
+    def sketched(self, limit: int, statistics: Trial) -> Estimate | None:
         """Sketches of the layers and of the path, of least error on the small model."""
         options = self._options(statistics)
         plain = self.model.plain_bytes()
-        found: list[Way] = []
+        found: list[Estimate] = []
         for path in PATHS:
-            self.model.on_path(path)
-            chosen = within(self.model, options, limit, simplest(options, FEW))
-            if chosen is None:
-                break
-            sketches: Sketches = {name: option.sketch for name, option in chosen.items()}
-            saved = self._saved(self.model, sketches)
-            statistics.path = path
+            with self.model.on_path(path):
+                chosen = within(self.model, options, limit, simplest(options, FEW))
+                if chosen is None:
+                    break
+                own: Sketches = {name: option.sketch for name, option in chosen.items()}
+                saved = self._saved(self.model, own)
+                ratio = 1 + self._sketching(plain, saved, own) / self.costs.seconds
             with unset_fake_temporarily(), default_type(torch.float32):
-                error = statistics.gradient_error(sketches)
-            ratio = 1 + self._sketching(plain, saved, sketches) / self.costs.seconds
-            found.append(Way("auto: sketches", saved, ratio, error, sketches=sketches, path=path))
-        self.model.on_path(None)
+                error = statistics.with_path(path, partial(statistics.gradient_error, own))
+            found.append(Estimate("auto: sketches", saved, ratio, error, sketches=own, path=path))
         return min(reversed(found), key=lambda way: way.error, default=None)
 
     def least(self, statistics: Trial) -> int:
         """Bytes of parameters and of what the smallest sketches save."""
-        self.model.on_path(PATHS[0])
-        options = self._options(statistics)
-        needed = min(measured(self.model, each) for each in simplest(options, 2))
-        self.model.on_path(None)
-        return needed
+        with self.model.on_path(PATHS[0]):
+            options = self._options(statistics)
+            return min(measured(self.model, each) for each in simplest(options, 2))
 
-    def automatic(self, limit: int, statistics: Trial) -> list[Way]:
+    def automatic(self, limit: int, statistics: Trial) -> list[Estimate]:
         """The ways that fit, the one of least promised time to a loss first, as of `auto`.
 
-        Where everything may be kept, that alone.
+        Where everything may be kept, that alone. `auto` would also try to sketch and recompute at
+        once, and to recompute parts of blocks, which may meet smaller budgets.
 
         Raises UsageError where none does, naming the smallest budget.
         """
         every, parameters = self.checkpointing(), self.model.parameter_bytes
-        if limit <= parameters:
-            raise UsageError(
-                f"the budget of {limit:,} bytes is too small: parameters take {parameters:,}; give "
-                f"at least {parameters + every.saved_bytes}, which recomputing every block takes"
-            )
         exact = self.some_recomputed(limit)
         if exact is not None and not exact.recomputed:
             return [exact]
@@ -183,19 +178,17 @@ class PaperPlan:
             )
         return sorted(found, key=lambda way: way.time_ratio * (1 + way.error))
 
-    def kept(self, way: Way) -> tuple[Kept, ...]:
+    def kept(self, way: Estimate) -> tuple[KeptBytes, ...]:
         """What a way keeps of the deep model, recomputation aside."""
-        self.model.on_path(way.path)
-        try:
+        with self.model.on_path(way.path):
             return self.model.kept(way.sketches)
-        finally:
-            self.model.on_path(None)
 
-    def largest_block(self) -> int:
-        """Bytes of the parameters of the largest block."""
+    def gathered_bytes(self) -> int:
+        """Of parameters that stand whole at once under FSDP: of the largest block, and of all that
+        is in none, which is gathered for the whole pass. Blocks gathered ahead are not counted."""
         model = self.model.deep.model
-        of_blocks = (model.get_submodule(name).parameters() for name in blocks(model))
-        return max(sum(p.numel() * p.element_size() for p in own) for own in of_blocks)
+        of_blocks = [_bytes_of(model.get_submodule(name)) for name in blocks(model)]
+        return max(of_blocks) + _bytes_of(model) - sum(of_blocks)
 
     def _options(self, statistics: Trial) -> dict[str, list[Option]]:
         """What layers may keep: bytes of all copies here, and the small model's noise."""
@@ -222,7 +215,7 @@ class PaperPlan:
         kept = sum(
             each.nbytes * self.model.copies(each.block)
             for each in self.model.kept(sketches)
-            if each.sketched
+            if each.by == SKETCH
         )
         return self.device.sketch_seconds(plain - saved + kept, kept)
 
@@ -250,8 +243,12 @@ class PaperPlan:
 
 def statistics_of(name: str, seed: int = 0) -> Trial:
     """A trial of the family's small model, with numbers, in float32."""
-    made = small(name, BATCH, seed=seed)
+    made = small(name, BATCH, DEEP, seed)
     return Trial(made.model, made.inputs, made.loss_of_output)
+
+
+def _bytes_of(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 def _known_options(statistics: Trial) -> dict[str, list[Option]]:
@@ -268,22 +265,16 @@ def _knows_no_rows(sketch: Sketch) -> bool:
 def _works(made: Specimen) -> tuple[Work, dict[str, Work]]:
     """The operators of a forward and backward pass, and of each block's forward pass."""
     names = {module: name for name, module in made.model.named_modules()}
-    around = set(blocks(made.model))
     of_blocks = {name: Work() for name in blocks(made.model)}
 
-    def enter(module: nn.Module, _: object) -> None:
+    def enter(module: nn.Module, *_: object) -> None:
         of_blocks[names[module]].__enter__()
 
     def leave(module: nn.Module, *_: object) -> None:
         of_blocks[names[module]].__exit__(None, None, None)
 
-    handles = []
-    for module, name in names.items():
-        if name in around:
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave))
-    step = work_of(lambda: made.loss_of(made.model).backward())
-    for handle in handles:
-        handle.remove()
+    inside = [module for module, name in names.items() if name in of_blocks]
+    with watching(inside, enter, leave):
+        step = work_of(lambda: made.loss_of(made.model).backward())
     made.model.zero_grad(set_to_none=True)
     return step, of_blocks

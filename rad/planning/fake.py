@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from rad.errors import UsageError
-from rad.memory.graph import holdings
+from rad.memory.graph import Holding, holdings
 from rad.memory.measure import saved_bytes
 from rad.nn.kinds import kind_of
-from rad.nn.layer_io import Recording
+from rad.nn.layer_io import Recording, watching
 from rad.nn.serving import calls_of, is_served
 from rad.planning.exact import blocks
 from rad.planning.probe import Sketches, Trial
@@ -30,21 +30,24 @@ from rad.sketches import Identity, Sketch
 OUTSIDE = "outside blocks"
 """Where bytes are kept that no block keeps."""
 
+SKETCH, RAD, TORCH = "sketch", "rad", "torch"
+
 
 @dataclass(frozen=True)
-class Kept:
+class KeptBytes:
     """Bytes that a block (its dotted name, or `OUTSIDE`) keeps in modules of a class.
 
-    `sketched`: what RAD's operators keep, sketches or masks.
+    `by`: `SKETCH` for sketches, their keys and packed masks, `RAD` for what its operators keep as it is, or
+    `TORCH`. What the loss keeps, and what a Python function puts on its context, is of no class.
     """
 
     block: str
     kind: str
-    sketched: bool
+    by: str
     nbytes: int
 
 
-class PaperTrial(Trial):
+class FakeTrial(Trial):
     """A `Trial` whose model and example are fake tensors: made and used in one `FakeTensorMode`.
 
     It knows shapes and saved bytes; what needs numbers (gradients, errors, times, peaks) it has
@@ -53,21 +56,25 @@ class PaperTrial(Trial):
 
     def _check_memory(self, model: nn.Module) -> None:
         if self.kind != "saved":
-            raise UsageError("on paper saved bytes are known, peaks are not: leave out kind=peak")
+            raise UsageError(
+                "without numbers saved bytes are known, peaks are not: leave out kind=peak"
+            )
 
     def _forward(self, sketch: Sketches, batch: int, seed: int = 0) -> Callable[[], Tensor]:
         own: Sketches = (
-            on_paper(sketch)
+            without_draws(sketch)
             if isinstance(sketch, Sketch)
-            else {name: on_paper(each) for name, each in sketch.items()}
+            else {name: without_draws(each) for name, each in sketch.items()}
         )
-        path = None if self.path is None else on_paper(self.path)
-        forward = self._with_path(path, lambda: super(PaperTrial, self)._forward(own, batch, seed))
+        path = None if self.path is None else without_draws(self.path)
+        forward = self.with_path(path, lambda: super(FakeTrial, self)._forward(own, batch, seed))
         for module in filter(is_served, self.model.modules()):
             calls = calls_of(module)
             for name in ("of_two_values", "of_probabilities"):
                 sketched: Sketch | None = getattr(calls, name)
-                object.__setattr__(calls, name, None if sketched is None else on_paper(sketched))
+                object.__setattr__(
+                    calls, name, None if sketched is None else without_draws(sketched)
+                )
         return forward
 
     def plain_bytes(self) -> int:
@@ -75,7 +82,7 @@ class PaperTrial(Trial):
         forward, _ = self._plain()
         return saved_bytes(forward)
 
-    def kept(self, sketch: Sketches | None) -> tuple[Kept, ...]:
+    def kept(self, sketch: Sketches | None) -> tuple[KeptBytes, ...]:
         """What the graph keeps with those sketches, or without RAD (None), by block and kind."""
         if sketch is None:
             forward, model = self._plain()
@@ -83,15 +90,15 @@ class PaperTrial(Trial):
             forward, model = self._forward(sketch, self.full_batch), self.model
         names = {module: name for name, module in model.named_modules()}
         around = blocks(model)
-        found: dict[tuple[str, str, bool], int] = defaultdict(int)
-        with innermost(model) as stack:
+        found: dict[tuple[str, str, str], int] = defaultdict(int)
+        with _innermost(model) as stack:
             held = holdings(forward, lambda: stack[-1] if stack else None)
         for each in held:
             name = names.get(each.place, "")
             inside = (b for b in around if name == b or name.startswith(f"{b}."))
-            kind = "loss" if each.place is None else kind_of(each.place).__name__
-            found[next(inside, OUTSIDE), kind, each.source.startswith("rad.")] += each.nbytes
-        return tuple(Kept(*where, size) for where, size in found.items())
+            kind = "loss, contexts" if each.place is None else kind_of(each.place).__name__
+            found[next(inside, OUTSIDE), kind, _keeper(each)] += each.nbytes
+        return tuple(KeptBytes(*where, size) for where, size in found.items())
 
     def _plain(self) -> tuple[Callable[[], Tensor], nn.Module]:
         model = self._copy()
@@ -99,25 +106,25 @@ class PaperTrial(Trial):
 
 
 @contextmanager
-def innermost(model: nn.Module) -> Iterator[list[nn.Module]]:
+def _innermost(model: nn.Module) -> Iterator[list[nn.Module]]:
     """The modules that run, innermost last, while it is entered."""
     stack: list[nn.Module] = []
-    handles = []
-    for module in model.modules():
-        handles.append(module.register_forward_pre_hook(lambda m, _: stack.append(m)))
-        handles.append(module.register_forward_hook(lambda *_: _drop(stack)))
-    try:
+
+    def leave(*_: object) -> None:
+        stack.pop()
+
+    with watching(model.modules(), lambda module, *_: stack.append(module), leave):
         yield stack
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _drop(stack: list[nn.Module]) -> None:
-    stack.pop()
+def _keeper(kept: Holding) -> str:
+    if not kept.source.startswith("rad."):
+        return TORCH
+    is_key = not kept.shape
+    return SKETCH if is_key or kept.dtype == torch.uint8 else RAD
 
 
-def on_paper(sketch: Sketch) -> Sketch:
+def without_draws(sketch: Sketch) -> Sketch:
     """The same sketch, whose `compress` allocates what it keeps and draws nothing.
 
     What keeps everything draws nothing as it is: an `Identity`, and a `Recording`, which is to see

@@ -1,4 +1,4 @@
-"""Plans on paper: what models without numbers save is what models with numbers do."""
+"""Dry runs: what models without numbers save is what models with numbers do."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,15 +8,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rad
+from rad.benchmarks.dry_run import DryRun, without_numbers
 from rad.benchmarks.large import large, small
-from rad.benchmarks.paper import PaperPlan, without_numbers
 from rad.benchmarks.zoo import Specimen
 from rad.errors import UsageError
 from rad.memory import saved_bytes
 from rad.models import gpt
 from rad.planning.exact import blocks
-from rad.planning.paper import PaperTrial, on_paper
+from rad.planning.fake import RAD, SKETCH, FakeTrial, without_draws
 from rad.planning.probe import Trial
+from rad.planning.repeated import Repeated
 from rad.planning.roofline import Accelerator, work_of
 from rad.sketches import DitheredRounding, Identity, Sketch, StochasticRounding
 
@@ -35,40 +36,44 @@ def _loss(output: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("path", [None, PATH], ids=["exact_path", "rounded_path"])
 @pytest.mark.parametrize("sketch", [Identity(), ROUNDED, rad.DifferentSample(0.1)], ids=str)
-def test_bytes_on_paper_are_those_measured(sketch: Sketch, path: Sketch | None) -> None:
+def test_bytes_without_numbers_are_those_measured(sketch: Sketch, path: Sketch | None) -> None:
     trial = Trial(*_gpt(2), _loss)
     trial.path = path
     measured = trial.total_bytes(sketch, 3)
     with FakeTensorMode():
-        paper = PaperTrial(*_gpt(2), _loss)
-        paper.path = path
-        assert paper.total_bytes(sketch, 3) == measured
+        fake = FakeTrial(*_gpt(2), _loss)
+        fake.path = path
+        assert fake.total_bytes(sketch, 3) == measured
 
 
-def test_layers_on_paper_sketch_tensors_of_the_same_shapes() -> None:
+def test_layers_without_numbers_sketch_tensors_of_the_same_shapes() -> None:
     shapes = Trial(*_gpt(2), _loss).shapes()
     assert all(shapes.values())
     with FakeTensorMode():
-        assert PaperTrial(*_gpt(2), _loss).shapes() == shapes
+        assert FakeTrial(*_gpt(2), _loss).shapes() == shapes
 
 
 def test_kept_adds_up_by_block_and_kind() -> None:
     with FakeTensorMode():
-        paper = PaperTrial(*_gpt(2), _loss)
+        fake = FakeTrial(*_gpt(2), _loss)
         for sketch in (None, ROUNDED):
-            total = paper.plain_bytes() if sketch is None else paper.total_bytes(sketch, 3)
-            kept = paper.kept(sketch)
-            parameters = 0 if sketch is None else paper.parameter_bytes
+            total = fake.plain_bytes() if sketch is None else fake.total_bytes(sketch, 3)
+            kept = fake.kept(sketch)
+            parameters = 0 if sketch is None else fake.parameter_bytes
             assert sum(each.nbytes for each in kept) + parameters == total
-            assert {each.block for each in kept} > set(blocks(paper.model))
-        assert all(each.sketched for each in kept if each.kind == "Linear")
+            assert {each.block for each in kept} > set(blocks(fake.model))
+        keepers = {(each.kind, each.by) for each in kept if each.kind == "Linear"}
+        assert keepers == {("Linear", SKETCH)}
+        whole = fake.kept(Identity())
+        kept = {each.by: each.nbytes for each in whole if each.kind == "Linear"}
+        assert kept[RAD] > 100 * kept[SKETCH]  # the keys alone
 
 
 @pytest.mark.parametrize("name", ["gpt2_xl", "llama_7b"])
 def test_more_blocks_are_extrapolated_exactly(name: str) -> None:
     pytest.importorskip("transformers")
     with without_numbers(torch.float32):
-        plan = PaperPlan(partial(small, name, 2), 5, DEVICE)
+        plan = DryRun(partial(small, name, 2), 5, DEVICE)
         plain, every = plan.plain(), plan.checkpointing()
         rounded = plan.given("rounded", ROUNDED, PATH)
     made = small(name, 2, 5)
@@ -87,7 +92,7 @@ def test_more_blocks_are_extrapolated_exactly(name: str) -> None:
 def test_the_ways_of_a_plan_fit_its_budget_and_no_block_is_recomputed_in_vain() -> None:
     statistics = Trial(*_gpt(3), _loss)
     with without_numbers(torch.float32):
-        plan = PaperPlan(_specimen, 6, DEVICE)
+        plan = DryRun(_specimen, 6, DEVICE)
         exact, every = plan.some_recomputed(10**12), plan.checkpointing()
         assert exact is not None
         parameters = plan.model.parameter_bytes
@@ -101,8 +106,36 @@ def test_the_ways_of_a_plan_fit_its_budget_and_no_block_is_recomputed_in_vain() 
         assert again.saved_bytes + step > limit - parameters
         assert 1 < again.time_ratio < every.time_ratio
         assert plan.automatic(10**12, statistics) == [exact]
-        with pytest.raises(UsageError, match="give at least"):
+        with pytest.raises(UsageError, match="give at least") as refused:
             plan.automatic(parameters, statistics)
+        least = int(str(refused.value).partition("at least ")[2].partition(",")[0])
+        assert plan.automatic(least, statistics)
+        with pytest.raises(UsageError, match="give at least"):
+            plan.automatic(least - 1, statistics)
+
+
+def test_names_of_the_deep_model_are_those_of_the_whole() -> None:
+    with without_numbers(torch.float32):
+        plan = DryRun(_specimen, 6, DEVICE)
+        named = {each: plan.model.in_whole(f"{plan.model.stem}.{each}.norm") for each in range(3)}
+        assert named == {0: "blocks.0.norm", 1: "blocks.1..4.norm", 2: "blocks.5.norm"}
+        assert plan.model.in_whole("head") == "head"
+
+
+def test_what_is_in_no_block_is_gathered_whole() -> None:
+    with without_numbers(torch.float32):
+        plan = DryRun(_specimen, 6, DEVICE)
+    model, _ = _gpt(1)
+    block = sum(p.numel() for p in model.get_submodule(f"{plan.model.stem}.0").parameters())
+    assert plan.gathered_bytes() == 4 * sum(p.numel() for p in model.parameters())
+    assert plan.gathered_bytes() > 4 * block
+
+
+def test_blocks_that_repeat_in_two_places_are_refused() -> None:
+    with FakeTensorMode():
+        trials = [FakeTrial(*_gpt(count), _loss) for count in (1, 3)]
+        with pytest.raises(UsageError, match="give models whose blocks repeat in one place"):
+            Repeated(*trials, 6)
 
 
 def _specimen(count: int) -> Specimen:
@@ -114,26 +147,26 @@ def test_a_model_of_billions_of_parameters_takes_no_memory() -> None:
     pytest.importorskip("transformers")
     with without_numbers(torch.bfloat16):
         made = large("llama_7b", 1, 128, 2)
-        paper = PaperTrial(made.model, made.inputs, made.loss_of_output)
+        fake = FakeTrial(made.model, made.inputs, made.loss_of_output)
         parameters = sum(p.numel() for p in made.model.parameters())
-        assert paper.parameter_bytes == 2 * parameters > 10**9
-        less = paper.total_bytes(ROUNDED, 1)
-        assert less < paper.total_bytes(Identity(), 1)
+        assert fake.parameter_bytes == 2 * parameters > 10**9
+        less = fake.total_bytes(ROUNDED, 1)
+        assert less < fake.total_bytes(Identity(), 1)
 
 
 def test_a_fake_model_is_converted_and_shares_its_tensors() -> None:
     with FakeTensorMode():
         model, tokens = _gpt(1)
-        converted = rad.convert(model, on_paper(ROUNDED))
+        converted = rad.convert(model, without_draws(ROUNDED))
         assert converted.head.weight is model.head.weight
         assert converted(tokens).shape == (3, 16, 50)
 
 
-def test_sketches_on_paper_are_equal_in_bytes() -> None:
+def test_sketches_without_draws_are_equal_in_bytes() -> None:
     x, key = torch.randn(5, 300), torch.zeros((), dtype=torch.int64)
-    (kept,) = on_paper(ROUNDED).compress(x, key)
+    (kept,) = without_draws(ROUNDED).compress(x, key)
     assert kept.numel() == ROUNDED.nbytes((5, 300), x.dtype)
-    assert on_paper(Identity()) == Identity()
+    assert without_draws(Identity()) == Identity()
 
 
 def test_a_roofline_counts_products_and_bytes_and_no_views() -> None:
@@ -144,9 +177,9 @@ def test_a_roofline_counts_products_and_bytes_and_no_views() -> None:
     assert work.seconds(Accelerator("", 0, 1e9, 1.0, "")) == pytest.approx(384)
 
 
-def test_what_paper_cannot_tell_is_refused() -> None:
+def test_what_takes_numbers_is_refused() -> None:
     with FakeTensorMode(), pytest.raises(UsageError, match="peaks are not"):
-        PaperTrial(*_gpt(1), _loss, "peak")
+        FakeTrial(*_gpt(1), _loss, "peak")
     with pytest.raises(UsageError, match="at least 32"):
         large("resnet152", 1, 8, 2)
     with pytest.raises(UsageError, match="choose one of gpt2_xl"):
