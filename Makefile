@@ -47,7 +47,7 @@ torture: $(INSTALLED) ## kills, bad disks, damage, nonsense and planted faults; 
 
 SLICE := 'cases={kill:13,disk:4,damage:22,nonsense:60,fault:0}' output=outputs/torture scratch=outputs/slice
 
-slice: $(INSTALLED) ## half a minute of `make torture`
+slice: $(INSTALLED) ## two minutes of `make torture`
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python scripts/torture.py $(SLICE)
 
 gpu: $(INSTALLED) ## tests, benchmarks and missing paper-scale results on a GPU, ten minutes a call

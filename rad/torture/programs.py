@@ -51,8 +51,8 @@ class Ended:
     @property
     def words(self) -> str:
         """What there is to say of a bad end."""
-        last = self.err.strip().splitlines()[-1:] or [""]
-        return f"status {self.status}: {last[0][:300]}"
+        last = self.err.strip().splitlines()[-4:]
+        return f"status {self.status}: {' | '.join(last)[-500:]}"
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,22 @@ class Running:
             status: int | None = self._process.exitcode
         return status
 
+    def minds_signals(self) -> bool:
+        """Wait until it does; False where it ends or hangs before."""
+        while not _minds_signals(self.pid):
+            if not self.running() or self.seconds > SECONDS:
+                return False
+            time.sleep(0.001)
+        return True
+
     def strike(self, number: signal.Signals, after: float) -> bool:
         """Send a signal so many seconds after it minds signals; False where it had ended before.
 
         Before that, in the first moments of an interpreter, any program ends as Python has it.
         One that never comes so far is left to `wait`, which kills it.
         """
-        while not _minds_signals(self.pid):
-            if not self.running() or self.seconds > SECONDS:
-                return False
-            time.sleep(0.001)
+        if not self.minds_signals():
+            return False
         minds = time.monotonic()
         while time.monotonic() - minds < after:
             if not self.running():

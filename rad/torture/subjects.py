@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,17 +127,27 @@ class Stage:
         return Program(script, words, folder, subject.fresh, size_limit)
 
     def unbroken(self, subject: Subject) -> tuple[Rows, float]:
-        """What the subject leaves where nothing happens, and the seconds that it takes."""
+        """What the subject leaves where nothing happens, and the seconds in which signals reach it.
+
+        Those of a second run: the first may have to wait until what programs are forked from has
+        loaded its modules.
+        """
         if subject.name not in self._unbroken:
-            with self.folder() as name:
-                running = self.program(subject, Path(name)).start()
-                ended = running.wait()
-                if ended.status != 0:
-                    raise UsageError(
-                        f"{subject.name} fails even unharmed ({ended.words}); mend it first"
-                    )
-                self._unbroken[subject.name] = rows(Path(name) / "results"), running.seconds
+            self._once(subject)
+            self._unbroken[subject.name] = self._once(subject)
         return self._unbroken[subject.name]
+
+    def _once(self, subject: Subject) -> tuple[Rows, float]:
+        with self.folder() as name:
+            running = self.program(subject, Path(name)).start()
+            running.minds_signals()
+            start = time.monotonic()
+            ended = running.wait()
+            if ended.status != 0:
+                raise UsageError(
+                    f"{subject.name} fails even unharmed ({ended.words}); mend it first"
+                )
+            return rows(Path(name) / "results"), time.monotonic() - start
 
     def difference(self, subject: Subject, folder: Path, ended: Ended) -> str | None:
         """How the end of a harmed run differs from the unbroken one's, in words."""
