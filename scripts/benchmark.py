@@ -27,7 +27,7 @@ from rad.benchmarks.programs import programs
 from rad.pde import ReactionDiffusion
 from rad.planning.timing import alternate, error_of_ratio
 from rad.plotting import benchmark_figure, save
-from rad.results import machine, provenance, write_table
+from rad.results import machine, provenance, read_summary, read_table, write_table
 from rad.schema.values import choose_device
 
 PDE = "pde"
@@ -36,20 +36,22 @@ PDE = "pde"
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Measure, print, and write a table, its provenance and a figure."""
     check(config, overrides)
-    device, origin = choose_device(config.device), provenance()
-    rows = [row for network in config.networks for row in _measured(network, config, device)]
-    table = pd.DataFrame(rows)
+    device = choose_device(config.device)
+    file = Path(config.output) / f"{device.type}.csv"
+    if config.measure:
+        known = {**machine(device), **provenance()}
+        rows = [row for network in config.networks for row in _measured(network, config, device)]
+        write_table(file, pd.DataFrame(rows), known)
+    table = read_table(file, "set measure=true to measure again")
     print(table.to_string(index=False))
-    file, known = Path(config.output) / f"{device.type}.csv", machine(device)
-    write_table(file, table, {**known, **origin})
-    figure = benchmark_figure(table, conditions(known, config.keep_fraction))
-    print(f"wrote {file} and {save(figure, config.figure)[0]}")
+    figure = benchmark_figure(table, conditions(read_summary(file), config.keep_fraction))
+    print(f"{file} is drawn in {save(figure, config.figure)[0]}")
 
 
 def conditions(known: Mapping[str, Any], keep_fraction: float) -> str:
-    """In words for the figure: device, threads, and what sampling and projection keep."""
+    """In words for the figure: inputs, device, threads, what sampling and projection keep."""
     threads = "1 thread" if known["threads"] == 1 else f"{known['threads']} threads"
-    return f"{known['device']}, {threads}, keep fraction {keep_fraction:g}"
+    return f"random inputs; {known['device']}, {threads}\nkeep fraction {keep_fraction:g}"
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:

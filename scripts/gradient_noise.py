@@ -8,6 +8,7 @@ configs/train/gradient_noise.yaml.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rad.results import (
     machine,
     make_folder,
     provenance,
+    read_summary,
     read_table,
     write_partial,
     write_whole,
@@ -46,14 +48,22 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     elif not file.exists():
         raise UsageError(f"{file} is missing; set noise.measure=true to measure first")
     table = read_table(file, "set noise.measure=true to measure again")
-    subject = f"{config.model.name} on {config.dataset.name},"
-    png, _ = save(ratio_figure(table, subject), config.noise.figure)
+    words = conditions(read_summary(file))
+    png, _ = save(ratio_figure(table, words), config.noise.figure)
     layers = png.with_name(f"{png.stem}_layers{png.suffix}")
-    save(noise_figure(table), layers)
+    save(noise_figure(table, words), layers)
     logger = follow(config.logger, _info(config))
     logger.figure("gradient noise", png)
     logger.finish()
     print(f"{file} is drawn in {png} and {layers}")
+
+
+def conditions(summary: Mapping[str, Any]) -> str:
+    """In words for the figures: net, data, batch, and of how much each point is the mean."""
+    return (
+        f"{summary['model']} on {summary['dataset']}, batch {summary['batch_size']}\n"
+        f"{summary['minibatches']} minibatches, {summary['draws']} draws of each"
+    )
 
 
 def _info(config: DictConfig) -> RunInfo:

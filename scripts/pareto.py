@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import _cli  # first: see there
 import pandas as pd
@@ -19,14 +20,21 @@ import torch
 from omegaconf import DictConfig
 
 from rad.benchmarks.comparison import Compared, memory_of, speed_of
-from rad.benchmarks.pareto import Known, joined, known_losses, known_noise, known_pde_noise
+from rad.benchmarks.pareto import (
+    Known,
+    joined,
+    known_losses,
+    known_noise,
+    known_pde_noise,
+    seeds_of,
+)
 from rad.benchmarks.pde_programs import adjoints_by_variant, pde_programs
 from rad.benchmarks.programs import PROGRAMS, programs
 from rad.errors import UsageError
 from rad.pde import ReactionDiffusion
 from rad.planning.timing import alternate
 from rad.plotting import pareto_figure, save
-from rad.results import machine, make_folder, provenance, read_table, write_table
+from rad.results import machine, make_folder, provenance, read_summary, read_table, write_table
 from rad.schema.values import choose_device
 
 PDE = "pde"
@@ -52,16 +60,34 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if not config.measure:
         tables.append(measured[~measured["network"].isin(networks)])
     table = pd.concat(tables)
-    figure = pareto_figure(table)
     write_table(file, table, summary)
+    figure = pareto_figure(table, conditions(table, read_summary(file), config))
     print(table.to_string(index=False, float_format="{:.3g}".format))
     print(f"wrote {file} and {save(figure, config.figure)[0]}")
 
 
+def conditions(table: pd.DataFrame, noted: Mapping[str, Any], config: DictConfig) -> str:
+    """In words for the figure: batch, device, how often programs ran, seeds behind the losses."""
+    threads = f"{noted['threads']} thread" + ("s" if noted["threads"] > 1 else "")
+    rounds = f"{table['rounds'].min()} to {table['rounds'].max()}"
+    root = config.results_root
+    counts = [seeds_of(root, _settings(network, config)) for network in config.networks]
+    seeds = sorted(set().union(*counts))
+    several = f"{seeds[0]} to {seeds[-1]} seeds" if seeds else "no runs"
+    return (
+        f"batch {config.batch_size}; losses: means of {several}; lines join what no other beats\n"
+        f"equal time: by medians of {rounds} passes on {noted['device']}, {threads}"
+    )
+
+
+def _settings(network: str, config: DictConfig) -> Known:
+    settings = config.networks[network]
+    return Known(**{f.name: settings[f.name] for f in fields(Known) if f.name in settings})
+
+
 def _known(network: str, config: DictConfig) -> tuple[dict[str, pd.Series], dict[str, float]]:
     """The losses and the gradient noise that there are, by variant."""
-    settings, root = config.networks[network], config.results_root
-    known = Known(**{f.name: settings[f.name] for f in fields(Known) if f.name in settings})
+    known, root = _settings(network, config), config.results_root
     noise = known_pde_noise if network == PDE else known_noise
     return known_losses(root, known), noise(root, known)
 

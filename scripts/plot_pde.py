@@ -23,7 +23,7 @@ from rad.pde.cpu.trajectory import trajectory
 from rad.pde.training import initial_theta
 from rad.plotting import save
 from rad.plotting.pde import filmstrip, loss_figure, samples_figure, variance_figure
-from rad.results import RunFolder, metrics, read_table, summaries
+from rad.results import RunFolder, metrics, read_summary, read_table, summaries
 from rad.sketches import DifferentSample, make_key
 
 
@@ -38,17 +38,33 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     theta = torch.tensor(
         [shown[f"final.theta_{i}"] for i in range(len(problem.series))], dtype=torch.float64
     )
+    words = conditions(problem)
     figures = {
         "a": _samples(problem, theta, config),
-        "b": loss_figure(rows, runs),
-        "_filmstrip": _film(problem, theta, int(shown["seed"]), list(config.film_times)),
+        "b": loss_figure(rows, runs, words),
+        "_filmstrip": _film(problem, theta, shown, list(config.film_times)),
     }
     if config.variance is not None:
         remedy = "run scripts/pde_variance.py, or set variance=null"
-        figures["_variance"] = variance_figure(read_table(Path(config.variance), remedy))
+        file = Path(config.variance)
+        figures["_variance"] = variance_figure(read_table(file, remedy), words + _counts(file))
     written = [save(figure, f"{config.output}{name}.png")[0] for name, figure in figures.items()]
     print(_final_losses(runs))
     print(f"wrote {', '.join(map(str, written))}")
+
+
+def conditions(problem: ReactionDiffusion) -> str:
+    """The problem in words."""
+    size = f"{problem.points} x {problem.points} points"
+    return f"control of reaction-diffusion, {size}, {problem.steps:,} steps"
+
+
+def _counts(file: Path) -> str:
+    """How many draws and passes the variances and times are of, where the summary says it."""
+    noted = read_summary(file)
+    if "draws" not in noted:
+        return ""
+    return f"\nmeans of {noted['draws']} draws, medians of {noted['rounds']} passes"
 
 
 def _select(frame: pd.DataFrame, overrides: str | None) -> pd.DataFrame:
@@ -85,16 +101,21 @@ def _samples(problem: ReactionDiffusion, theta: torch.Tensor, config: DictConfig
             xy / (problem.points - 1)
         ).numpy()
     state = trajectory(problem, theta, [step])[0]
-    return samples_figure(state.numpy(), places, step * problem.dt)
+    return samples_figure(state.numpy(), places, step * problem.dt, conditions(problem))
 
 
-def _film(problem: ReactionDiffusion, theta: torch.Tensor, seed: int, times: list[float]) -> Figure:
+def _film(
+    problem: ReactionDiffusion, theta: torch.Tensor, shown: pd.Series, times: list[float]
+) -> Figure:
     steps = _steps(problem, times)
-    before = trajectory(problem, initial_theta(problem.series, seed), steps)
+    before = trajectory(problem, initial_theta(problem.series, int(shown["seed"])), steps)
     after = trajectory(problem, theta, steps)
     inside = torch.stack([problem.target(step) for step in steps])
     target = torch.nn.functional.pad(inside, (1, 1, 1, 1))
-    return filmstrip(times, target.numpy(), before.numpy(), after.numpy())
+    budget = "exact" if str(shown["budget"]) == "full" else f"fraction {shown['budget']}"
+    run = f"{budget}, seed {shown['seed']}, {shown['iterations']:,} iterations"
+    words = f"{conditions(problem)}\n{run}"
+    return filmstrip(times, target.numpy(), before.numpy(), after.numpy(), words)
 
 
 def _steps(problem: ReactionDiffusion, times: list[float]) -> list[int]:

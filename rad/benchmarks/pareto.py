@@ -110,6 +110,19 @@ def known_losses(root: str | Path, known: Known) -> dict[str, pd.Series]:
     return curves
 
 
+def seeds_of(root: str | Path, known: Known) -> set[int]:
+    """How many seeds the finished runs of each variant have, of which `known_losses` are means."""
+    counts: set[int] = set()
+    for experiment in known.experiments:
+        try:
+            runs = summaries(root, experiment)
+        except NoRuns:
+            continue
+        runs = known.at_budget(runs[runs["scale"] == known.scale])
+        counts |= set(runs.groupby("variant")["seed"].nunique())
+    return counts
+
+
 def known_noise(root: str | Path, known: Known) -> dict[str, float]:
     """Variance of the gradient over that of the full batch, by variant."""
     file = Path(root) / "gradient_noise" / f"{known.noise}.csv"

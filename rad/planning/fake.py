@@ -37,8 +37,9 @@ SKETCH, RAD, TORCH = "sketch", "rad", "torch"
 class KeptBytes:
     """Bytes that a block (its dotted name, or `OUTSIDE`) keeps in modules of a class.
 
-    `by`: `SKETCH` for sketches, their keys and packed masks, `RAD` for what its operators keep as it is, or
-    `TORCH`. What the loss keeps, and what a Python function puts on its context, is of no class.
+    `by`: `SKETCH` for sketches, their keys and packed masks, `RAD` for what its operators keep as
+    it is, or `TORCH`. What the loss keeps, and what a Python function puts on its context, is of no
+    class.
     """
 
     block: str

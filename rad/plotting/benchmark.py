@@ -23,8 +23,9 @@ PROGRAMS = {
 def benchmark_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
     """Time against saved bytes, a panel for each network; its first program at the dashed line.
 
-    `table` has the columns `network, program, saved_bytes, time_ratio`. A program looks like the
-    first word of its name. `conditions`, under which all was measured, head the legend.
+    `table` has the columns `network, program, batch_size, saved_bytes, time_ratio, rounds`. A
+    program looks like the first word of its name. `conditions`, under which all was measured, head
+    the legend.
     """
     networks = list(dict.fromkeys(table["network"]))
     with mpl.rc_context(RC):
@@ -44,7 +45,10 @@ def benchmark_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
             axes.set_xscale("log")
             log_ticks(axes.xaxis)
             first = rows["program"].iloc[0].replace("_", " ")
-            axes.set(ylabel=f"{network}\ntime / {first}'s", ylim=(0, None))
+            axes.set(ylabel=f"time / {first}'s", ylim=(0, None))
+            batch, rounds = rows["batch_size"].iloc[0], rows["rounds"].iloc[0]
+            words = f"{network.replace('_', ' ')}, batch {batch:g}, medians of {rounds:g}"
+            axes.set_title(words, fontsize=7)
         panels[-1].set_xlabel("saved MB of one forward pass")
         common_legend(figure, conditions)
     return figure

@@ -32,13 +32,14 @@ KINDS = {
 }
 
 
-def noise_figure(table: pd.DataFrame) -> Figure:
+def noise_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
     """A row for each weight, a column for each iteration; both axes are logarithmic.
 
     `table` has the columns of `rad.gradient_noise.measure` and `iteration`. Filled markers and
     solid lines are the mean squared deviation from the full gradient, hollow ones and dotted
     lines the sketch noise in it, both over the full gradient's squared norm. Bars are two
-    standard errors; the horizontal line is the noise of the baseline's batch.
+    standard errors; the horizontal line is the noise of the baseline's batch. `conditions`, under
+    which all was measured, head the legend.
     """
     weights, iterations = list(dict.fromkeys(table["weight"])), sorted(set(table["iteration"]))
     present = [variant for variant in STYLES if variant in set(table["variant"])]
@@ -64,15 +65,16 @@ def noise_figure(table: pd.DataFrame) -> Figure:
             loc="outside lower center",
             ncols=min(len(present), 4 if len(iterations) > 1 else 2),
             frameon=False,
+            title=f"{conditions}\nbars: 2 s.e.; to the lower edge where they include zero".strip(),
         )
     return figure
 
 
-def ratio_figure(table: pd.DataFrame, subject: str = "") -> Figure:
+def ratio_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
     """The noise over that of the smaller batch of equal bytes, in one panel, one column wide.
 
     `table` is as in `noise_figure`; drawn are all weights together at the first point after the
-    start; `subject` names net and data. Below 1 a variant is better than a smaller batch. Bars are
+    start; `conditions` head the legend. Below 1 a variant is better than a smaller batch. Bars are
     two standard errors of both, lines closed forms.
     """
     trained = [int(each) for each in sorted(set(table["iteration"])) if each > 0]
@@ -80,12 +82,12 @@ def ratio_figure(table: pd.DataFrame, subject: str = "") -> Figure:
     whole = list(dict.fromkeys(table["weight"]))[-1]
     rows = table[(table["iteration"] == shown) & (table["weight"] == whole)]
     smaller = rows[rows["variant"] == "reduced_batch"].set_index("budget")
-    point = f"{subject} iteration {shown:,}, {whole}".strip()
+    point = f"{conditions}\niteration {shown:,}, {whole}".strip()
     others = rows[~rows["variant"].isin(["reduced_batch", "baseline"])]
     others = others[others["budget"].isin(smaller.index)].sort_values(["budget"])
     others = others.drop_duplicates(["variant", "saved_bytes"])  # the same bits for two budgets
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(COLUMN_WIDTH, 3.1), layout="constrained")
+        figure = Figure(figsize=(COLUMN_WIDTH, 3.7), layout="constrained")
         axes = figure.subplots()
         for variant in ordered(others["variant"]):
             _ratio(axes, others[others["variant"] == variant].sort_values("saved_bytes"), smaller)
@@ -104,7 +106,7 @@ def ratio_figure(table: pd.DataFrame, subject: str = "") -> Figure:
             loc="outside lower center",
             ncols=2,
             frameon=False,
-            title=f"{point}\nmarkers measured, lines closed form",
+            title=f"{point}\nmarkers measured (bars: 2 s.e.), lines closed form",
         )
     return figure
 

@@ -29,11 +29,12 @@ WITHOUT_BATCH = {"pde": "gradient variance /\nsquared gradient"}
 """What `variance_ratio` is where the exact gradient has no variance."""
 
 
-def pareto_figure(table: pd.DataFrame) -> Figure:
+def pareto_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
     """Losses and variance against saved bytes: a line of panels for each network.
 
     `table` has the columns `network, method, saved_bytes` and those of `COLUMNS`; a line joins the
     methods that no other beats in both. Values of 0 and panels without values are left out.
+    `conditions`, of all networks, head the legend.
     """
     networks = list(dict.fromkeys(table["network"]))
     with mpl.rc_context(RC):
@@ -51,7 +52,7 @@ def pareto_figure(table: pd.DataFrame) -> Figure:
                 own = column == "variance_ratio" and network in WITHOUT_BATCH
                 axes.set_ylabel(WITHOUT_BATCH[network] if own else label)
                 axes.set_title(NETWORKS.get(network, network), fontsize=8)
-        common_legend(figure, columns=4)
+        common_legend(figure, conditions, columns=4)
     return figure
 
 

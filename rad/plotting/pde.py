@@ -20,11 +20,12 @@ FIELD = {"origin": "lower", "extent": (0, 1, 0, 1), "interpolation": "nearest"}
 CAPTION = "mean of {} seeds; band: lowest to highest"
 
 
-def loss_figure(metrics: pd.DataFrame, summaries: pd.DataFrame) -> Figure:
+def loss_figure(metrics: pd.DataFrame, summaries: pd.DataFrame, conditions: str = "") -> Figure:
     """Figure 6b: loss against iterations for each fraction, and its ratio to the exact run's.
 
     Ratios are taken seed by seed.
-    Both frames are as `rad.results` reads them; `baseline` must be among the runs.
+    Both frames are as `rad.results` reads them; `baseline` must be among the runs. In all figures
+    here `conditions`, such as the problem's size, stand in the title.
     """
     curves = _by_budget(metrics)
     exact = curves["full"].set_index(["seed", "iteration"])["train_loss"]
@@ -49,7 +50,9 @@ def loss_figure(metrics: pd.DataFrame, summaries: pd.DataFrame) -> Figure:
         for axes in (above, below):
             axes.grid(color="0.9", linewidth=0.5)
         seeds_there = metrics["seed"].nunique()
-        title = f"fraction of states, saved bytes\n({CAPTION.format(seeds_there)})"
+        title = (
+            f"{conditions}\n{CAPTION.format(seeds_there)}\nfraction of states, saved bytes".strip()
+        )
         handles, labels = above.get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="outside lower center", ncols=2, frameon=False, title=title
@@ -57,13 +60,16 @@ def loss_figure(metrics: pd.DataFrame, summaries: pd.DataFrame) -> Figure:
     return figure
 
 
-def samples_figure(state: np.ndarray, points: Mapping[str, np.ndarray], time: float) -> Figure:
+def samples_figure(
+    state: np.ndarray, points: Mapping[str, np.ndarray], time: float, conditions: str = ""
+) -> Figure:
     """Figure 6a: a state (points, points), and what each fraction keeps of it.
 
     `points` has, for the name of a fraction, the coordinates of the samples: (k, 2), x and y.
     """
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(COLUMN_WIDTH, 1.3), layout="constrained")
+        figure = Figure(figsize=(COLUMN_WIDTH, 1.5), layout="constrained")
+        _head(figure, conditions)
         panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
         for axes, (name, places) in zip(panels, points.items(), strict=True):
             image = axes.imshow(state.T, cmap="viridis", vmin=0, **FIELD)
@@ -82,7 +88,11 @@ def samples_figure(state: np.ndarray, points: Mapping[str, np.ndarray], time: fl
 
 
 def filmstrip(
-    times: Sequence[float], target: np.ndarray, before: np.ndarray, after: np.ndarray
+    times: Sequence[float],
+    target: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    conditions: str = "",
 ) -> Figure:
     """Target, state and error at some times, before and after control: each (times, n, n)."""
     states = {"target": target, "before": before, "after": after}
@@ -91,7 +101,8 @@ def filmstrip(
     most = max(np.abs(values).max() for values in errors.values())
     with mpl.rc_context(RC):
         close = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0.02, hspace=0.02)
-        figure = Figure(figsize=(COLUMN_WIDTH, 2.95), layout=close)
+        figure = Figure(figsize=(COLUMN_WIDTH, 3.2), layout=close)
+        _head(figure, conditions)
         panels = figure.subplots(5, len(times), squeeze=False)
         _film_rows(panels[:3], states, r"$\phi$", {"cmap": "viridis", "vmin": 0, "vmax": top})
         _film_rows(panels[3:], errors, "error", {"cmap": "RdBu_r", "vmin": -most, "vmax": most})
@@ -122,7 +133,7 @@ POINTS = (
 """Points of training, their lines, and the colours with and without replacement."""
 
 
-def variance_figure(table: pd.DataFrame) -> Figure:
+def variance_figure(table: pd.DataFrame, conditions: str = "") -> Figure:
     """Gradient error and time against saved bytes; checkpointing has no error but takes time.
 
     `table` has the columns `variant, replacement, saved_bytes, time_ratio, noise_start,
@@ -131,7 +142,8 @@ def variance_figure(table: pd.DataFrame) -> Figure:
     sampled = table[table["variant"] == "different_sample"]
     marker = STYLES["different_sample"][1]
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(COLUMN_WIDTH, 4.4), layout="constrained")
+        figure = Figure(figsize=(COLUMN_WIDTH, 4.6), layout="constrained")
+        _head(figure, conditions)
         above, below = figure.subplots(2, 1, sharex=True)
         for point, line, colours in POINTS:
             for replacement, colour, size in zip((True, False), colours, (3.0, 6.0), strict=True):
@@ -189,6 +201,11 @@ def _look(number: int, count: int) -> dict[str, Any]:
         return {"color": STYLES["baseline"][0], "marker": STYLES["baseline"][1]}
     shade = mpl.colormaps["viridis"](0.12 + 0.75 * (number - 1) / max(1, count - 2))
     return {"color": mpl.colors.to_hex(shade), "marker": MARKERS[(number - 1) % len(MARKERS)]}
+
+
+def _head(figure: Figure, conditions: str) -> None:
+    if conditions:
+        figure.suptitle(conditions, fontsize=7)
 
 
 def _frame(axes: Axes) -> None:

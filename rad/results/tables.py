@@ -124,6 +124,12 @@ def read_table(file: Path, remedy: str = "make it again") -> pd.DataFrame:
     return table
 
 
+def read_summary(file: Path) -> dict[str, Any]:
+    """The summary that `write_table` has written beside a table; empty where there is none."""
+    beside = file.with_suffix(".json")
+    return _read_json(beside) if beside.exists() else {}
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes())

@@ -86,6 +86,7 @@ BENCHMARK: Rules = {
     "high_water": FLAG,
     "rounds": Some(dict.fromkeys((*NETWORKS, "pde"), ROUNDS)),
     "device": DEVICE,
+    "measure": FLAG,
     **_EITHER,
 }
 
