@@ -6,6 +6,7 @@ launchers of several processes are started as users do.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -51,8 +52,9 @@ class Ended:
     @property
     def words(self) -> str:
         """What there is to say of a bad end."""
-        last = self.err.strip().splitlines()[-4:]
-        return f"status {self.status}: {' | '.join(last)[-500:]}"
+        _, fatal, where = self.err.partition("Fatal Python error")
+        told = (fatal + where).splitlines()[:12] if fatal else self.err.strip().splitlines()[-4:]
+        return f"status {self.status}: {' | '.join(told)[-800:]}"
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ def _run(program: Program, out: Path, err: Path) -> None:
     """In the forked process: the script as the main program."""
     os.setsid()
     _as_by_a_user()
+    faulthandler.enable(2)
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(program.folder)

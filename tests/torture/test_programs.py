@@ -19,3 +19,13 @@ def test_a_program_that_never_minds_signals_is_killed_in_the_end(
     running = Program(script, (), tmp_path, fresh).start()
     assert not running.strike(signal.SIGTERM, after=0.0)
     assert running.wait().status == -signal.SIGKILL
+
+
+def test_a_crash_tells_where(tmp_path: Path) -> None:
+    script = tmp_path / "crashes.py"
+    script.write_text(
+        "import os, signal\n\ndef fall():\n    os.kill(os.getpid(), signal.SIGSEGV)\n\nfall()\n"
+    )
+    ended = Program(script, (), tmp_path).run()
+    assert ended.status == -signal.SIGSEGV
+    assert "in fall" in ended.words
