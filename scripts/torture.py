@@ -57,7 +57,6 @@ def _attack(config: DictConfig, scratch: Path) -> None:
     every: list[Attack] = [Kills(stage), Disks(stage), Damage(stage), faults, nonsense()]
     wanted = [case for attack in every for case in _cases(attack, config.cases[attack.name])]
     random.Random(config.seed).shuffle(wanted)  # what a limit of time cuts off is of all kinds
-    wanted.sort(key=lambda case: case.attack == Faults.name)  # which begin with all their tests
     session = Session(record, wanted, config.seed, config.time_limit)
     left = len([case for case in wanted if case not in record.done])
     with closing(faults), tqdm(total=left, unit="case", disable=None) as bar:

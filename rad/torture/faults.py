@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import shutil
 import threading
 from collections.abc import Sequence
@@ -10,14 +11,14 @@ from pathlib import Path
 
 from rad.errors import UsageError
 from rad.torture.outcomes import LOST, SURVIVED, Outcome
-from rad.torture.planted_faults import CAUGHT, Copy, Fault, copy, problem
+from rad.torture.planted_faults import CAUGHT, PASSED, Copy, Fault, copy, problem
 
 
 class Faults:
     """Each kind is one fault; the project survives it where the fault's tests fail.
 
-    These tests pass without the fault, which is looked at first. Each thread that plants faults
-    has a copy of its own.
+    These tests pass without the fault, which is looked at first, once for the faults that share
+    them. Each thread that plants faults has a copy of its own.
     """
 
     name = "fault"
@@ -26,7 +27,7 @@ class Faults:
         self.root, self.scratch = root, scratch / "copies"
         self._faults = {fault.name: fault for fault in faults}
         self._own, self._lock = threading.local(), threading.Lock()
-        self._passing: set[str] | None = None
+        self._passing: dict[str, bool] = {}
         self.kinds = tuple(self._faults)
 
     def attempt(self, kind: str, draw: random.Random) -> Outcome:
@@ -36,14 +37,20 @@ class Faults:
         if wrong is not None:
             raise UsageError(f"the fault {kind!r} has lost its place ({wrong}); give it another")
         mine = self._copy()
-        with self._lock:
-            if self._passing is None:
-                self._passing = mine.passing(each.tests for each in self._faults.values())
-        if fault.tests not in self._passing:
+        if not self._passes(mine, fault.tests):
             return Outcome(LOST, f"its tests fail without it: {fault.tests}")
         if mine.verdict(fault) == CAUGHT:
             return Outcome(SURVIVED, fault.tests)
         return Outcome(LOST, f"not noticed by {fault.tests}")
+
+    def _passes(self, copy: Copy, tests: str) -> bool:
+        with self._lock:
+            known = self._passing.get(tests)
+        if known is None:
+            known = copy.run(shlex.split(tests), {}) == PASSED
+            with self._lock:
+                self._passing[tests] = known
+        return known
 
     def close(self) -> None:
         """Remove the copies."""

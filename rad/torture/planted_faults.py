@@ -6,7 +6,6 @@ no longer has its place in the file is an error: the list would else shrink unse
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +29,6 @@ CAUGHT, PASSED = 1, 0
 """Exit statuses of pytest: a test has failed, all have passed."""
 
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider")
-
-EACH = """
-import json, sys, pytest
-statuses = [int(pytest.main(words)) for words in json.loads(sys.argv[1])]
-open(sys.argv[2], "w").write(json.dumps(statuses))
-"""
-"""Runs pytest with each list of arguments, and writes its exit statuses to a file."""
 
 
 @dataclass(frozen=True)
@@ -120,25 +112,13 @@ class Copy:
         finally:
             file.write_bytes(before)
 
-    def passing(self, tests: Iterable[str]) -> set[str]:
-        """Those of the tests that pass, run one after the other in one process."""
-        wanted = list(dict.fromkeys(tests))
-        with tempfile.TemporaryDirectory() as scratch:
-            written = Path(scratch) / "statuses.json"
-            words = [[*OPTIONS, f"--basetemp={scratch}/tests", *shlex.split(w)] for w in wanted]
-            self._python(["-c", EACH, json.dumps(words), str(written)], {}, seconds=None)
-            statuses = json.loads(written.read_text()) if written.exists() else []
-        return {each for each, status in zip(wanted, statuses, strict=False) if status == PASSED}
-
     def run(self, tests: Sequence[str], environment: Mapping[str, str]) -> int | None:
         """Pytest's exit status of those tests, stopped at the first failure."""
         with tempfile.TemporaryDirectory() as scratch:
             words = ["-m", "pytest", *OPTIONS, f"--basetemp={scratch}/tests", *tests]
-            return self._python(words, environment, SECONDS)
+            return self._python(words, environment)
 
-    def _python(
-        self, words: Sequence[str], environment: Mapping[str, str], seconds: float | None
-    ) -> int | None:
+    def _python(self, words: Sequence[str], environment: Mapping[str, str]) -> int | None:
         own = {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
         try:
             done = subprocess.run(
@@ -146,7 +126,7 @@ class Copy:
                 cwd=self.folder,
                 env={**os.environ, **own, **environment},
                 capture_output=True,
-                timeout=seconds,
+                timeout=SECONDS,
             )
         except subprocess.TimeoutExpired:
             return None
