@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,7 @@ def known_losses(root: str | Path, known: Known) -> dict[str, pd.Series]:
         UsageError: a variant has runs with several sets of overrides, or a run is damaged.
     """
     curves = {}
-    for experiment in known.experiments:
-        try:
-            runs = summaries(root, experiment)
-        except NoRuns:
-            continue
-        runs = known.at_budget(runs[runs["scale"] == known.scale])
+    for experiment, runs in _finished(root, known):
         rows = metrics(root, experiment)
         for variant, of_variant in runs.groupby("variant"):
             chosen = known.with_options(of_variant, str(variant))
@@ -113,14 +108,19 @@ def known_losses(root: str | Path, known: Known) -> dict[str, pd.Series]:
 def seeds_of(root: str | Path, known: Known) -> set[int]:
     """How many seeds the finished runs of each variant have, of which `known_losses` are means."""
     counts: set[int] = set()
+    for _, runs in _finished(root, known):
+        counts |= set(runs.groupby("variant")["seed"].nunique())
+    return counts
+
+
+def _finished(root: str | Path, known: Known) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each experiment that has finished runs, and those that are compared."""
     for experiment in known.experiments:
         try:
             runs = summaries(root, experiment)
         except NoRuns:
             continue
-        runs = known.at_budget(runs[runs["scale"] == known.scale])
-        counts |= set(runs.groupby("variant")["seed"].nunique())
-    return counts
+        yield experiment, known.at_budget(runs[runs["scale"] == known.scale])
 
 
 def known_noise(root: str | Path, known: Known) -> dict[str, float]:

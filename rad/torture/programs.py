@@ -53,8 +53,8 @@ class Ended:
     def words(self) -> str:
         """What there is to say of a bad end."""
         _, fatal, where = self.err.partition("Fatal Python error")
-        told = (fatal + where).splitlines()[:12] if fatal else self.err.strip().splitlines()[-4:]
-        return f"status {self.status}: {' | '.join(told)[-800:]}"
+        lines = (fatal + where).splitlines()[:12] if fatal else self.err.strip().splitlines()[-4:]
+        return f"status {self.status}: {' | '.join(lines)[-800:]}"
 
 
 @dataclass(frozen=True)
