@@ -22,6 +22,14 @@ def test_each_fraction_has_its_mean_and_the_ratio_to_the_exact_run() -> None:
     assert len(looks) == 3
 
 
+def test_all_figures_name_the_problem() -> None:
+    state, said = np.zeros((3, 3)), "9 x 9 points"
+    film = filmstrip([0.0], state[None], state[None], state[None], said)
+    samples = samples_figure(state, {"0.1": np.zeros((1, 2))}, 0.5, said)
+    for figure in (film, samples):
+        assert figure.get_suptitle() == said
+
+
 def test_states_lie_as_on_the_grid() -> None:
     state = np.arange(9.0).reshape(3, 3)
     figure = samples_figure(state, {"0.1": np.array([[0.5, 0.5]])}, 2.0)

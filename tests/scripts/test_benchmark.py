@@ -40,6 +40,23 @@ def test_the_table_has_the_committed_columns_and_programs(call: Call, tmp_path: 
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_table_is_drawn_again_as_it_is(call: Call, tmp_path: Path) -> None:
+    options = ("networks=[convnet]", "programs=[torch,lean_exact]", "rounds.convnet=1")
+    options += ("device=cpu", "high_water=false", "batch_size=20")
+    missing = call("benchmark", *options, "measure=false")
+    assert (missing.status, missing.err.count("set measure=true")) == (2, 1)
+    assert call("benchmark", *options).status == 0
+    files = [tmp_path / "results/benchmarks" / name for name in ("cpu.csv", "cpu.json")]
+    before = [file.read_bytes() for file in files]
+    picture = tmp_path / "plots/benchmarks.png"
+    drawn = picture.read_bytes()
+    picture.unlink()
+    assert call("benchmark", *options, "measure=false").status == 0
+    assert [file.read_bytes() for file in files] == before
+    assert picture.read_bytes() == drawn
+
+
+@pytest.mark.usefixtures("tiny")
 def test_programs_and_precision_can_be_chosen(call: Call, tmp_path: Path) -> None:
     chosen = "programs=[lean_exact,different_sample,accumulation]"
     bytes_of = {}

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from calling import Call
 
+from rad.benchmarks import pareto
+from rad.benchmarks.pareto import Known
 from rad.results import write_table
 
 ONE = (
@@ -53,6 +55,18 @@ def test_memory_and_times_are_measured_and_results_looked_up(call: Call, tmp_pat
     sampled = {"different_sample", "different_sample_in_slices"}
     assert set(again.index[again["loss"].notna()]) == exact | sampled
     assert (tmp_path / "plots/pareto.png").exists()
+
+
+def test_seeds_are_counted_of_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {("baseline", "full"): 3, ("project", "0.1"): 2, ("project", "0.3"): 5}
+    runs = pd.DataFrame(
+        {"variant": variant, "budget": budget, "seed": seed, "scale": "cpu"}
+        for (variant, budget), seeds in counts.items()
+        for seed in range(seeds)
+    )
+    monkeypatch.setattr(pareto, "summaries", lambda root, experiment: runs)
+    assert pareto.seeds_of("", Known(0.1, ["known"], "cpu", "loss", None, None)) == {2, 3}
+    assert pareto.seeds_of("", Known(0.1, ["known"], "paper", "loss", None, None)) == set()
 
 
 PDE = (
