@@ -6,9 +6,14 @@ At the end stands what the statistical tests of this run are worth.
 import contextlib
 import logging
 import math
+import os
 from typing import Any
 
 import pytest
+
+# Inductor believes the processor's flags, and does not try each instruction set in a process of its
+# own, half a minute before the first program is compiled.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 with contextlib.suppress(ImportError):
     from hypothesis import settings
