@@ -1,5 +1,7 @@
 """Time and memory of a forward and backward pass: `python scripts/benchmark.py`.
 
+With `measure=false` it draws the table that is there.
+
 For each network, ratios of medians against the first program (plain torch, or the exact adjoint of
 the PDE), programs taking turns, and their relative standard errors; saved and peak bytes; on the
 CPU the high-water mark of a process that runs the program alone; examples a second. On a GPU every
@@ -27,31 +29,32 @@ from rad.benchmarks.programs import programs
 from rad.pde import ReactionDiffusion
 from rad.planning.timing import alternate, error_of_ratio
 from rad.plotting import benchmark_figure, save
-from rad.results import machine, provenance, read_summary, read_table, write_table
+from rad.results import machine, on_device, provenance, read_summary, read_table, write_table
 from rad.schema.values import choose_device
 
 PDE = "pde"
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    """Measure, print, and write a table, its provenance and a figure."""
+    """Measure and write a table with its provenance, or read it; print and draw it."""
     check(config, overrides)
     device = choose_device(config.device)
     file = Path(config.output) / f"{device.type}.csv"
     if config.measure:
-        known = {**machine(device), **provenance()}
+        known = {"keep_fraction": config.keep_fraction, **machine(device), **provenance()}
         rows = [row for network in config.networks for row in _measured(network, config, device)]
         write_table(file, pd.DataFrame(rows), known)
     table = read_table(file, "set measure=true to measure again")
     print(table.to_string(index=False))
-    figure = benchmark_figure(table, conditions(read_summary(file), config.keep_fraction))
+    figure = benchmark_figure(table, conditions(read_summary(file)))
     print(f"{file} is drawn in {save(figure, config.figure)[0]}")
 
 
-def conditions(known: Mapping[str, Any], keep_fraction: float) -> str:
-    """In words for the figure: inputs, device, threads, what sampling and projection keep."""
-    threads = "1 thread" if known["threads"] == 1 else f"{known['threads']} threads"
-    return f"random inputs; {known['device']}, {threads}\nkeep fraction {keep_fraction:g}"
+def conditions(known: Mapping[str, Any]) -> str:
+    """In words for the figure, as far as they are known: inputs, device, threads, what is kept."""
+    words = ["random inputs", *on_device(known)]
+    words += [f"keep fraction {known['keep_fraction']:g}"] if "keep_fraction" in known else []
+    return ", ".join(words)
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:

@@ -60,6 +60,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def conditions(summary: Mapping[str, Any]) -> str:
     """In words for the figures: net, data, batch, and of how much each point is the mean."""
+    if "minibatches" not in summary:
+        return ""
     return (
         f"{summary['model']} on {summary['dataset']}, batch {summary['batch_size']}\n"
         f"{summary['minibatches']} minibatches, {summary['draws']} draws of each"

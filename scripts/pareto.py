@@ -9,7 +9,7 @@ Settings: configs/measure/pareto.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,15 @@ from rad.errors import UsageError
 from rad.pde import ReactionDiffusion
 from rad.planning.timing import alternate
 from rad.plotting import pareto_figure, save
-from rad.results import machine, make_folder, provenance, read_summary, read_table, write_table
+from rad.results import (
+    machine,
+    make_folder,
+    on_device,
+    provenance,
+    read_summary,
+    read_table,
+    write_table,
+)
 from rad.schema.values import choose_device
 
 PDE = "pde"
@@ -67,17 +75,20 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 def conditions(table: pd.DataFrame, noted: Mapping[str, Any], config: DictConfig) -> str:
-    """In words for the figure: batch, device, how often programs ran, seeds behind the losses."""
-    threads = f"{noted['threads']} thread" + ("s" if noted["threads"] > 1 else "")
-    rounds = f"{table['rounds'].min()} to {table['rounds'].max()}"
-    root = config.results_root
-    counts = [seeds_of(root, _settings(network, config)) for network in config.networks]
+    """In words for the figure: seeds behind the losses, how often programs ran, on what."""
+    networks = set(table["network"]) & set(config.networks)
+    counts = [seeds_of(config.results_root, _settings(network, config)) for network in networks]
     seeds = sorted(set().union(*counts))
-    several = f"{seeds[0]} to {seeds[-1]} seeds" if seeds else "no runs"
+    losses = [f"losses: means of {_between(seeds)} seeds"] if seeds else []
+    passes = f"equal time: by medians of {_between(sorted(set(table['rounds'])))} passes"
     return (
-        f"batch {config.batch_size}; losses: means of {several}; lines join what no other beats\n"
-        f"equal time: by medians of {rounds} passes on {noted['device']}, {threads}"
+        f"{', '.join([*losses, 'lines join what no other beats'])}\n"
+        f"{', '.join([passes, *on_device(noted)])}"
     )
+
+
+def _between(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
 
 
 def _settings(network: str, config: DictConfig) -> Known:

@@ -61,7 +61,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         rows.append(row)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
-    counts = {"draws": config.draws, "rounds": config.rounds}
+    size = {"points": problem.points, "steps": problem.steps}
+    counts = {**size, "draws": config.draws, "rounds": config.rounds}
     summary = {**counts, **machine(torch.device("cpu")), **origin}
     print(f"wrote {write_table(Path(config.output) / 'cpu.csv', table, summary)}")
 

@@ -6,7 +6,9 @@ The settings are those of configs/plot/pde_plot.yaml.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import _cli  # first: see there
 import pandas as pd
@@ -38,7 +40,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     theta = torch.tensor(
         [shown[f"final.theta_{i}"] for i in range(len(problem.series))], dtype=torch.float64
     )
-    words = conditions(problem)
+    words = conditions(problem.points, problem.steps)
     figures = {
         "a": _samples(problem, theta, config),
         "b": loss_figure(rows, runs, words),
@@ -47,24 +49,25 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if config.variance is not None:
         remedy = "run scripts/pde_variance.py, or set variance=null"
         file = Path(config.variance)
-        figures["_variance"] = variance_figure(read_table(file, remedy), words + _counts(file))
+        figures["_variance"] = variance_figure(
+            read_table(file, remedy), _of_variance(read_summary(file))
+        )
     written = [save(figure, f"{config.output}{name}.png")[0] for name, figure in figures.items()]
     print(_final_losses(runs))
     print(f"wrote {', '.join(map(str, written))}")
 
 
-def conditions(problem: ReactionDiffusion) -> str:
+def conditions(points: int, steps: int) -> str:
     """The problem in words."""
-    size = f"{problem.points} x {problem.points} points"
-    return f"control of reaction-diffusion, {size}, {problem.steps:,} steps"
+    return f"control of reaction-diffusion, {points} x {points} points, {steps:,} steps"
 
 
-def _counts(file: Path) -> str:
-    """How many draws and passes the variances and times are of, where the summary says it."""
-    noted = read_summary(file)
-    if "draws" not in noted:
-        return ""
-    return f"\nmeans of {noted['draws']} draws, medians of {noted['rounds']} passes"
+def _of_variance(noted: Mapping[str, Any]) -> str:
+    """The problem, and of how many draws and passes the numbers are, where that is noted."""
+    if "points" not in noted:
+        return "control of reaction-diffusion"
+    counts = f"means of {noted['draws']} draws, medians of {noted['rounds']} passes"
+    return f"{conditions(noted['points'], noted['steps'])}\n{counts}"
 
 
 def _select(frame: pd.DataFrame, overrides: str | None) -> pd.DataFrame:
@@ -101,7 +104,9 @@ def _samples(problem: ReactionDiffusion, theta: torch.Tensor, config: DictConfig
             xy / (problem.points - 1)
         ).numpy()
     state = trajectory(problem, theta, [step])[0]
-    return samples_figure(state.numpy(), places, step * problem.dt, conditions(problem))
+    return samples_figure(
+        state.numpy(), places, step * problem.dt, conditions(problem.points, problem.steps)
+    )
 
 
 def _film(
@@ -114,7 +119,7 @@ def _film(
     target = torch.nn.functional.pad(inside, (1, 1, 1, 1))
     budget = "exact" if str(shown["budget"]) == "full" else f"fraction {shown['budget']}"
     run = f"{budget}, seed {shown['seed']}, {shown['iterations']:,} iterations"
-    words = f"{conditions(problem)}\n{run}"
+    words = f"{conditions(problem.points, problem.steps)}\n{run}"
     return filmstrip(times, target.numpy(), before.numpy(), after.numpy(), words)
 
 

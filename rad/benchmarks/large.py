@@ -17,9 +17,8 @@ class Family:
     """How a large model and a small one of its kind are made, with the same names of modules.
 
     `large(batch, length, repeats)` has so many of the blocks that repeat; the model itself has
-    `repeats` of them. `length` is that of the
-    sequences, or the images' height and width, and `least` the smallest that the model takes.
-    `about` says what else the small one is.
+    `repeats` of them. `length` is that of the sequences, or the images' height and width, and
+    `least` the smallest that the model takes. `about` says what else the small one is.
     """
 
     large: Callable[[int, int, int], Specimen]

@@ -89,38 +89,33 @@ def known_losses(root: str | Path, known: Known) -> dict[str, pd.Series]:
         UsageError: a variant has runs with several sets of overrides, or a run is damaged.
     """
     curves = {}
-    for experiment, runs in _finished(root, known):
+    for experiment, variant, chosen in _compared(root, known):
         rows = metrics(root, experiment)
-        for variant, of_variant in runs.groupby("variant"):
-            chosen = known.with_options(of_variant, str(variant))
-            if chosen.empty:
-                continue
-            try:
-                found = select_overrides(rows[rows["path"].isin(chosen["path"])])
-            except UsageError as error:
-                raise UsageError(
-                    f"{variant} in {experiment}: {error}; keep those of one"
-                ) from error
-            curves[str(variant)] = mean_curve(found, known.loss)
+        try:
+            found = select_overrides(rows[rows["path"].isin(chosen["path"])])
+        except UsageError as error:
+            raise UsageError(f"{variant} in {experiment}: {error}; keep those of one") from error
+        curves[variant] = mean_curve(found, known.loss)
     return curves
 
 
 def seeds_of(root: str | Path, known: Known) -> set[int]:
     """How many seeds the finished runs of each variant have, of which `known_losses` are means."""
-    counts: set[int] = set()
-    for _, runs in _finished(root, known):
-        counts |= set(runs.groupby("variant")["seed"].nunique())
-    return counts
+    return {chosen["seed"].nunique() for _, _, chosen in _compared(root, known)}
 
 
-def _finished(root: str | Path, known: Known) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each experiment that has finished runs, and those that are compared."""
+def _compared(root: str | Path, known: Known) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Experiment, variant, and the finished runs of it that are compared."""
     for experiment in known.experiments:
         try:
             runs = summaries(root, experiment)
         except NoRuns:
             continue
-        yield experiment, known.at_budget(runs[runs["scale"] == known.scale])
+        runs = known.at_budget(runs[runs["scale"] == known.scale])
+        for variant, of_variant in runs.groupby("variant"):
+            chosen = known.with_options(of_variant, str(variant))
+            if not chosen.empty:
+                yield experiment, str(variant), chosen
 
 
 def known_noise(root: str | Path, known: Known) -> dict[str, float]:

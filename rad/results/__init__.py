@@ -4,7 +4,7 @@ from rad.results import seal
 from rad.results.files import digest, write_atomic, write_together
 from rad.results.folder import RunFolder, difference, run_path
 from rad.results.locks import Held, locked
-from rad.results.origin import code, machine, name_of, provenance
+from rad.results.origin import code, machine, name_of, on_device, provenance
 from rad.results.tables import (
     NoRuns,
     as_written,
@@ -32,6 +32,7 @@ __all__ = [
     "make_folder",
     "metrics",
     "name_of",
+    "on_device",
     "provenance",
     "read_partial",
     "read_summary",

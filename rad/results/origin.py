@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +35,14 @@ NUMBERLESS = (
     *("processes", "schema", "torture", "__pycache__"),
 )
 """Folders of `rad` whose code no training run's numbers depend on."""
+
+
+def on_device(summary: Mapping[str, Any]) -> list[str]:
+    """Device and threads of what `machine` has noted, in words; none where it has noted nothing."""
+    if "threads" not in summary:
+        return []
+    many = "1 thread" if summary["threads"] == 1 else f"{summary['threads']} threads"
+    return [str(summary["device"]), many]
 
 
 def provenance() -> dict[str, Any]:

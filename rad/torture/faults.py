@@ -11,14 +11,14 @@ from pathlib import Path
 
 from rad.errors import UsageError
 from rad.torture.outcomes import LOST, SURVIVED, Outcome
-from rad.torture.planted_faults import CAUGHT, PASSED, Copy, Fault, copy, problem
+from rad.torture.planted_faults import CAUGHT, PASSED, UNHARMED, Copy, Fault, copy, problem
 
 
 class Faults:
     """Each kind is one fault; the project survives it where the fault's tests fail.
 
-    These tests pass without the fault, which is looked at first, once for the faults that share
-    them. Each thread that plants faults has a copy of its own.
+    These tests pass without the fault, which is looked at first, and not again for faults that
+    share them. Each thread that plants faults has a copy of its own.
     """
 
     name = "fault"
@@ -27,7 +27,7 @@ class Faults:
         self.root, self.scratch = root, scratch / "copies"
         self._faults = {fault.name: fault for fault in faults}
         self._own, self._lock = threading.local(), threading.Lock()
-        self._passing: dict[str, bool] = {}
+        self._statuses: dict[str, int | None] = {}
         self.kinds = tuple(self._faults)
 
     def attempt(self, kind: str, draw: random.Random) -> Outcome:
@@ -37,20 +37,22 @@ class Faults:
         if wrong is not None:
             raise UsageError(f"the fault {kind!r} has lost its place ({wrong}); give it another")
         mine = self._copy()
-        if not self._passes(mine, fault.tests):
-            return Outcome(LOST, f"its tests fail without it: {fault.tests}")
+        unharmed = self._without(mine, fault.tests)
+        if unharmed != PASSED:
+            word = "fail" if unharmed is not None else f"take more than {UNHARMED:g} s"
+            return Outcome(LOST, f"its tests {word} without it: {fault.tests}")
         if mine.verdict(fault) == CAUGHT:
             return Outcome(SURVIVED, fault.tests)
         return Outcome(LOST, f"not noticed by {fault.tests}")
 
-    def _passes(self, copy: Copy, tests: str) -> bool:
+    def _without(self, copy: Copy, tests: str) -> int | None:
         with self._lock:
-            known = self._passing.get(tests)
-        if known is None:
-            known = copy.run(shlex.split(tests), {}) == PASSED
+            known = tests in self._statuses
+        if not known:
+            status = copy.run(shlex.split(tests), {}, UNHARMED)
             with self._lock:
-                self._passing[tests] = known
-        return known
+                self._statuses[tests] = status
+        return self._statuses[tests]
 
     def close(self) -> None:
         """Remove the copies."""

@@ -23,7 +23,10 @@ COPIED = ("rad", "scripts", "configs", "tests", "docs", "examples", "results")
 """Folders that tests read, beside the files of the project's own folder."""
 
 SECONDS = 300.0
-"""After which a test that has not failed is given up."""
+"""After which tests that should fail, and have not, are given up."""
+
+UNHARMED = 900.0
+"""After which tests that should pass, and have not, are given up."""
 
 CAUGHT, PASSED = 1, 0
 """Exit statuses of pytest: a test has failed, all have passed."""
@@ -112,13 +115,17 @@ class Copy:
         finally:
             file.write_bytes(before)
 
-    def run(self, tests: Sequence[str], environment: Mapping[str, str]) -> int | None:
-        """Pytest's exit status of those tests, stopped at the first failure."""
+    def run(
+        self, tests: Sequence[str], environment: Mapping[str, str], seconds: float = SECONDS
+    ) -> int | None:
+        """Pytest's exit status of those tests, stopped at the first failure; None out of time."""
         with tempfile.TemporaryDirectory() as scratch:
             words = ["-m", "pytest", *OPTIONS, f"--basetemp={scratch}/tests", *tests]
-            return self._python(words, environment)
+            return self._python(words, environment, seconds)
 
-    def _python(self, words: Sequence[str], environment: Mapping[str, str]) -> int | None:
+    def _python(
+        self, words: Sequence[str], environment: Mapping[str, str], seconds: float
+    ) -> int | None:
         own = {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
         try:
             done = subprocess.run(
@@ -126,7 +133,7 @@ class Copy:
                 cwd=self.folder,
                 env={**os.environ, **own, **environment},
                 capture_output=True,
-                timeout=SECONDS,
+                timeout=seconds,
             )
         except subprocess.TimeoutExpired:
             return None

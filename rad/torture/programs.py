@@ -53,8 +53,11 @@ class Ended:
     def words(self) -> str:
         """What there is to say of a bad end."""
         _, fatal, where = self.err.partition("Fatal Python error")
-        lines = (fatal + where).splitlines()[:12] if fatal else self.err.strip().splitlines()[-4:]
-        return f"status {self.status}: {' | '.join(lines)[-800:]}"
+        if fatal:  # the most recent call stands first
+            words = " | ".join((fatal + where).splitlines())[:800]
+        else:
+            words = " | ".join(self.err.strip().splitlines()[-4:])[-800:]
+        return f"status {self.status}: {words}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,6 @@ class Running:
         self._printed = tempfile.TemporaryDirectory(prefix="rad-torture-")
         folder = Path(self._printed.name)
         self._files = folder / "out", folder / "err"
-        self._started = time.monotonic()
         self._process: Any
         if program.fresh:
             words = [sys.executable, str(program.script), *program.arguments]
@@ -103,6 +105,7 @@ class Running:
             self._process = context.Process(target=_run, args=(program, *self._files))
             with _ENDS:
                 self._process.start()
+        self._started = time.monotonic()  # once what it is forked from has loaded its modules
         self.pid: int = self._process.pid
 
     def running(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,8 @@ class Stage:
     scripts: Path
     scratch: Path
     _unbroken: dict[str, tuple[Rows, float]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     def folder(self) -> tempfile.TemporaryDirectory[str]:
         """A new one."""
@@ -132,9 +135,14 @@ class Stage:
         Those of a second run: the first may have to wait until what programs are forked from has
         loaded its modules.
         """
-        if subject.name not in self._unbroken:
-            self._once(subject)
-            self._unbroken[subject.name] = self._once(subject)
+        with self._lock:
+            own = self._locks.setdefault(subject.name, threading.Lock())
+        with own:
+            if subject.name not in self._unbroken:
+                first, _ = self._once(subject)
+                self._unbroken[subject.name] = self._once(subject)
+                if self._unbroken[subject.name][0].keys() != first.keys():
+                    raise UsageError(f"{subject.name} leaves other tables when run twice; mend it")
         return self._unbroken[subject.name]
 
     def _once(self, subject: Subject) -> tuple[Rows, float]:

@@ -23,10 +23,10 @@ class WandbLogger:
 
     `name` is the run's path below the results root. Its hash is the run's id, so that a resumed
     run goes on with the run on the server; shown is `title`, where there is one. Configuration and
-    summary carry the `plan`, the summary also the best of each metric of `BETTER` so far; columns
-    that are `hidden` get no panel of their own. `mode` is online, offline (records lie in
-    `<directory>/wandb`; `wandb sync <directory>/wandb` uploads them) or disabled (wandb is not
-    even imported).
+    summary carry the `plan`, the summary also the best so far of each metric that is, or ends in,
+    one of `BETTER`; columns that are `hidden` get no panel of their own. `mode` is online, offline
+    (records lie in `<directory>/wandb`; `wandb sync <directory>/wandb` uploads them) or disabled
+    (wandb is not even imported).
 
     Each offline record holds its run from the first row on, as wandb can join no two records: of
     several with one id it uploads the later over the earlier. `wandb sync` passes over what is

@@ -131,11 +131,28 @@ def test_what_is_in_no_block_is_gathered_whole() -> None:
     assert plan.gathered_bytes() > 4 * block
 
 
+class TwoStacks(torch.nn.Module):
+    """As many blocks of each of two kinds."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.gpt = _gpt(count)[0]
+        self.wrapped = torch.nn.ModuleList(
+            torch.nn.TransformerEncoderLayer(8, 2) for _ in range(count)
+        )
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.gpt(tokens)
+        return output
+
+
 def test_blocks_that_repeat_in_two_places_are_refused() -> None:
-    with FakeTensorMode():
-        trials = [FakeTrial(*_gpt(count), _loss) for count in (1, 3)]
+    tokens = torch.zeros(3, 16, dtype=torch.int64)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        trials = [FakeTrial(TwoStacks(count), tokens, _loss) for count in (2, 3)]
         with pytest.raises(UsageError, match="give models whose blocks repeat in one place"):
             Repeated(*trials, 6)
+        assert Repeated(*(FakeTrial(*_gpt(count), _loss) for count in (2, 3)), 6).stem == "blocks"
 
 
 def _specimen(count: int) -> Specimen:

@@ -52,6 +52,13 @@ def test_reduced_batch_is_the_largest_within_different_samples_bytes() -> None:
     assert total(model, rad.Identity(), plan.batch_size + 1) > limit
 
 
+@pytest.mark.parametrize("size", [1, 2, BATCH - 1, BATCH])
+def test_reduced_batch_is_found_at_its_very_bytes(size: int) -> None:
+    model = network()
+    budget = total(model, rad.Identity(), size)
+    assert build(model, (X,), loss, "reduced_batch", budget).batch_size == size
+
+
 @pytest.mark.parametrize("variant", PAPER)
 def test_a_fraction_is_the_keep_fraction(variant: str) -> None:
     plan = build(network(), (X,), loss, variant, 0.1).plan

@@ -190,7 +190,8 @@ def test_a_damaged_end_is_made_again_where_there_is_a_checkpoint(
 
 def test_committed_results_are_whole() -> None:
     root = Path(__file__).resolve().parents[2] / "results"
-    runs = [RunFolder(file.parent) for file in root.rglob("summary.json")]
+    found = [file for file in root.rglob("summary.json") if "quickstart" not in file.parts]
+    runs = [RunFolder(file.parent) for file in found]
     assert len(runs) >= 207
     for run in runs:
         assert run.summary()["iterations"] > 0

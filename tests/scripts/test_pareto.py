@@ -58,14 +58,17 @@ def test_memory_and_times_are_measured_and_results_looked_up(call: Call, tmp_pat
 
 
 def test_seeds_are_counted_of_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = {("baseline", "full"): 3, ("project", "0.1"): 2, ("project", "0.3"): 5}
+    counts = {("baseline", "full", 0): 3, ("project", "0.1", 0): 2, ("project", "0.3", 0): 5}
+    counts |= {("auto", "0.1", 1): 4, ("auto", "0.1", 3): 6}
     runs = pd.DataFrame(
-        {"variant": variant, "budget": budget, "seed": seed, "scale": "cpu"}
-        for (variant, budget), seeds in counts.items()
-        for seed in range(seeds)
+        {"variant": variant, "budget": budget, "bits": bits, "seed": 10 * bits + n, "scale": "cpu"}
+        for (variant, budget, bits), seeds in counts.items()
+        for n in range(seeds)
     )
     monkeypatch.setattr(pareto, "summaries", lambda root, experiment: runs)
-    assert pareto.seeds_of("", Known(0.1, ["known"], "cpu", "loss", None, None)) == {2, 3}
+    chosen = [{"name": "auto", "bits": 3}]
+    known = Known(0.1, ["known"], "cpu", "loss", None, None, chosen)
+    assert pareto.seeds_of("", known) == {2, 3, 6}
     assert pareto.seeds_of("", Known(0.1, ["known"], "paper", "loss", None, None)) == set()
 
 

@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import plan
 import pytest
 from calling import Call
+from omegaconf import OmegaConf
 
 TINY = ("model=gpt2_xl", "batch=1", "length=32")
 
@@ -25,6 +27,24 @@ def test_a_plan_says_what_fits(tmp_path: Path, call: Call) -> None:
     said = json.loads((tmp_path / "results/plan/gpt2_xl.json").read_text())
     assert said["host_bytes"] < 4e9
     assert "commit" in said
+
+
+def test_times_are_by_the_peak_of_the_type() -> None:
+    config = OmegaConf.create(
+        {
+            "accelerator": "toy",
+            "accelerators": {
+                "toy": {
+                    "memory": "1 GB",
+                    "bandwidth": 1.0,
+                    "flops": {"bfloat16": 8.0, "float32": 2.0},
+                    "source": "made up",
+                }
+            },
+        }
+    )
+    for dtype, flops in (("bfloat16", 8.0), ("float32", 2.0)):
+        assert plan.accelerator(OmegaConf.merge(config, {"dtype": dtype})).flops == flops
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def ended(folder: Path) -> Any:
         "CUDA_VISIBLE_DEVICES": "",
     }
     command = [sys.executable, str(HERE / "together.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

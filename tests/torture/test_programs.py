@@ -1,4 +1,4 @@
-"""Programs that hang."""
+"""Programs that hang, and programs that crash."""
 
 import signal
 from pathlib import Path
@@ -24,8 +24,10 @@ def test_a_program_that_never_minds_signals_is_killed_in_the_end(
 def test_a_crash_tells_where(tmp_path: Path) -> None:
     script = tmp_path / "crashes.py"
     script.write_text(
-        "import os, signal\n\ndef fall():\n    os.kill(os.getpid(), signal.SIGSEGV)\n\nfall()\n"
+        "import os, signal\n\ndef fall(depth):\n"
+        "    fall(depth - 1) if depth else os.kill(os.getpid(), signal.SIGSEGV)\n\nfall(30)\n"
     )
     ended = Program(script, (), tmp_path).run()
     assert ended.status == -signal.SIGSEGV
-    assert "in fall" in ended.words
+    for word in ("Segmentation fault", "crashes.py", "in fall"):
+        assert word in ended.words

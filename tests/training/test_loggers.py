@@ -105,7 +105,8 @@ def test_an_offline_record_shows_the_subject(tmp_path: Path) -> None:
     for iteration, loss in enumerate((2.0, 0.5, 0.75)):
         row = {"iteration": iteration, "test_loss": loss, "test_accuracy": 1 - loss}
         logger.log({**row, "seconds": 0.1 * iteration, "learning_rate": 1e-3})
-        logger.log({"iteration": iteration, "train_bits_per_token": 2 * loss})
+        own = {"train_bits_per_token": 2 * loss, "test_top5_accuracy": 1 - loss / 2}
+        logger.log({"iteration": iteration, **own})
     picture = tmp_path / "picture.png"
     Image.new("RGB", (4, 3)).save(picture)
     logger.figure("noise", picture)
@@ -125,6 +126,7 @@ def test_an_offline_record_shows_the_subject(tmp_path: Path) -> None:
     assert summary["plan.saved_bytes"] == 1234
     assert (summary["best.test_loss"], summary["best.test_accuracy"]) == (0.5, 0.5)
     assert summary["best.train_bits_per_token"] == 1
+    assert summary["best.test_top5_accuracy"] == 0.75
     hidden = {p.metric.name for p in parts if p.HasField("metric") and p.metric.options.hidden}
     assert hidden == {"iteration", "seconds", "learning_rate"}
     pictures = [item for p in parts for item in p.history.item if "image-file" in item.value_json]
