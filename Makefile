@@ -42,7 +42,7 @@ quickstart: $(INSTALLED) ## train five variants on digits (no download), draw ou
 	$(BIN)/python scripts/train.py -m experiment=quickstart variant=$(QUICKSTART_VARIANTS) seed=0,1,2
 	$(BIN)/python scripts/plot.py experiment=quickstart output=outputs/quickstart.png
 
-torture: $(INSTALLED) ## kills, bad disks, damage, nonsense and planted faults; results/torture, some 15 minutes
+torture: $(INSTALLED) ## kills, bad disks, damage, nonsense and planted faults; results/torture, some 30 minutes
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python scripts/torture.py
 
 SLICE := 'cases={kill:13,disk:4,damage:22,nonsense:60,fault:0}' output=outputs/torture scratch=outputs/slice
