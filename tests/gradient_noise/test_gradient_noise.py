@@ -315,8 +315,8 @@ def test_figure_has_a_panel_for_each_weight_and_iteration(table: pd.DataFrame) -
 
 def test_the_noise_over_the_smaller_batchs_stands_in_one_panel(table: pd.DataFrame) -> None:
     points = pd.concat([table.assign(iteration=i) for i in (0, 500)])
-    (axes,) = (figure := ratio_figure(points, "net on data,")).axes
-    assert figure.legends[0].get_title().get_text().startswith("net on data, iteration 500, all")
+    (axes,) = (figure := ratio_figure(points, "net on data")).axes
+    assert figure.legends[0].get_title().get_text().startswith("net on data\niteration 500, all")
     whole = table[table["weight"] == table["weight"].iloc[-1]]
     own = whole[whole["variant"] == "same_sample"].iloc[0]
     smaller = whole[(whole["variant"] == "reduced_batch") & (whole["budget"] == own["budget"])]
