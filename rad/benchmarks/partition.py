@@ -17,6 +17,7 @@ from rad.benchmarks.zoo import Specimen, checkpointed
 from rad.benchmarks.zoo_measures import measured, step_of
 from rad.errors import UsageError, first_line
 from rad.partition.backend import Backend, Inner, backend
+from rad.sketches import DitheredRounding
 
 EXACT = ("torch", "checkpointing", "compiled")
 """Methods whose gradient is exact. `compiled` is torch.compile, at a value of torch's
@@ -121,7 +122,10 @@ def _chosen(model: nn.Module) -> Row:
     return {
         "graphs": len(own.choices),
         "sketches": sum(len(each.crossing.groups or []) for each in stored),
-        "fewest_bits": min((each.sketch.bits for each in stored), default=None),
+        "fewest_bits": min(
+            (e.sketch.bits for e in stored if isinstance(e.sketch, DitheredRounding)), default=None
+        ),
+        "predicted_time": max((choice.time for choice in own.choices), default=None),
         "recompute": min((choice.memory for choice in own.choices), default=None),
     }
 

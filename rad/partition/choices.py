@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx
 
 from rad.errors import UsageError
-from rad.partition.crossings import Crossing, is_short, lasting
+from rad.partition.bits import Bits
+from rad.partition.costs import of_sketches, operations, repeated
+from rad.partition.crossings import Crossing, is_short, is_truth, lasting
 from rad.partition.proof import proof
+from rad.partition.repetition import repetitions
 from rad.partition.sketched_graph import Storage
 from rad.sketches import DitheredRounding
 
 BITS = (8, 4, 3, 2)
 """What is tried, the most exact first."""
 
-MEMORY = (1.0, 0.5, 0.2, 0.0)
-"""Values of torch's activation_memory_budget for what stays exact: where recomputing begins."""
+MEMORY = (0.6, 0.3, 0.1, 0.0)
+"""Values of torch's activation_memory_budget for what stays exact, where more must be calculated
+again than what cannot be sketched."""
+
+PARTS = (1.0, 0.9, 0.8, 0.6, 0.4, 0.0)
+"""Of the budget: torch's activation_memory_budget where nothing is sketched."""
 
 LEAST = 1024
 """Values of fewer numbers stay exact."""
@@ -29,20 +37,23 @@ BLOCK = 256
 ATTEMPTS = 3
 """How often what is left is spent: torch divides what is exact anew each time."""
 
-ENOUGH = 4
-"""Bits with which noise is small, so that no more need be recomputed."""
+FEWER = 0.2
+"""Part of the sketched numbers that may have a bit less, where all else would not fit."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """What was decided for a graph: the sketches, and every crossing with the reason where it is
-    none. Bytes are what is saved, without parameters."""
+    none. Bytes are what is saved, without parameters; `time` is predicted, over torch.compile's
+    (`rad.partition.costs`). Nodes in `repeated` are calculated again, whatever `memory` is."""
 
     stored: tuple[Storage, ...]
     crossings: tuple[Crossing, ...]
     memory: float
     plain_bytes: int
     saved_bytes: int
+    time: float = 1.0
+    repeated: frozenset[str] = frozenset()
 
     def within(self, nodes: Mapping[str, fx.Node]) -> list[Storage]:
         """The same in a copy of the graph, by the names of its nodes."""
@@ -51,7 +62,11 @@ class Choice:
     def exact_within(self, nodes: Mapping[str, fx.Node]) -> list[Crossing]:
         """The crossings that are kept exactly, in a copy of the graph."""
         sketched = {id(each.crossing) for each in self.stored}
-        return [_moved(each, nodes) for each in self.crossings if id(each) not in sketched]
+        return [
+            _moved(each, nodes)
+            for each in self.crossings
+            if id(each) not in sketched and each.node.name not in self.repeated
+        ]
 
     def proof(self, name: str) -> str:
         """Why the value of that name may be kept as a sketch, or not (`rad.partition.proof`).
@@ -71,19 +86,34 @@ class Choice:
             shape = "x".join(map(str, crossing.value.shape))
             what = f"{crossing.node.name} ({shape}, {crossing.nbytes:,} bytes)"
             if storage is None:
-                lines.append(f"{what}: exact, {crossing.reason or 'as torch decides'}")
+                how = "calculated again" if crossing.node.name in self.repeated else "exact"
+                lines.append(f"{what}: {how}, {crossing.reason or 'as torch decides'}")
             else:
                 draws = len(crossing.groups or [])
                 times = f"{draws} times " if draws > 1 else ""
                 lines.append(f"{what}: {times}{storage.sketch}, {storage.nbytes:,} bytes")
-        total = f"{self.saved_bytes:,} of torch.compile's {self.plain_bytes:,} bytes saved"
+            own = "" if storage is None else "its sketch"
+            lines += [
+                f"{value.name}: from {own or crossing.node.name}" for value in crossing.affine
+            ]
+        total = (
+            f"{self.saved_bytes:,} of torch.compile's {self.plain_bytes:,} bytes saved, at "
+            f"{self.time:.2f} of its time as predicted"
+        )
         return "\n".join([*lines, total])
 
 
 def _moved(crossing: Crossing, nodes: Mapping[str, fx.Node]) -> Crossing:
-    groups = [[nodes[user.name] for user in group] for group in crossing.groups or []]
-    users = [nodes[user.name] for user in crossing.users]
-    return replace(crossing, node=nodes[crossing.node.name], groups=groups, users=users)
+    def moved(given: Iterable[fx.Node]) -> list[fx.Node]:
+        return [nodes[node.name] for node in given]
+
+    return replace(
+        crossing,
+        node=nodes[crossing.node.name],
+        groups=list(map(moved, crossing.groups or [])),
+        users=moved(crossing.users),
+        affine={nodes[v.name]: tuple(moved(chain)) for v, chain in crossing.affine.items()},
+    )
 
 
 @dataclass(frozen=True)
@@ -99,71 +129,163 @@ Divide = Callable[[Choice | None, float], tuple[fx.GraphModule, fx.GraphModule]]
 
 
 def choose(
-    found: Sequence[Crossing], budget: float, divide: Divide, fixed: Collection[int]
+    found: Sequence[Crossing],
+    budget: float,
+    divide: Divide,
+    fixed: Collection[int],
+    fewest_bits: int,
 ) -> Found:
-    """What meets the budget in `ENOUGH` bits with the least recomputation, or in the most bits.
+    """What meets the budget in the least time, as predicted, and then in the most bits.
 
     Torch's own division where that meets it already. `divide` gives the two passes with a choice's
     sketches, at a value of torch's activation_memory_budget; `fixed` are the places of the inputs
     that are parameters. Raises UsageError where nothing fits.
     """
-    plain = divide(None, 1.0)
-    total = saved_bytes(*plain, fixed)
-    limit = int(budget * total)
-    if total <= limit:
-        return Found(Choice((), tuple(found), 1.0, total, total), *plain)
-    offered = [each for each in found if each.groups is not None and _gains(each)]
-    least, best = total, None
-    for memory in MEMORY:
-        smallest = tuple(Storage(each, _rounding(BITS[-1])) for each in offered)
-        choice = Choice(smallest, tuple(found), memory, total, 0)
-        parts = divide(choice, memory)
-        needed = saved_bytes(*parts, fixed)
-        least = min(least, needed)
-        if needed > limit:
-            continue
-        each = _enriched(Found(replace(choice, saved_bytes=needed), *parts), limit, divide, fixed)
-        if best is None or _fewest_bits(each.choice) > _fewest_bits(best.choice):
-            best = each
-        if _fewest_bits(best.choice) >= ENOUGH:
-            break
-    if best is None:
-        raise UsageError(
-            f"budget={budget:g} of {total:,} saved bytes cannot be met: the least found is "
-            f"{least / total:.3f} of them; give budget={min(1.0, least / total + 0.001):.3f}"
-        )
-    return best
+    search = _Search(found, budget, divide, fixed, fewest_bits)
+    if search.total <= search.limit:
+        return search.plain
+    tried = [search.within(sketched) for sketched in search.sets()]
+    best = min((e for e in tried if e is not None), key=lambda e: e.choice.time, default=None)
+    if best is not None:
+        return search.enriched(search.relieved(best))
+    least = search.least / search.total
+    raise UsageError(
+        f"budget={budget:g} of {search.total:,} saved bytes cannot be met: the least found is "
+        f"{least:.3f} of them; give budget={min(1.0, least + 0.001):.3f}"
+    )
 
 
-def _enriched(found: Found, limit: int, divide: Divide, fixed: Collection[int]) -> Found:
-    """The same with more bits, as long as it stays within the limit, as divided."""
-    for _ in range(ATTEMPTS):
-        choice = found.choice
-        richer = _spent(choice.stored, limit - choice.saved_bytes)
-        if richer == choice.stored:
-            break
-        better = replace(choice, stored=richer)
-        parts = divide(better, choice.memory)
-        needed = saved_bytes(*parts, fixed)
-        if needed > limit:
-            break
-        found = Found(replace(better, saved_bytes=needed), *parts)
-    return found
+class _Search:
+    """Divisions of one graph, each made once."""
+
+    def __init__(
+        self,
+        found: Sequence[Crossing],
+        budget: float,
+        divide: Divide,
+        fixed: Collection[int],
+        fewest_bits: int,
+    ) -> None:
+        self._found, self._budget, self._fixed = tuple(found), budget, fixed
+        self._bits = fewest_bits
+        self._divide, self._repetitions = divide, repetitions(found)
+        forward, backward = divide(None, 1.0)
+        self.least = self.total = saved_bytes(forward, backward, fixed)
+        self.limit = int(budget * self.total)
+        self._operations = sum(operations(each.graph.nodes) for each in (forward, backward))
+        self._again = operations(repeated(forward, backward))
+        plain = Choice((), self._found, 1.0, self.total, self.total)
+        self.plain = Found(plain, forward, backward)
+
+    def sets(self) -> list[list[Crossing]]:
+        """What might be sketched: nothing, the largest that take one draw, or all that gains."""
+        offered = [each for each in self._found if each.groups is not None and _gains(each)]
+        once = [each for each in offered if len(each.groups or []) == 1]
+        most = max((each.nbytes for each in once), default=0)
+        large = [e for e in once if 2 * e.nbytes > most or is_truth(e.value)]
+        return [[], large, offered] if 0 < len(large) < len(offered) else [[], offered]
+
+    def within(self, sketched: Sequence[Crossing]) -> Found | None:
+        """With the least recomputation that fits; None where nothing does."""
+        if not sketched:
+            parts = (self._budget * part for part in PARTS)
+            return self._first([partial(self._divided, (), memory) for memory in parts])
+        stored = tuple(Storage(each, _sketch(each, self._bits)) for each in sketched)
+        ways = [self._with_repeated(stored, n) for n in range(len(self._repetitions) + 1)]
+        ways += [partial(self._divided, stored, memory) for memory in MEMORY]
+        return self._first(ways)
+
+    def _with_repeated(self, stored: Sequence[Storage], count: int) -> Callable[[], Found]:
+        """With the first so many values calculated again that cannot be sketched."""
+        again = self._repetitions[:count]
+        spared = {name for each in again for name in each.spared}
+        needed = tuple(each for each in stored if each.crossing.node.name not in spared)
+        names = frozenset(name for each in again for name in each.nodes)
+        return partial(self._divided, needed, 1.0, names)
+
+    def _first(self, ways: Sequence[Callable[[], Found]]) -> Found | None:
+        """The first of ways that fits; most often each takes fewer bytes than those before."""
+        best, low, high = None, 0, len(ways)
+        while low < high:
+            middle = (low + high) // 2 if low else 0
+            tried = self._lowered(ways[middle]())
+            if tried.choice.saved_bytes <= self.limit:
+                best, high = tried, middle
+            else:
+                low = middle + 1
+        return best
+
+    def _lowered(self, found: Found) -> Found:
+        """With a bit less for some of the smallest values, where that is enough to fit."""
+        choice, over = found.choice, found.choice.saved_bytes - self.limit
+        rounded = [e for e in choice.stored if isinstance(e.sketch, DitheredRounding)]
+        left, lowered = FEWER * sum(map(_numbers, rounded)), {}
+        for each in sorted(rounded, key=_numbers):
+            left -= _numbers(each)
+            if over > 0 and left >= 0 and self._bits > BITS[-1]:
+                lowered[each] = Storage(each.crossing, _sketch(each.crossing, self._bits - 1))
+                over -= each.nbytes - lowered[each].nbytes
+        if not lowered or over > 0:
+            return found
+        stored = tuple(lowered.get(each, each) for each in choice.stored)
+        return self._divided(stored, choice.memory, choice.repeated)
+
+    def relieved(self, found: Found) -> Found:
+        """With fewer sketches, where values can be kept exactly in the bytes that are left."""
+        left = self.limit - found.choice.saved_bytes
+        kept = []
+        for each in sorted(found.choice.stored, key=lambda e: of_sketches([e]), reverse=True):
+            extra = len(each.crossing.values) * each.crossing.nbytes - each.nbytes
+            if extra <= left:
+                left -= extra
+            else:
+                kept.append(each)
+        stored = tuple(each for each in found.choice.stored if each in kept)
+        if stored == found.choice.stored:
+            return found
+        better = self._divided(stored, found.choice.memory, found.choice.repeated)
+        fits = better.choice.saved_bytes <= self.limit
+        return better if fits and better.choice.time < found.choice.time else found
+
+    def enriched(self, found: Found) -> Found:
+        """With more bits, as long as it stays within the limit, as divided."""
+        for _ in range(ATTEMPTS):
+            choice = found.choice
+            richer = _spent(choice.stored, self.limit - choice.saved_bytes)
+            if richer == choice.stored:
+                break
+            better = self._divided(richer, choice.memory, choice.repeated)
+            if better.choice.saved_bytes > self.limit:
+                break
+            found = better
+        return found
+
+    def _divided(
+        self, stored: tuple[Storage, ...], memory: float, again: frozenset[str] = frozenset()
+    ) -> Found:
+        choice = Choice(stored, self._found, memory, self.total, 0, repeated=again)
+        forward, backward = self._divide(choice, memory)
+        saved = saved_bytes(forward, backward, self._fixed)
+        self.least = min(self.least, saved)
+        extra = operations(repeated(forward, backward)) + of_sketches(stored) - self._again
+        time = 1 + extra / self._operations
+        return Found(replace(choice, saved_bytes=saved, time=time), forward, backward)
+
+
+def _numbers(storage: Storage) -> int:
+    """How many numbers are kept, once for each sketch."""
+    return storage.crossing.value.numel() * len(storage.crossing.groups or [])
 
 
 def _gains(crossing: Crossing) -> bool:
     """Whether a sketch of the fewest bits, for each group, is smaller than the value."""
     if is_short(crossing.value, LEAST):
         return False
-    return Storage(crossing, _rounding(BITS[-1])).nbytes < crossing.nbytes
+    return Storage(crossing, _sketch(crossing, BITS[-1])).nbytes < crossing.nbytes
 
 
-def _rounding(bits: int) -> DitheredRounding:
-    return DitheredRounding(bits, block=BLOCK)
-
-
-def _fewest_bits(choice: Choice) -> int:
-    return min((each.sketch.bits for each in choice.stored), default=max(BITS))
+def _sketch(crossing: Crossing, bits: int) -> DitheredRounding | Bits:
+    return Bits() if is_truth(crossing.value) else DitheredRounding(bits, block=BLOCK)
 
 
 def _spent(stored: Sequence[Storage], left: int) -> tuple[Storage, ...]:
@@ -171,9 +293,10 @@ def _spent(stored: Sequence[Storage], left: int) -> tuple[Storage, ...]:
     chosen = list(stored)
     for bits in BITS[-2::-1]:
         for place in sorted(range(len(chosen)), key=lambda p: chosen[p].nbytes):
-            better = Storage(chosen[place].crossing, _rounding(bits))
+            crossing = chosen[place].crossing
+            better = Storage(crossing, _sketch(crossing, bits))
             extra = better.nbytes - chosen[place].nbytes
-            if extra <= left and better.nbytes < better.crossing.nbytes:
+            if 0 < extra <= left and better.nbytes < crossing.nbytes:
                 left -= extra
                 chosen[place] = better
     return tuple(chosen)

@@ -141,7 +141,14 @@ _RULES: dict[Any, Rule] = {
     aten.convolution_backward: _convolution_backward,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten._scaled_dot_product_flash_attention_backward: _attention_backward,
-    aten.avg_pool2d_backward: _shape_of_second,
-    aten._adaptive_avg_pool2d_backward: _shape_of_second,
+    **dict.fromkeys(
+        (
+            *(aten.avg_pool2d_backward, aten.avg_pool3d_backward, aten.reflection_pad2d_backward),
+            *(aten._adaptive_avg_pool2d_backward, aten._adaptive_avg_pool3d_backward),
+            *(aten.max_pool2d_with_indices_backward, aten.max_pool3d_with_indices_backward),
+        ),
+        _shape_of_second,
+    ),
+    aten.native_dropout_backward: _linear_in(0),
 }
 """By operator, whichever overload: its degree from those of its arguments."""

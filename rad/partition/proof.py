@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import fx
@@ -18,26 +18,27 @@ def proof(crossing: Crossing) -> str:
     is named by its value and a number, and a column for each has the degree in that sketch. A dash
     stands for a node that does not depend on it. `*` marks what is a gradient.
     """
-    groups = crossing.groups or []
+    groups, values = crossing.groups or [], crossing.values
     columns = {"degree": crossing.users}
-    names: dict[fx.Node, str] = {}
+    numbers: dict[fx.Node, int] = {}
     if len(groups) > 1:
         for number, group in enumerate(groups, 1):
             columns[f"in {crossing.node.name}.{number}"] = group
-            names |= dict.fromkeys(group, f"{crossing.node.name}.{number}")
-    found = {label: dict(degrees(crossing.node, readers)) for label, readers in columns.items()}
+            numbers |= dict.fromkeys(group, number)
+    found = {label: dict(degrees(values, readers)) for label, readers in columns.items()}
     rows = [["node", *columns]]
     for node in found["degree"]:
         cells = [_degree(of_column.get(node)) for of_column in found.values()]
-        rows.append([_line(node, crossing.node, names.get(node)), *cells])
+        rows.append([_line(node, values, numbers.get(node)), *cells])
     return _aligned(rows)
 
 
-def _line(node: fx.Node, value: fx.Node, sketch: str | None) -> str:
+def _line(node: fx.Node, values: Collection[fx.Node], sketch: int | None) -> str:
     """`node = operator(what it reads)`."""
 
     def name_of(argument: fx.Node) -> str:
-        return sketch if argument is value and sketch is not None else argument.name
+        is_read = argument in values and sketch is not None
+        return f"{argument.name}.{sketch}" if is_read else argument.name
 
     read = ", ".join(map(name_of, _nodes([*node.args, *node.kwargs.values()])))
     star = " *" if any(user.op == "output" for user in node.users) else ""

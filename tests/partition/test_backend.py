@@ -1,5 +1,6 @@
 """`rad.compile`: gradients without bias, bytes within the budget, and what is refused."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,18 @@ from unbiased import check_biased_is_caught, check_unbiased
 
 import rad
 from rad.memory import saved_bytes
-from rad.partition import choices, crossings
+from rad.partition import choices, costs, crossings
 from rad.partition.backend import Backend
+from rad.partition.bits import Bits
 
 X = torch.randn(64, 32)
+
+
+@pytest.fixture(autouse=True)
+def sketches_are_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks as small as these would rather be calculated again."""
+    monkeypatch.setattr(costs, "OF_A_SKETCH", 0)
+    monkeypatch.setattr(costs, "OF_A_BIT", 0)
 
 
 class Attention(nn.Module):
@@ -78,8 +87,8 @@ def gradient(model: Any, loss: Callable[[Any], Tensor], of: nn.Module) -> Tensor
     return torch.cat([grad.flatten() for grad in grads])
 
 
-def compiled(model: nn.Module, budget: float, seed: int = 0) -> tuple[Any, Backend]:
-    backend = rad.backend(budget, seed, inner="aot_eager")
+def compiled(model: nn.Module, budget: float, seed: int = 0, bits: int = 3) -> tuple[Any, Backend]:
+    backend = rad.backend(budget, seed, inner="aot_eager", fewest_bits=bits)
     return torch.compile(model, backend=backend, dynamic=False), backend
 
 
@@ -100,6 +109,77 @@ def test_gradients_are_unbiased_and_bytes_within_the_budget(name: str) -> None:
     assert kept <= 1.1 * budget * whole
 
 
+def test_one_sketch_serves_what_is_affine_in_a_value() -> None:
+    model = nn.Sequential(nn.Linear(32, 32), Attention())
+    estimating, backend = compiled(model, 0.4)
+    estimating(torch.randn(4, 32, 32)).square().mean().backward()
+    (choice,) = backend.choices
+    normalised = next(each for each in choice.crossings if len(each.groups or []) == 2)
+    (scaled,) = normalised.affine  # by the norm's weight and bias
+    assert f"{scaled.name}: from" in str(choice)
+    assert re.search(rf"\b{scaled.name}\.[12]\)", choice.proof(normalised.node.name))
+    attended = [each for each in choice.crossings if "flash" in str(each.node.all_input_nodes)]
+    assert [len(each.groups) for each in attended if each.groups] == [1]
+
+
+def test_what_cannot_be_sketched_is_calculated_again_and_spares_sketches() -> None:
+    model, loss, _ = made("attention")
+    least, backend = compiled(model, 0.22)
+    samples = torch.stack([gradient(least, loss, model) for _ in range(100)])
+    (choice,) = backend.choices
+    assert choice.repeated
+    assert choice.memory == 1
+    check_unbiased(samples, gradient(model, loss, model))
+    rest = {each.crossing.node.name for each in choice.stored}
+    assert not rest & choice.repeated
+    assert "calculated again" in str(choice)
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.Dropout(0.5)])
+def test_truth_values_are_kept_in_bits(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), layer, nn.Linear(64, 64))
+    weights = torch.randn(64, 64)
+    of_bias = [model[0].bias, model[2].bias]  # which no rounded value touches
+
+    def gradients(budget: float) -> tuple[tuple[Tensor, ...], Backend]:
+        torch._dynamo.reset()
+        estimating, backend = compiled(model, budget)
+        estimating(X)
+        torch.manual_seed(0)
+        return torch.autograd.grad((estimating(X) * weights).sum(), of_bias), backend
+
+    found, backend = gradients(0.25)
+    assert any(isinstance(each.sketch, Bits) for each in backend.choices[0].stored)
+    exact, _ = gradients(1.0)
+    torch.testing.assert_close(found, exact)
+
+
+def test_the_fewest_bits_are_kept_but_for_a_fifth_of_the_numbers() -> None:
+    model, loss, _ = made("attention")
+    estimating, backend = compiled(model, 0.5, bits=4)
+    loss(estimating).backward()
+    stored = backend.choices[0].stored
+    fewer = sum(each.crossing.value.numel() for each in stored if each.sketch.bits < 4)
+    assert stored
+    assert fewer <= 0.2 * sum(each.crossing.value.numel() for each in stored)
+    with pytest.raises(rad.errors.UsageError, match="fewest_bits=5 is none: choose one of 8, 4"):
+        rad.backend(0.5, fewest_bits=5)
+
+
+def test_the_count_of_calls_can_lie_in_a_model() -> None:
+    model, loss, budget = made("perceptron")
+    estimating, backend = compiled(model, budget)
+    backend.count_in(model)
+    first = [gradient(estimating, loss, model) for _ in range(3)]
+    with torch.no_grad():
+        estimating(X)
+    assert dict(model.named_buffers())["rad_calls"] == 3
+    model.get_buffer("rad_calls").fill_(1)
+    assert torch.equal(gradient(estimating, loss, model), first[1])
+    assert "rad_calls" not in model.state_dict()
+
+
 def test_outputs_are_exact() -> None:
     model, loss, budget = made("perceptron")
     torch.testing.assert_close(loss(compiled(model, budget)[0]), loss(model))
@@ -108,7 +188,7 @@ def test_outputs_are_exact() -> None:
 def test_a_quadratic_use_takes_two_draws_and_one_would_be_biased(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choices, "BITS", (1,))
+    monkeypatch.setattr(choices, "BITS", (2,))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 8), nn.LayerNorm(8))
     x, weights = torch.randn(256, 32), torch.randn(256, 8)
@@ -120,7 +200,7 @@ def test_a_quadratic_use_takes_two_draws_and_one_would_be_biased(
 
     def samples() -> tuple[Tensor, Backend]:
         torch._dynamo.reset()
-        estimating, backend = compiled(model, 0.4)
+        estimating, backend = compiled(model, 0.4, bits=2)
         return torch.stack([gradient(estimating, loss, model) for _ in range(1000)]), backend
 
     found, backend = samples()

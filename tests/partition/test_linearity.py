@@ -16,6 +16,8 @@ HEADS = [torch.randn(2, 2, 5, 8) for _ in range(4)]
 PLACES = torch.tensor([0, 2, 1])
 MASK = torch.rand(4, 6) > 0.5
 
+POOLED, WHERE = torch.nn.functional.max_pool2d(IMAGE, 2, return_indices=True)
+
 CASES: list[tuple[Any, tuple[Any, ...], tuple[int, ...]]] = [
     (aten.add.Tensor, (M, M), (0, 1)),
     (aten.sub.Tensor, (M, M), (0, 1)),
@@ -44,6 +46,13 @@ CASES: list[tuple[Any, tuple[Any, ...], tuple[int, ...]]] = [
         ),
         (0, 1, 2),
     ),
+    (
+        aten.max_pool2d_with_indices_backward.default,
+        (torch.randn_like(POOLED), IMAGE, [2, 2], [2, 2], [0, 0], [1, 1], False, WHERE),
+        (0, 1),
+    ),
+    (aten.native_dropout_backward.default, (M, MASK, 2.0), (0,)),
+    (aten.reflection_pad2d_backward.default, (torch.randn(2, 3, 7, 7), IMAGE, [1] * 4), (0, 1)),
     (
         aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
         (*HEADS[:4], torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5), 0.0, False),

@@ -12,13 +12,13 @@ import rad
 from rad.partition.backend import Backend
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how_it_proves_linearity.md"
-X = torch.randn(64, 32)
+X = torch.randn(64, 256)
 
 
 class Quotient(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.Linear(32, 64), nn.Linear(32, 64)
+        self.a, self.b = nn.Linear(256, 256), nn.Linear(256, 256)
 
     def forward(self, x: Tensor) -> Any:
         return self.a(x) / (1 + self.b(x) ** 2)
@@ -32,7 +32,7 @@ def planned(model: nn.Module, budget: float) -> Backend:
 
 @pytest.fixture(scope="module")
 def norm() -> Backend:
-    layers = (nn.Linear(32, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 8))
+    layers = (nn.Linear(256, 256), nn.LayerNorm(256), nn.GELU(), nn.Linear(256, 8))
     return planned(nn.Sequential(*layers), 0.3)
 
 
