@@ -15,6 +15,7 @@ from rad import data, models
 from rad.data import Dataset, Text
 from rad.errors import UsageError
 from rad.memory.budget import canonical
+from rad.planning.compiled import COMPILED
 from rad.results import run_path
 from rad.schema.own import TARGET, call_own
 from rad.schema.training import TRAIN
@@ -119,6 +120,7 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
     OmegaConf.resolve(config)
     dataset_options = _dataset_options(config)
     check_fits(config, dataset_options)
+    _check_compiled(config)
     experiment = str(config.experiment_name)
     usual = experiment == f"{config.model.name}_{config.dataset.name}"
     kept = path_overrides(
@@ -142,6 +144,22 @@ def read(config: DictConfig, overrides: Sequence[str]) -> RunSpec:
         ),
         text=config_text(config, RUNTIME, dataset={"name": config.dataset.name, **dataset_options}),
     )
+
+
+def _check_compiled(config: DictConfig) -> None:
+    """Refuse what torch.compile has not been tried with. Raises UsageError."""
+    others = {
+        "slices": config.slices is not None,
+        "training.cuda_graph": config.training.cuda_graph,
+        "training.parallel": config.training.parallel == "fsdp",
+    }
+    name = config.variant.name
+    for key, is_given in others.items():
+        if name in COMPILED and is_given:
+            raise UsageError(
+                f"variant={name} compiles the model, which does not go with {key}="
+                f"{OmegaConf.select(config, key)}: leave it out, or choose variant=auto"
+            )
 
 
 def _settings(config: DictConfig) -> Settings:

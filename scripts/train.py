@@ -16,10 +16,10 @@ from _run_spec import RunSpec, defaults, read
 from omegaconf import DictConfig, OmegaConf
 
 from rad import slice_batches
-from rad.conversion.modules import convert
 from rad.data import Dataset, Text
 from rad.errors import Several, UsageError
 from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
+from rad.planning.carry_out import carry_out
 from rad.planning.exact import blocks
 from rad.planning.variants import Built, Plan, fit
 from rad.processes.refusals import met
@@ -208,7 +208,7 @@ def plan(spec: RunSpec, dataset: Dataset | Text | Task, ranks: Ranks = ALONE) ->
     )
     smaller = found.batch_size < part
     size = found.batch_size * ranks.count if smaller else full
-    return Built(convert(model, found, spec.seed), size, found)
+    return Built(carry_out(model, found, spec.seed, inplace=True), size, found)
 
 
 def summary(spec: RunSpec, built: Built, result: TrainResult, count: int = 1) -> dict[str, Any]:
@@ -234,6 +234,7 @@ def summary(spec: RunSpec, built: Built, result: TrainResult, count: int = 1) ->
         "batch_size": built.batch_size,
         **({} if plan.micro_batch is None else {"micro_batch": plan.micro_batch}),
         **({} if not plan.recomputed else {"recomputed": list(plan.recomputed)}),
+        **({} if plan.division is None else {"division": asdict(plan.division)}),
         **({} if plan.path is None else {"path": repr(plan.path)}),
         "memory": {"paper_bytes": _paper_bytes(spec, plan), **asdict(plan.memory)},
         "final": result.final,

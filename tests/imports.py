@@ -11,7 +11,7 @@ import networkx as nx
 
 LIBRARY = (
     *("errors", "dtypes", "backends", "packing", "draws", "kernels", "sketches"),
-    *("functional", "memory", "nn", "conversion", "planning", "partition"),
+    *("functional", "memory", "nn", "conversion", "partition", "planning"),
 )
 """Packages of the library, each of which may import those before it."""
 

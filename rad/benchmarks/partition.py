@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
-from torch._dynamo.backends.registry import lookup_backend
+from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
-from torch._functorch import config as functorch_config
-from torch._inductor.compile_fx import compile_fx
 
 from rad.benchmarks.zoo import Specimen, checkpointed
 from rad.benchmarks.zoo_measures import measured, step_of
 from rad.errors import UsageError, first_line
 from rad.partition.backend import Backend, Inner, backend
+from rad.partition.memory_budget import memory_budget
 from rad.sketches import DitheredRounding
 
 EXACT = ("torch", "checkpointing", "compiled")
@@ -84,7 +82,11 @@ def _programs(
     yield "torch", {"method": "torch"}, lambda model: model
     yield "checkpointing", {"method": "checkpointing"}, checkpointed
     for each in memory:
-        yield f"compiled {each:g}", {"method": "compiled", "budget": each}, _by(exact(inner, each))
+        yield (
+            f"compiled {each:g}",
+            {"method": "compiled", "budget": each},
+            _by(memory_budget(each, inner)),
+        )
     for each in budgets:
         own = backend(each, seed, inner)
         yield f"{SKETCHED} {each:g}", {"method": SKETCHED, "budget": each}, _by(own)
@@ -98,20 +100,6 @@ def _by(own: Any) -> Make:
         return compiled
 
     return make
-
-
-def exact(inner: Inner, memory: float) -> Callable[[fx.GraphModule, list[Any]], Any]:
-    """torch's own backend with that activation_memory_budget.
-
-    A function of its own for each, or graphs of one budget would do for all.
-    """
-    compiler = compile_fx if inner == "inductor" else lookup_backend("aot_eager_decomp_partition")
-
-    def compiled(graph: fx.GraphModule, inputs: list[Any]) -> Any:
-        with functorch_config.patch(activation_memory_budget=memory):
-            return compiler(graph, inputs)
-
-    return compiled
 
 
 def _chosen(model: nn.Module) -> Row:

@@ -19,6 +19,7 @@ from torch._inductor.decomposition import select_decomp_table
 
 from rad.errors import UsageError
 from rad.nn.base import advance, start_draws
+from rad.partition.calls import strict
 from rad.partition.choices import BITS, Choice, choose
 from rad.partition.crossings import crossings
 from rad.partition.repetition import with_repetition
@@ -203,7 +204,8 @@ def compile(
     `seed` and the number of the call. `options` are those of torch.compile, but for `backend`;
     sizes are fixed (`dynamic=False`).
     `compiled.rad` says what was decided, once the model has been compiled in its first call.
-    Raises UsageError where the budget is no fraction, and in that call where it cannot be met.
+    Raises UsageError where the budget is no fraction, and in that call where it cannot be met; and
+    in a call for which torch would compile no more.
     """
     if "backend" in options or options.get("dynamic"):
         raise UsageError(
@@ -212,6 +214,7 @@ def compile(
         )
     own = backend(budget, seed, fewest_bits=fewest_bits)
     compiled: Any = torch.compile(model, backend=own, **{**options, "dynamic": False})
+    compiled.forward = strict(compiled.forward)
     vars(compiled)["rad"] = own
     return compiled
 

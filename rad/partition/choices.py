@@ -128,6 +128,14 @@ class Found:
 Divide = Callable[[Choice | None, float], tuple[fx.GraphModule, fx.GraphModule]]
 
 
+class BudgetTooSmall(UsageError):
+    """No division keeps so little; `least` is the smallest part of the bytes that was found."""
+
+    def __init__(self, text: str, least: float) -> None:
+        super().__init__(text)
+        self.least = least
+
+
 def choose(
     found: Sequence[Crossing],
     budget: float,
@@ -149,9 +157,10 @@ def choose(
     if best is not None:
         return search.enriched(search.relieved(best))
     least = search.least / search.total
-    raise UsageError(
+    raise BudgetTooSmall(
         f"budget={budget:g} of {search.total:,} saved bytes cannot be met: the least found is "
-        f"{least:.3f} of them; give budget={min(1.0, least + 0.001):.3f}"
+        f"{least:.3f} of them; give budget={min(1.0, least + 0.001):.3f}",
+        least,
     )
 
 

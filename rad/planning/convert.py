@@ -10,7 +10,9 @@ from torch import nn
 from rad.conversion import modules
 from rad.conversion.modules import Planned
 from rad.errors import UsageError
+from rad.planning.carry_out import carry_out
 from rad.planning.path import Path
+from rad.planning.plan import Plan
 from rad.planning.probe import Kind, Loss
 from rad.planning.variants import fit, sketching
 from rad.sketches import Sketch
@@ -77,6 +79,13 @@ def convert(
         assert sketch is not None
         if path == "auto":
             raise UsageError("path='auto' goes with budget=: give a sketch, or None")
+        if isinstance(sketch, Plan) and sketch.division is not None:
+            if path is not None or recomputed or not functions:
+                raise UsageError(
+                    f"a plan of {sketch.variant} compiles the model and converts no layer: leave "
+                    "out path=, recomputed= and functions="
+                )
+            return carry_out(model, sketch, seed, inplace=inplace)
         return modules.convert(
             model,
             sketch,
@@ -117,7 +126,7 @@ def convert(
         time=time,
         recompute=recompute,
     )
-    return modules.convert(model, plan, seed, inplace=inplace)
+    return carry_out(model, plan, seed, inplace=inplace)
 
 
 def _given(sketch: object, budget: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from rad.conversion.report import Report
 from rad.sketches import Sketch
@@ -16,6 +17,27 @@ class Memory:
     parameter_bytes: int
     saved_bytes: int
     peak_bytes: int
+
+
+Inner = Literal["inductor", "aot_eager"]
+
+
+@dataclass(frozen=True)
+class Division:
+    """How torch.compile divides a model: into `fraction` of the bytes that it would save.
+
+    With `sketches` by `rad.compile`, else by torch's activation_memory_budget, which calculates
+    again; `inner` compiles the two passes.
+    """
+
+    fraction: float
+    sketches: bool
+    inner: Inner = "inductor"
+    fewest_bits: int = 3
+
+    def __str__(self) -> str:
+        what = "rad.compile" if self.sketches else "activation_memory_budget"
+        return f"{what} {self.fraction:.4g}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +70,7 @@ class Plan:
     path: Sketch | None = None
     recomputed: tuple[str, ...] = ()
     micro_batch: int | None = None
+    division: Division | None = None
 
     def describe(self) -> str:
         """One line: what the variant does with the budget."""
@@ -61,6 +84,8 @@ class Plan:
         )
 
     def _kept(self) -> str:
+        if self.division is not None:
+            return f"as compiled with {self.division}"
         if self.layers is not None:
             kept = (
                 (name, f"{v:.3g}" if isinstance(v, float) else v) for name, v in self.layers.items()

@@ -114,12 +114,25 @@ class Trial:
     def plain_step(self) -> Callable[[], None]:
         """A forward and backward pass of the model as it was given."""
         model = self._copy()
+        return lambda: self._backward(self._forward_of(model), model)
 
+    def memory_of(self, prepare: Callable[[nn.Module], None]) -> Memory:
+        """All three figures of the model as it was given, but for what `prepare` does to a copy."""
+        model = self._copy()
+        prepare(model)
+        forward = self._forward_of(model)
+        self._backward(forward, model)  # the first pass may compile
+        peak = peak_bytes(lambda: self._backward(forward, model))
+        return Memory(self.parameter_bytes, saved_bytes(forward), peak)
+
+    def _forward_of(self, model: nn.Module) -> Callable[[], Tensor]:
         def forward() -> Tensor:
             with torch.random.fork_rng(self._devices):
-                return self.loss(self.example.call(model))
+                loss = self.loss(self.example.call(model))
+            check_loss(loss)
+            return loss
 
-        return lambda: self._backward(forward, model)
+        return forward
 
     def exact_loss(self) -> Tensor:
         """The loss of a forward pass that keeps everything exactly."""

@@ -6,7 +6,8 @@ among them by predicted variance; rounding takes the most bits, `auto` what is p
 be best for each layer; `reduced_batch` keeps everything of the largest batch that fits, and
 `baseline` keeps everything. Exact, too, are `accumulation`, which works through the full batch in
 parts that fit, and `checkpointing`, which runs every block again in the backward pass. The exact
-ones run on the lean exact layers, so that equal bytes mean equal bytes.
+ones run on the lean exact layers, so that equal bytes mean equal bytes. `activation_memory_budget`
+and `rad_compile` convert nothing and compile the model (`rad.planning.compiled`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Any
 from torch import nn
 
 from rad.conversion.example import own_loss
-from rad.conversion.modules import convert
+from rad.conversion.report import Report, report
 from rad.errors import UsageError
 from rad.memory.budget import Budget, parse_budget
 from rad.memory.graph import gradients_enabled
+from rad.planning.carry_out import carry_out
+from rad.planning.compiled import COMPILED, divided
 from rad.planning.exact import with_blocks_recomputed
 from rad.planning.limits import TooSmall, in_bytes, refusal
 from rad.planning.path import Path, on_best_path
@@ -28,6 +31,7 @@ from rad.planning.plan import Plan
 from rad.planning.probe import Kind, Loss, Trial
 from rad.planning.spend import ALLOCATIONS, Allocation, Spent, is_kept_directly, spend
 from rad.planning.ways import best_way, read_time
+from rad.sketches import Identity
 from rad.sketches.registry import kinds
 
 EXACT = ("baseline", "reduced_batch", "accumulation", "checkpointing")
@@ -41,7 +45,7 @@ def sketching() -> tuple[str, ...]:
 
 def variants() -> tuple[str, ...]:
     """All variants by name."""
-    return (*EXACT, *sketching())
+    return (*EXACT, *COMPILED, *sketching())
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def build(
         recompute=recompute,
         **options,
     )
-    return Built(convert(model, plan, seed), plan.batch_size, plan)
+    return Built(carry_out(model, plan, seed), plan.batch_size, plan)
 
 
 @gradients_enabled()
@@ -118,7 +122,8 @@ def fit(
     normalised by itself) in the fewest parts that fit, of `Plan.micro_batch` examples, which the
     caller's loop works through one after another; `checkpointing` recomputes every block
     (`rad.planning.exact.blocks`), and its budget is only checked. Neither rounds a path that is
-    "auto".
+    "auto". `activation_memory_budget` and `rad_compile` compile the model, of which they convert no
+    layer, with the largest part of torch.compile's bytes that fits (`rad.planning.compiled`).
     A smaller batch, which `reduced_batch` and `accumulation` need, is cut from each tensor along
     the axis that holds the examples. `batch_axis` gives it as `in_dims` of `torch.func.vmap` does:
     an axis for all, or in a tuple or by name an axis for each argument, None where it has no batch.
@@ -146,7 +151,8 @@ def fit(
     measured, on this machine, so that two plans may differ: keep a plan to use it again.
     `options` are fields of the variant's sketch (`rad.sketches.registry`): `replacement` of the
     sampling variants, `block` and `zero_code` of rounding, `block` and `dithered` of rotated,
-    `bits` and `dithered` of sampled rounding.
+    `bits` and `dithered` of sampled rounding; or `inner` and, of `rad_compile`, `fewest_bits`
+    (`rad.backend`).
 
     Modules are planned in the mode that they have: what is in `eval()`, such as frozen batch
     normalisation, keeps what torch keeps, and is to be so in training, too.
@@ -186,6 +192,8 @@ def fit(
     if variant == "checkpointing":
         trial = with_blocks_recomputed(trial)
     trial.accumulates = variant == "accumulation"
+    if variant in COMPILED:
+        return _compiled(trial, report(model), wanted, variant, options)
     if path == "auto" and variant in ("accumulation", "checkpointing"):
         path = None
     if not trial.layers and variant in sketching():
@@ -238,6 +246,30 @@ def fit(
     )
 
 
+def _compiled(
+    trial: Trial, plain: Report, wanted: Budget, variant: str, options: dict[str, Any]
+) -> Plan:
+    bytes_ = in_bytes(trial, wanted)
+    found = divided(trial, bytes_, variant, options)
+    if isinstance(found, TooSmall):
+        assert bytes_ is not None
+        raise refusal(trial, wanted, bytes_, found)
+    division, memory = found
+    return Plan(
+        variant=variant,
+        budget=wanted.text,
+        kind=trial.kind,
+        allocation="uniform",
+        sketch=Identity(),
+        keep_fraction=None,
+        bits=None,
+        batch_size=trial.full_batch,
+        memory=memory,
+        report=plain,
+        division=division,
+    )
+
+
 def _weighs(variant: str, path: Path, most: float | None, recompute: bool | None) -> bool:
     """Whether sketches and recomputation are measured against each other."""
     wanted = path == "auto" or most is not None if recompute is None else recompute
@@ -280,7 +312,7 @@ def _check(variant: str, allocation: str, options: dict[str, Any]) -> None:
             f"allocation=optimal divides the paper's keep fractions among layers; {variant} has "
             "none: use allocation=uniform, or variant=auto, which chooses for each layer"
         )
-    known = kind.options if kind else ()
+    known = kind.options if kind else COMPILED.get(variant, ())
     for name in options:
         if name not in known:
             has = f"choose among {', '.join(known)}" if known else "it has none, leave it out"

@@ -18,6 +18,8 @@ STYLES = {
     "reduced_batch": ("#D55E00", "s"),
     "accumulation": ("#D62728", "+"),
     "checkpointing": ("#8C564B", "8"),
+    "activation_memory_budget": ("#1F3A93", "1"),
+    "rad_compile": ("#C2185B", "2"),
     "same_sample": ("#E69F00", "^"),
     "different_sample": ("#0072B2", "v"),
     "project": ("#009E73", "D"),

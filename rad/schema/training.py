@@ -48,6 +48,7 @@ BUDGET = Parsed(check_budget)
 DEVICE = Parsed(choose_device)
 BITS = Choice(sorted(PLANES))
 
+INNER = Choice(("inductor", "aot_eager"))
 _BLOCK = OrNull(SIZE)
 _OPTIONS: dict[str, Rules] = {
     "same_sample": {"replacement": FLAG},
@@ -56,6 +57,8 @@ _OPTIONS: dict[str, Rules] = {
     "dithered_rounding": {"block": _BLOCK, "zero_code": FLAG},
     "rotated_rounding": {"block": _BLOCK, "dithered": FLAG},
     "sampled_rounding": {"bits": BITS, "dithered": FLAG},
+    "activation_memory_budget": {"inner": INNER},
+    "rad_compile": {"inner": INNER, "fewest_bits": Choice((2, 3, 4, 8))},
     "principal_project": {"principal_fraction": Number(0, 1)},
     pde_plan.RESIDUAL: {"bits": BITS, "dithered": FLAG},
 }
