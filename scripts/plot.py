@@ -17,6 +17,7 @@ from rad.plotting import (
     curves_by_budget,
     final_against_memory,
     four_panels,
+    front,
     save,
     select,
     select_overrides,
@@ -54,6 +55,8 @@ def _figures(
             (output, final_against_memory(runs, config.column)),
             (curves, curves_by_budget(rows, runs, config.column, x=config.x)),
         ]
+    if config.figure == "front":
+        return [(output, front(rows, runs, config.column))]
     return [(output, convergence(rows, runs, config.column, x=config.x, second=config.second))]
 
 

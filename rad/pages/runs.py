@@ -32,6 +32,8 @@ HEADERS = {
     "seconds": "seconds an iteration",
     "pde": "final loss",
     "over": "over the exact run's",
+    "interval": "test loss over full memory's, 95 %",
+    "reach": "time to full memory's loss at 80 % of its steps",
     "seeds": "seeds",
 }
 COLUMNS = {
@@ -142,6 +144,12 @@ class Runs:
             return str(runs["seed"].nunique())
         if name == "over":
             return self.ratio(source, until, "train_loss", digits=4)
+        if name in ("interval", "reach") and source == until:
+            return ""
+        if name == "interval":
+            return self.interval(source, until, "test_loss", digits=3)
+        if name == "reach":
+            return self.reach(source, until)
         if name == "steps":
             column, level = until.split()
             return self.steps(source, column, float(level) if "/" not in level else level)
@@ -202,6 +210,22 @@ class Runs:
     def mean_steps(self, source: str, column: str, level: float | str) -> float:
         """The mean over seeds of `steps`; NaN where a seed does not reach the level."""
         return float(np.mean(self._steps(source, column, level)))
+
+    def reach(self, source: str, full: str, share: float = 0.8) -> str:
+        """Seconds to the test loss that the runs of `full` have at that share of their steps.
+
+        Over theirs up to there: the mean over paired seeds.
+        """
+        ratios = []
+        theirs = dict(iter(self.curves(full).groupby("seed")))
+        for seed, rows in self.curves(source).groupby("seed"):
+            there = theirs[seed]
+            at = there[there["iteration"] >= share * there["iteration"].max()].iloc[0]
+            reached = rows.loc[rows["test_loss"] <= at["test_loss"], "seconds"]
+            ratios.append(reached.iloc[0] / at["seconds"] if len(reached) else math.nan)
+        if np.isnan(ratios).any():
+            return f"reached by {np.isfinite(ratios).sum()} of {len(ratios)}"
+        return f"{np.mean(ratios):.2f}x"
 
     def _logs(self, sources: Sequence[str], others: Sequence[str], column: str) -> np.ndarray:
         ours, theirs = (

@@ -5,6 +5,7 @@ from rad.plotting.benchmark import PROGRAMS, benchmark_figure
 from rad.plotting.budgets import curves_by_budget, final_against_memory
 from rad.plotting.curves import convergence, four_panels
 from rad.plotting.files import save
+from rad.plotting.front import front
 from rad.plotting.memory import memory_figure
 from rad.plotting.pareto import EXACT, pareto_figure
 from rad.plotting.partition import partition_figure
@@ -27,6 +28,7 @@ __all__ = [
     "curves_by_budget",
     "final_against_memory",
     "four_panels",
+    "front",
     "log_ticks",
     "memory_figure",
     "ordered",

@@ -257,7 +257,7 @@ PARETO: Rules = {
 PLOT: Rules = {
     "experiment": OrNull(NAME),
     "beside": ListOf(NAME, least=0, distinct=True),
-    "figure": Choice(("curves", "panels", "budgets")),
+    "figure": Choice(("curves", "panels", "budgets", "front")),
     "budget": OrNull(BUDGET),
     "overrides": OrNull(TEXT),
     "x": Choice(("iteration", "seconds")),

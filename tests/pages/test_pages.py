@@ -149,3 +149,23 @@ def test_figures_are_paired_by_seed_where_each_has_one_run() -> None:
     with pytest.raises(UsageError, match="several runs of one seed"):
         runs.interval(project, full)
     assert runs.ratio("fractions_mnist/project/budget=0.1", full) != "1.00"
+
+
+def test_time_to_full_memorys_loss_is_over_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def curves(self: Runs, source: str) -> pd.DataFrame:
+        losses, each = {
+            "full": ([4.0, 3.0, 2.0, 1.0, 0.9, 0.8], 2.0),
+            "slower": ([4.0, 3.5, 2.5, 0.9, 0.9, 0.8], 3.0),
+            "worse": ([4.0, 3.5, 2.5, 2.0, 1.9, 1.8], 1.0),
+        }[source]
+        seconds = [each * n for n in range(6)]
+        rows = {"seed": 0, "iteration": range(6), "seconds": seconds, "test_loss": losses}
+        return pd.DataFrame(rows)
+
+    monkeypatch.setattr(Runs, "curves", curves)
+    runs = Runs(tmp_path)
+    assert runs.reach("slower", "full") == f"{9 / 8:.2f}x"  # at row 3, where full is at row 4
+    assert runs.reach("slower", "full", share=1.0) == "1.50x"
+    assert runs.reach("worse", "full") == "reached by 0 of 1"

@@ -240,6 +240,19 @@ def test_a_task_without_accuracy_is_shown_without() -> None:
         plotting.convergence(rows, runs, "test_accuracy")
 
 
+def test_front_shows_what_is_reached_with_how_many_bytes_and_in_how_much_time() -> None:
+    rows, runs = frames(("baseline", "different_sample"))
+    left, right = plotting.front(rows, runs, "train_loss").axes
+    ends = {bars.get_label(): bars.lines[0].get_xydata()[0] for bars in left.containers}
+    assert ends["baseline"] == pytest.approx((1.563636, 0.03))
+    assert ends["different sample"] == pytest.approx((0.243111, 0.03))
+    curve = right.lines[0].get_xydata()
+    assert curve[0] == pytest.approx((3.0, 0.75))  # iteration 200, the first that was evaluated
+    assert right.get_xlabel() == "seconds of training"
+    with pytest.raises(UsageError, match="no run ends with 'batch_loss': choose a column"):
+        plotting.front(rows.assign(batch_loss=1.0), runs, "batch_loss")
+
+
 def test_table_of_one_seed_has_no_spread() -> None:
     table = plotting.summary_table(frames(("baseline",), seeds=1)[1])
     assert "0.0100" in table

@@ -57,7 +57,13 @@ def test_compiled_rivals_train_and_tell_how_they_are_divided(call: Call, tmp_pat
     [
         ("variant=accumulation",),
         ("variant=checkpointing",),
-        ("variant=rad_compile", "variant.inner=aot_eager", "budget=800000", "model.width=64", "model.blocks=1"),
+        (
+            "variant=rad_compile",
+            "variant.inner=aot_eager",
+            "budget=800000",
+            "model.width=64",
+            "model.blocks=1",
+        ),
     ],
 )
 def test_a_rival_resumes_as_if_unbroken(
