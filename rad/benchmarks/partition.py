@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -39,9 +40,10 @@ def partition_rows(
 
     `memory` are the budgets of torch.compile, `budgets` those of rad.compile, both of which compile
     by `inner`. `graphs`, `sketches`, `fewest_bits` and `recompute` say what rad.compile has chosen:
-    the latter is the activation_memory_budget of what stays exact. A method that cannot be has a
-    `note` in place of numbers. `exact_time_ratio` is the least time of an exact method that keeps
-    no more bytes, where there is one.
+    the latter is the activation_memory_budget of what stays exact; `predicted_time` is over
+    torch.compile's. `first_step_seconds` has what planning and compiling take. A method that cannot
+    be has a `note` in place of numbers. `exact_time_ratio` is the least time of an exact method
+    that keeps no more bytes, where there is one.
     """
     torch.compiler.reset()
     most = 1 + len(memory) + len(budgets)
@@ -52,7 +54,9 @@ def partition_rows(
         for name, row, make in _programs(made, memory, budgets, inner, seed):
             try:
                 models[name] = make(copy.deepcopy(made.model))
+                start = time.perf_counter()
                 step_of(made, models[name])()  # which compiles it
+                row["first_step_seconds"] = round(time.perf_counter() - start, 2)
             except (UsageError, BackendCompilerFailed) as error:
                 models.pop(name, None)
                 row["note"] = first_line(_cause(error))

@@ -114,6 +114,7 @@ NETWORKS = {
     "gpt_128": Compared(_text(128, 4, 128), 8),
     "gpt_512": Compared(_text(512, 3, 128), 4),
     "gpt_1024": Compared(_text(1024, 2, 64), 4),
+    "gpt_deep": Compared(_text(128, 12, 64), 2),
     "gpt2": Compared(ZOO["gpt2"], 8),
     "gated_mlp": Compared(_gated, 512),
     "resnet18": Compared(ZOO["resnet18"], 8),

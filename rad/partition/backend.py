@@ -20,9 +20,10 @@ from torch._inductor.decomposition import select_decomp_table
 from rad.errors import UsageError
 from rad.nn.base import advance, start_draws
 from rad.partition.calls import strict
-from rad.partition.choices import BITS, Choice, choose
+from rad.partition.choices import Choice
 from rad.partition.crossings import crossings
 from rad.partition.repetition import with_repetition
+from rad.partition.search import BITS, choose
 from rad.partition.sketched_graph import copied, with_copies, with_sketches
 
 Inner = Literal["inductor", "aot_eager"]
@@ -198,11 +199,11 @@ def compile(
     What crosses from the forward to the backward pass is rounded where every gradient is linear in
     it (`rad.partition.linearity`), so that gradients are estimated without bias; or kept exactly,
     or calculated again: whatever is predicted to take the least time (`rad.partition.costs`).
-    Rounded numbers have `fewest_bits` or more, one of 2, 3, 4 and 8 (a fifth of them may have one
-    less): a linear layer's weight gradient errs by about 0.30, 0.055, 0.012 or 4e-5 of the sum of
-    its squares over the examples. The model is not converted, and stays as it is. Draws depend on
-    `seed` and the number of the call. `options` are those of torch.compile, but for `backend`;
-    sizes are fixed (`dynamic=False`).
+    Rounded numbers have `fewest_bits` or more, one of 2, 3, 4 and 8 (a fifth of them may have the
+    next fewer): a linear layer's weight gradient errs by about 0.30, 0.055, 0.012 or 4e-5 of the
+    sum of its squares over the examples. The model is not converted, and stays as it is. Draws
+    depend on `seed` and the number of the call. `options` are those of torch.compile, but for
+    `backend`; sizes are fixed (`dynamic=False`).
     `compiled.rad` says what was decided, once the model has been compiled in its first call.
     Raises UsageError where the budget is no fraction, and in that call where it cannot be met; and
     in a call for which torch would compile no more.

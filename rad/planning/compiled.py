@@ -109,7 +109,7 @@ def _exact(trial: Trial, limit: int, whole: Division) -> tuple[Division, Memory]
 
 def _sketched(trial: Trial, limit: int, whole: Division) -> tuple[Division, Memory] | TooSmall:
     """The part that leaves what is saved past the compiled graphs, such as in the loss, beside."""
-    from rad.partition.choices import BudgetTooSmall
+    from rad.partition.search import BudgetTooSmall
 
     made: list[Any] = []
 

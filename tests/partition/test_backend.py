@@ -12,7 +12,7 @@ from unbiased import check_biased_is_caught, check_unbiased
 
 import rad
 from rad.memory import saved_bytes
-from rad.partition import choices, costs, crossings
+from rad.partition import costs, crossings, search
 from rad.partition.backend import Backend
 from rad.partition.bits import Bits
 
@@ -188,7 +188,7 @@ def test_outputs_are_exact() -> None:
 def test_a_quadratic_use_takes_two_draws_and_one_would_be_biased(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choices, "BITS", (2,))
+    monkeypatch.setattr(search, "BITS", (2,))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 8), nn.LayerNorm(8))
     x, weights = torch.randn(256, 32), torch.randn(256, 8)

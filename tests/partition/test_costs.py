@@ -10,8 +10,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import rad
 from rad.partition import costs
-from rad.partition.choices import BLOCK
 from rad.partition.costs import OF_A_FUNCTION, OF_AN_ELEMENT, is_product, operations
+from rad.partition.search import BLOCK
 
 HEADS = torch.randn(2, 4, 16, 8)
 
