@@ -22,6 +22,7 @@ from rad.memory.paper import FLOAT, NETWORKS, paper_bytes
 from rad.planning.carry_out import carry_out
 from rad.planning.exact import blocks
 from rad.planning.variants import Built, Plan, fit
+from rad.processes.parent import ending_with_parent
 from rad.processes.refusals import met
 from rad.results import RunFolder, difference, locked, machine, provenance, write_atomic
 from rad.training import (
@@ -85,6 +86,8 @@ def train_specs(specs: Sequence[RunSpec], **place: Any) -> None:
         torch.cuda.set_device(device)
     with ExitStack() as stack, Interruption() as interruption:
         parallel = specs[0].config.training.parallel
+        if parallel is not None:
+            stack.enter_context(ending_with_parent())
         ranks = ALONE if parallel is None else stack.enter_context(joined(device, parallel, met))
         for index, spec in enumerate(different.values()):
             here = {**place, "number": place.get("number", 1) + index}

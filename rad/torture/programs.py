@@ -70,6 +70,8 @@ class Program:
     fresh: bool = False
     size_limit: int | None = None
     """The largest file, in bytes, that it may write."""
+    launched: int = 0
+    """How many processes torchrun starts of it; 0: started without it, as one."""
 
     def start(self) -> Running:
         """Started, in a session of its own."""
@@ -87,9 +89,10 @@ class Running:
         self._printed = tempfile.TemporaryDirectory(prefix="rad-torture-")
         folder = Path(self._printed.name)
         self._files = folder / "out", folder / "err"
+        self._shared = program.folder if program.launched else None
         self._process: Any
         if program.fresh:
-            words = [sys.executable, str(program.script), *program.arguments]
+            words = [sys.executable, *_launcher(program), str(program.script), *program.arguments]
             out, err = (file.open("wb") for file in self._files)
             with out, err:
                 self._process = subprocess.Popen(
@@ -172,7 +175,7 @@ class Running:
     def settle(self) -> None:
         """Wait until all that it has started has ended, too."""
         end = time.monotonic() + SECONDS
-        while _members(self.pid) and time.monotonic() < end:
+        while (_members(self.pid) or _working_in(self._shared)) and time.monotonic() < end:
             time.sleep(0.05)
 
     @property
@@ -211,6 +214,24 @@ def _members(session: int) -> list[int]:
         if int(fields[3]) == session and fields[0] != "Z" and "tracker" not in command:
             found.append(int(entry.name))
     return found
+
+
+def _working_in(folder: Path | None) -> bool:
+    """Whether a process works there: those of torchrun have a session of their own."""
+    if folder is None:
+        return False
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "cwd").readlink() == folder.resolve():
+                return True
+    return False
+
+
+def _launcher(program: Program) -> list[str]:
+    if not program.launched:
+        return []
+    count = str(program.launched)
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
 
 
 def _as_by_a_user() -> None:

@@ -42,6 +42,8 @@ class Subject:
     fresh: bool = False
     together: int = 1
     """How many processes are given the same command at once."""
+    launched: int = 0
+    """How many processes torchrun starts to train one run; 0: started without it."""
 
 
 _QUIET = "logger.mode=disabled"
@@ -87,6 +89,13 @@ SUBJECTS = (
         (*_SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
         fresh=True,
     ),
+    Subject(
+        "two processes by torchrun",
+        "train",
+        (*_SHORT, "model.hidden=[6]", "training.parallel=ddp", "device=cpu"),
+        fresh=True,
+        launched=2,
+    ),
     Subject("sweep by submitit", "train", (*_SWEEP, "hydra/launcher=submitit_local"), fresh=True),
 )
 
@@ -127,7 +136,7 @@ class Stage:
         folders = self.scripts, Path(__file__).parent
         script = next(file for each in folders if (file := each / f"{subject.script}.py").exists())
         words = (*subject.arguments, *more)
-        return Program(script, words, folder, subject.fresh, size_limit)
+        return Program(script, words, folder, subject.fresh, size_limit, subject.launched)
 
     def unbroken(self, subject: Subject) -> tuple[Rows, float]:
         """What the subject leaves where nothing happens, and the seconds in which signals reach it.
