@@ -36,7 +36,9 @@ def partition_rows(
     rounds: int,
     seed: int = 0,
 ) -> list[Row]:
-    """A row for each method and budget, as `measured` has it, times against plain torch's.
+    """A row for each method and budget, together a program, as `measured` has it.
+
+    Times are against plain torch's.
 
     `memory` are the budgets of torch.compile, `budgets` those of rad.compile, both of which compile
     by `inner`. `graphs`, `sketches`, `fewest_bits` and `recompute` say what rad.compile has chosen:
@@ -60,7 +62,7 @@ def partition_rows(
             except (UsageError, BackendCompilerFailed) as error:
                 models.pop(name, None)
                 row["note"] = first_line(_cause(error))
-            rows[name] = row
+            rows[name] = {"program": name, **row}
         found = measured(made, models, "torch", rounds)
     for name, model in models.items():
         rows[name] |= found[name] | _chosen(model)
