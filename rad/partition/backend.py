@@ -44,7 +44,7 @@ class Backend:
     `rad_calls` of `counter`.
 
     `choices` has an entry for each graph with a backward pass, in the order in which they were
-    compiled; printing the backend prints them.
+    compiled; printing the backend prints them. `graphs` counts all graphs.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Backend:
         self.budget, self.seed, self._inner = float(budget), seed, _INNER[inner]
         self._fewest_bits = fewest_bits
         self.choices: list[Choice] = []
+        self.graphs = 0
         self.counter = nn.Module()
         self._count_from(torch.zeros((), dtype=torch.int64))
 
@@ -83,13 +84,14 @@ class Backend:
                 "sizes that may change cannot be planned for: compile with dynamic=False, as "
                 "rad.compile does, which compiles anew for each size"
             )
+        self.graphs += 1
         device = next((x.device for x in inputs if isinstance(x, Tensor)), torch.device("cpu"))
         key, _ = start_draws(self.seed, 0, device)
         given = copy.copy(graph)
         given.graph = copied(graph.graph)
         _add_key(given.graph)
         given.recompile()
-        fixed = {place for place, x in enumerate(inputs) if isinstance(x, nn.Parameter)}
+        fixed = {place for place, x in enumerate(inputs) if _is_of_the_model(x)}
         partition = _Partition(self.budget, fixed, self._fewest_bits, self.choices)
         before = len(self.choices)
         compiled = self._inner(given, [*inputs, key], partition)
@@ -103,6 +105,17 @@ class Backend:
             return compiled(*args, advance(key, calls, None))
 
         return run
+
+    def describe(self) -> str:
+        """What was decided for all graphs, in a line."""
+        sketches = sum(len(s.crossing.groups or []) for c in self.choices for s in c.stored)
+        recompute = min((choice.memory for choice in self.choices), default=1.0)
+        again = sum(len(choice.repeated) for choice in self.choices)
+        time = max((choice.time for choice in self.choices), default=1.0)
+        return (
+            f"{sketches} sketches, {again} nodes and what activation_memory_budget={recompute:g} "
+            f"leaves calculated again, {time:.2f} of torch.compile's time as predicted"
+        )
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, self.choices))
@@ -127,6 +140,11 @@ def _by_operators(graph: fx.GraphModule, inputs: Sequence[Any], partition: _Part
 
 _INNER = {"inductor": _by_inductor, "aot_eager": _by_operators}
 """What compiles the two passes."""
+
+
+def _is_of_the_model(x: Any) -> bool:
+    """Whether an input is a parameter or a buffer, which Dynamo marks as staying in its place."""
+    return isinstance(x, nn.Parameter) or hasattr(x, "_dynamo_static_input_type")
 
 
 def _has_symbols(x: Any) -> bool:
@@ -215,7 +233,7 @@ def compile(
         )
     own = backend(budget, seed, fewest_bits=fewest_bits)
     compiled: Any = torch.compile(model, backend=own, **{**options, "dynamic": False})
-    compiled.forward = strict(compiled.forward)
+    compiled.forward = strict(compiled.forward, own)
     vars(compiled)["rad"] = own
     return compiled
 

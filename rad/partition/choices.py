@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from rad.errors import UsageError
-from rad.partition.crossings import Crossing, lasting
+from rad.partition.crossings import Crossing
 from rad.partition.proof import proof
 from rad.partition.sketched_graph import Storage
 
@@ -99,12 +99,17 @@ class Found:
 
 
 def saved_bytes(forward: fx.GraphModule, backward: fx.GraphModule, fixed: Collection[int]) -> int:
-    """Bytes of the tensors that the backward graph is given and that are no parameters."""
-    free = {node.name for node in lasting(forward.graph, fixed)}
+    """Bytes of the tensors that the backward graph is given, but for the `fixed` inputs' own."""
+    inputs = forward.graph.find_nodes(op="placeholder")
+    own = {_storage(node) for place, node in enumerate(inputs) if place in fixed}
     sizes = {}
     for node in backward.graph.find_nodes(op="placeholder"):
-        value: Any = node.meta.get("val")
-        if isinstance(value, Tensor) and "tangents" not in node.name and node.name not in free:
-            storage = value.untyped_storage()
-            sizes[storage._cdata] = storage.nbytes()
+        storage = _storage(node)
+        if storage is not None and "tangents" not in node.name and storage not in own:
+            sizes[storage] = node.meta["val"].untyped_storage().nbytes()
     return sum(sizes.values())
+
+
+def _storage(node: fx.Node) -> int | None:
+    value: Any = node.meta.get("val")
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from rad.partition.bits import Bits
@@ -88,6 +89,9 @@ def _of_node(node: fx.Node) -> int:
     if is_product(node):
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: each.meta["val"])
         return int(flop_registry[_LIKE.get(packet, packet)](*args, **kwargs, out_val=value))
-    if not isinstance(value, Tensor) or getattr(node.target, "is_view", False):
+    tensors = [each for each in tree_leaves(value) if isinstance(each, Tensor)]
+    if not tensors or getattr(node.target, "is_view", False):
         return 0
-    return value.numel() * (OF_A_FUNCTION if packet in _FUNCTIONS else OF_AN_ELEMENT)
+    return max(each.numel() for each in tensors) * (
+        OF_A_FUNCTION if packet in _FUNCTIONS else OF_AN_ELEMENT
+    )

@@ -50,7 +50,8 @@ class Crossing:
 
     @property
     def nbytes(self) -> int:
-        return self.value.numel() * self.value.element_size()
+        whole = self.value.numel() * self.value.element_size()
+        return min(whole, self.value.untyped_storage().nbytes())
 
 
 def is_tangent(node: fx.Node) -> bool:
@@ -68,22 +69,33 @@ def backward_nodes(graph: fx.Graph) -> set[fx.Node]:
 
 
 def lasting(graph: fx.Graph, fixed: Collection[int]) -> set[fx.Node]:
-    """What takes no memory of its own: parameters, constants, and what is made of these alone.
+    """Parameters, buffers, constants, and what is made of these alone and without draws.
 
-    `fixed` are the places of the inputs that are parameters. What is made of them is small beside
-    activations, and torch keeps or makes it again as it likes.
+    `fixed` are the places of the inputs that are parameters or buffers. One that the forward pass
+    changes is not among them, since the backward pass would find it changed.
     """
+    written = changed(graph)
     places = {node: place for place, node in enumerate(graph.find_nodes(op="placeholder"))}
     found: set[fx.Node] = set()
     for node in graph.nodes:
         inputs = node.all_input_nodes
-        is_given = places[node] in fixed if node in places else not (inputs or _is_drawn(node))
-        if is_given or (inputs and all(each in found for each in inputs)):
+        if node in places:
+            is_given = places[node] in fixed and node not in written
+        else:
+            is_given = not is_drawn(node) and all(each in found for each in inputs)
+        if is_given:
             found.add(node)
     return found
 
 
-def _is_drawn(node: fx.Node) -> bool:
+def changed(graph: fx.Graph) -> set[fx.Node]:
+    """The inputs that the graph writes to."""
+    nodes = graph.find_nodes(op="call_function", target=aten.copy_.default)
+    return {node.args[0] for node in nodes if isinstance(node.args[0], fx.Node)}
+
+
+def is_drawn(node: fx.Node) -> bool:
+    """Whether a node draws from a generator."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
@@ -108,7 +120,7 @@ def crossings(graph: fx.Graph, fixed: Collection[int] = ()) -> list[Crossing]:
         apart = [_crossing({node: ()}, users) for node, _, users in members]
         readers = {user for _, _, users in members for user in users}
         as_one = _crossing({root: ()} | {node: chain for node, chain, _ in members}, readers)
-        is_less = len(members) > 1 and _draws(as_one) < sum(map(_draws, apart))
+        is_less = _numbers(as_one) < sum(map(_numbers, apart))
         found += [as_one] if is_less or is_truth(as_one.value) else apart
     return sorted(found, key=lambda each: each.node)
 
@@ -118,8 +130,10 @@ def is_truth(value: Tensor) -> bool:
     return value.dtype == torch.bool
 
 
-def _draws(crossing: Crossing) -> float:
-    return math.inf if crossing.groups is None else len(crossing.groups)
+def _numbers(crossing: Crossing) -> float:
+    """How many would be sketched."""
+    draws = math.inf if crossing.groups is None else len(crossing.groups)
+    return draws * crossing.value.numel() if crossing.value.numel() else 0
 
 
 def _affine_from(node: fx.Node, free: Collection[fx.Node]) -> tuple[fx.Node, tuple[fx.Node, ...]]:
@@ -131,6 +145,8 @@ def _affine_from(node: fx.Node, free: Collection[fx.Node]) -> tuple[fx.Node, tup
             break
         before, after = inputs[0].meta.get("val"), node.meta["val"]
         if not isinstance(before, Tensor) or before.numel() > after.numel():
+            break
+        if not (before.is_floating_point() or is_truth(before)):
             break
         chain, node = (node, *chain), inputs[0]
     return node, chain

@@ -9,7 +9,7 @@ from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 from rad.partition.costs import is_product
-from rad.partition.crossings import Crossing
+from rad.partition.crossings import Crossing, changed, is_drawn
 
 SMALL = 8
 """Values of fewer bytes than this part of the largest are not worth it."""
@@ -33,10 +33,18 @@ def repetitions(found: Sequence[Crossing]) -> list[Repetition]:
     most = max((each.nbytes for each in exact), default=0)
     large = [each for each in exact if SMALL * each.nbytes >= most]
     by_products = dict.fromkeys(_products(each.node) for each in large)
-    return [_repetition(found, products) for products in by_products if products]
+    return [
+        each
+        for products in by_products
+        if products and (each := _repetition(found, products)) is not None
+    ]
 
 
-def _repetition(found: Sequence[Crossing], products: frozenset[fx.Node]) -> Repetition:
+def _repetition(found: Sequence[Crossing], products: frozenset[fx.Node]) -> Repetition | None:
+    """None where the forward pass changes an input of it, which backward would find changed.
+
+    Draws are not made again.
+    """
     read = set(_back_to_products(each for node in products for each in node.all_input_nodes))
     nodes, spared = set(products), set[str]()
     for each in found:
@@ -48,7 +56,11 @@ def _repetition(found: Sequence[Crossing], products: frozenset[fx.Node]) -> Repe
         else:
             continue
         spared.add(each.node.name)
-    return Repetition(frozenset(node.name for node in nodes), frozenset(spared))
+    written = changed(next(iter(products)).graph)
+    if any(each in written for node in nodes for each in node.all_input_nodes):
+        return None
+    names = frozenset(node.name for node in nodes if not is_drawn(node))
+    return Repetition(names, frozenset(spared))
 
 
 def _products(node: fx.Node) -> frozenset[fx.Node]:

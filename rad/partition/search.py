@@ -47,8 +47,11 @@ class BudgetTooSmall(UsageError):
     """No division keeps so little; `least` is the smallest part of the bytes that was found."""
 
     def __init__(self, text: str, least: float) -> None:
-        super().__init__(text)
+        super().__init__(text, least)
         self.least = least
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def choose(
@@ -96,7 +99,8 @@ class _Search:
         forward, backward = divide(None, 1.0)
         self.least = self.total = saved_bytes(forward, backward, fixed)
         self.limit = int(budget * self.total)
-        self._operations = sum(operations(each.graph.nodes) for each in (forward, backward))
+        counted = sum(operations(each.graph.nodes) for each in (forward, backward))
+        self._operations = max(1, counted)
         self._again = operations(repeated(forward, backward))
         plain = Choice((), self._found, 1.0, self.total, self.total)
         self.plain = Found(plain, forward, backward)

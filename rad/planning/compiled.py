@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -32,6 +32,14 @@ ATTEMPTS = 3
 """How often less is tried where more is saved than was planned."""
 
 
+class Divided(NamedTuple):
+    """How a model is compiled, what it then takes, and, of `rad.compile`, what was decided."""
+
+    division: Division
+    memory: Memory
+    reason: str | None = None
+
+
 def compile_divided(model: nn.Module, division: Division, seed: int = 0) -> Any:
     """Let a model train compiled from now on, in place, and return the backend that compiles it.
 
@@ -49,7 +57,8 @@ def compile_divided(model: nn.Module, division: Division, seed: int = 0) -> Any:
         bits = division.fewest_bits
         how = backend(division.fraction, seed, division.inner, fewest_bits=bits)
         how.count_in(model)
-    compiled = strict(torch.compile(_apart(model), backend=how, dynamic=False))
+    given = how if division.sketches else None
+    compiled = strict(torch.compile(_apart(model), backend=how, dynamic=False), given)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         run = compiled if keeps_now(model) else model._call_impl
@@ -71,7 +80,7 @@ def _apart(model: nn.Module) -> Callable[..., Any]:
 
 def divided(
     trial: Trial, bytes_: int | None, variant: str, options: dict[str, Any]
-) -> tuple[Division, Memory] | TooSmall:
+) -> Divided | TooSmall:
     """The largest part of torch's bytes that fits, and what it then takes, measured.
 
     Raises UsageError for a budget of peak bytes, which compilers change.
@@ -81,14 +90,14 @@ def divided(
     whole = Division(1.0, variant == "rad_compile", **options)
     limit = None if bytes_ is None else bytes_ - trial.parameter_bytes
     if limit is None:
-        return whole, trial.memory_of(partial(compile_divided, division=whole))
+        return Divided(whole, trial.memory_of(partial(compile_divided, division=whole)))
     found = _sketched(trial, limit, whole) if whole.sketches else _exact(trial, limit, whole)
     if isinstance(found, TooSmall):
         return TooSmall(f"{variant} {found.choice}", trial.parameter_bytes + found.needed)
     return found
 
 
-def _exact(trial: Trial, limit: int, whole: Division) -> tuple[Division, Memory] | TooSmall:
+def _exact(trial: Trial, limit: int, whole: Division) -> Divided | TooSmall:
     """Steps are tried with the quicker of the two ways to compile, then as will be trained."""
 
     def memory(step: int, inner: Inner) -> Memory:
@@ -100,14 +109,20 @@ def _exact(trial: Trial, limit: int, whole: Division) -> tuple[Division, Memory]
         middle = (low + high + 1) // 2
         fits = memory(middle, "aot_eager").saved_bytes <= limit
         low, high = (middle, high) if fits else (low, middle - 1)
-    for step in range(max(low, 0), -1, -1):
+    best = None
+    for step in range(max(low, 0), STEPS + 1):  # other compilers keep a little less or more
+        found = memory(step, whole.inner)
+        if found.saved_bytes > limit:
+            break
+        best = Divided(replace(whole, fraction=step / STEPS), found)
+    for step in range(max(low, 0) - 1, -1, -1) if best is None else ():
         found = memory(step, whole.inner)
         if found.saved_bytes <= limit:
-            return replace(whole, fraction=step / STEPS), found
-    return TooSmall("at its least", found.saved_bytes)
+            return Divided(replace(whole, fraction=step / STEPS), found)
+    return TooSmall("at its least", found.saved_bytes) if best is None else best
 
 
-def _sketched(trial: Trial, limit: int, whole: Division) -> tuple[Division, Memory] | TooSmall:
+def _sketched(trial: Trial, limit: int, whole: Division) -> Divided | TooSmall:
     """The part that leaves what is saved past the compiled graphs, such as in the loss, beside."""
     from rad.partition.search import BudgetTooSmall
 
@@ -119,7 +134,9 @@ def _sketched(trial: Trial, limit: int, whole: Division) -> tuple[Division, Memo
     most = memory(replace(whole, inner="aot_eager"))
     in_graphs = sum(choice.plain_bytes for choice in made[0].choices)
     if most.saved_bytes <= limit:
-        return whole, memory(whole)
+        return Divided(whole, memory(whole), made[-1].describe())
+    if not in_graphs:
+        return TooSmall("beside its graphs, which keep nothing,", most.saved_bytes)
     wanted = limit - (most.saved_bytes - in_graphs)
     for _ in range(ATTEMPTS):
         division = replace(whole, fraction=max(wanted, 1) / in_graphs)
@@ -129,6 +146,6 @@ def _sketched(trial: Trial, limit: int, whole: Division) -> tuple[Division, Memo
             needed = math.ceil((error.least + 0.001) * in_graphs)
             return TooSmall("at its least", needed + most.saved_bytes - in_graphs)
         if found.saved_bytes <= limit:
-            return division, found
+            return Divided(division, found, made[-1].describe())
         wanted -= found.saved_bytes - limit
     return TooSmall("in several attempts", found.saved_bytes)

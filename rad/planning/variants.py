@@ -193,6 +193,10 @@ def fit(
         trial = with_blocks_recomputed(trial)
     trial.accumulates = variant == "accumulation"
     if variant in COMPILED:
+        if allocation != "uniform" or not (path is None or path == "auto"):
+            raise UsageError(
+                f"{variant} divides what the compiler saves: leave out allocation= and path="
+            )
         return _compiled(trial, report(model), wanted, variant, options)
     if path == "auto" and variant in ("accumulation", "checkpointing"):
         path = None
@@ -254,7 +258,6 @@ def _compiled(
     if isinstance(found, TooSmall):
         assert bytes_ is not None
         raise refusal(trial, wanted, bytes_, found)
-    division, memory = found
     return Plan(
         variant=variant,
         budget=wanted.text,
@@ -264,9 +267,10 @@ def _compiled(
         keep_fraction=None,
         bits=None,
         batch_size=trial.full_batch,
-        memory=memory,
+        memory=found.memory,
         report=plain,
-        division=division,
+        reason=found.reason,
+        division=found.division,
     )
 
 

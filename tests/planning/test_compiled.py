@@ -15,7 +15,7 @@ from rad.errors import UsageError
 from rad.memory import parameter_bytes, saved_bytes
 from rad.partition import costs
 from rad.partition.calls import strict
-from rad.planning.compiled import COMPILED
+from rad.planning.compiled import COMPILED, compile_divided
 from rad.planning.variants import build
 
 TOKENS = torch.randint(9, (6, 32))
@@ -135,3 +135,22 @@ def test_what_cannot_be_is_refused_with_the_smallest_that_can(variant: str) -> N
     plan = fitted("full").plan
     with pytest.raises(UsageError, match=f"a plan of {variant} compiles the model"):
         rad.convert(model, plan, functions=False)
+    with pytest.raises(UsageError, match="leave out allocation= and path="):
+        fitted(0.5, path=rad.DitheredRounding(4))
+    with pytest.raises(UsageError, match="leave out allocation= and path="):
+        fitted(0.5, allocation="optimal")
+
+
+def test_graphs_stay_whole_under_data_parallel_training() -> None:
+    wide = nn.Sequential(*[nn.Linear(512, 512) for _ in range(4)])  # buckets begin at 1 MB
+    plan = rad.fit(wide, torch.randn(4, 512), torch.sum, variant="rad_compile", inner="aot_eager")
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        own = nn.Sequential(*[nn.Linear(512, 512) for _ in range(4)])
+        backend = compile_divided(own, plan.division)
+        nn.parallel.DistributedDataParallel(own)(torch.randn(4, 512)).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert backend.graphs == 1
+    assert own.get_buffer("rad_calls") == 1

@@ -81,6 +81,7 @@ def test_a_rival_resumes_as_if_unbroken(
     columns = ["iteration", "batch_loss", "test_loss"]
     pd.testing.assert_frame_equal(rows[columns], expected[columns])
     assert found["memory"] == whole["memory"]
+    assert not whole.get("reason", "").startswith("0 sketches")
 
 
 @pytest.mark.parametrize("word", ["slices=2", "training.cuda_graph=true"])
