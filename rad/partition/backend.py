@@ -121,8 +121,18 @@ class Backend:
         return "\n\n".join(map(str, self.choices))
 
 
+def layout_patches(inputs: Sequence[Any]) -> dict[str, Any]:
+    """Options with which inductor saves what the partitioner has decided, and no more.
+
+    On the CPU it would keep each convolution's weight in a second layout.
+    """
+    on_cpu = all(x.device.type == "cpu" for x in inputs if isinstance(x, Tensor))
+    return {"layout_optimization": False} if on_cpu else {}
+
+
 def _by_inductor(graph: fx.GraphModule, inputs: Sequence[Any], partition: _Partition) -> Any:
-    patches = {"custom_partitioner_fn": partition, "fx_graph_cache": False}
+    patches = {**layout_patches(inputs), "custom_partitioner_fn": partition}
+    patches["fx_graph_cache"] = False
     with functorch_config.patch(enable_autograd_cache=False):
         return compile_fx(graph, inputs, config_patches=patches)
 

@@ -10,7 +10,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch._functorch import config as functorch_config
 from torch._inductor.compile_fx import compile_fx
 
-from rad.partition.backend import Inner
+from rad.partition.backend import Inner, layout_patches
 
 
 def memory_budget(memory: float, inner: Inner) -> Callable[[fx.GraphModule, list[Any]], Any]:
@@ -18,10 +18,12 @@ def memory_budget(memory: float, inner: Inner) -> Callable[[fx.GraphModule, list
 
     A function of its own for each, or graphs of one budget would do for all.
     """
-    compiler = compile_fx if inner == "inductor" else lookup_backend("aot_eager_decomp_partition")
+    by_operators = lookup_backend("aot_eager_decomp_partition")
 
     def compiled(graph: fx.GraphModule, inputs: list[Any]) -> Any:
         with functorch_config.patch(activation_memory_budget=memory):
-            return compiler(graph, inputs)
+            if inner == "inductor":
+                return compile_fx(graph, inputs, config_patches=layout_patches(inputs))
+            return by_operators(graph, inputs)
 
     return compiled

@@ -154,3 +154,10 @@ def test_graphs_stay_whole_under_data_parallel_training() -> None:
         torch.distributed.destroy_process_group()
     assert backend.graphs == 1
     assert own.get_buffer("rad_calls") == 1
+
+
+def test_inductor_keeps_no_second_layout_of_weights() -> None:
+    layers = [nn.Conv2d(64, 64, 3, padding=1, bias=False) for _ in range(2)]
+    model, x = nn.Sequential(layers[0], nn.ReLU(), layers[1]), torch.randn(2, 64, 8, 8)
+    plan = rad.fit(model, x, torch.sum, variant="activation_memory_budget")
+    assert plan.memory.saved_bytes < 1.5 * (2 * x.numel() + x.numel() // 4) * 4
