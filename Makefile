@@ -45,7 +45,7 @@ quickstart: $(INSTALLED) ## train five variants on digits (no download), draw ou
 torture: $(INSTALLED) ## kills, bad disks, damage, nonsense and planted faults; results/torture, some 30 minutes
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python scripts/torture.py
 
-SLICE := 'cases={kill:13,disk:4,damage:22,nonsense:60,fault:0}' output=outputs/torture scratch=outputs/slice
+SLICE := 'cases={kill:14,disk:4,damage:22,nonsense:60,fault:0}' output=outputs/torture scratch=outputs/slice
 
 slice: $(INSTALLED) ## two minutes of `make torture`
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python scripts/torture.py $(SLICE)
