@@ -133,13 +133,11 @@ def _sketched(trial: Trial, limit: int, whole: Division) -> Divided | TooSmall:
 
     most = memory(replace(whole, inner="aot_eager"))
     in_graphs = sum(choice.plain_bytes for choice in made[0].choices)
-    if most.saved_bytes <= limit:
-        return Divided(whole, memory(whole), made[-1].describe())
-    if not in_graphs:
+    if not in_graphs and most.saved_bytes > limit:
         return TooSmall("beside its graphs, which keep nothing,", most.saved_bytes)
     wanted = limit - (most.saved_bytes - in_graphs)
     for _ in range(ATTEMPTS):
-        division = replace(whole, fraction=max(wanted, 1) / in_graphs)
+        division = replace(whole, fraction=min(max(wanted, 1) / max(in_graphs, 1), 1.0))
         try:
             found = memory(division)
         except BudgetTooSmall as error:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from rad import plotting
 from rad.errors import UsageError
+from rad.plotting.report.page import SYMBOLS
 from rad.planning.variants import variants
 from rad.plotting.curves import conditions
 
@@ -83,6 +84,7 @@ def test_style_belongs_to_the_variant_not_to_the_figure() -> None:
 
 def test_every_variant_has_a_look_of_its_own() -> None:
     assert set(variants()) <= set(plotting.STYLES)
+    assert {marker for _, marker in plotting.STYLES.values()} <= set(SYMBOLS)
     colours, markers = zip(*plotting.STYLES.values(), strict=True)
     assert len(set(colours)) == len(set(markers)) == len(plotting.STYLES)
 

@@ -28,6 +28,8 @@ SYMBOLS = {
     "8": "octagon",
     "+": "cross-open",
     "*": "star",
+    "1": "y-down-open",
+    "2": "y-up-open",
 }
 """plotly's names of matplotlib's markers."""
 
