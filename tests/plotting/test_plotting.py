@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from rad import plotting
 from rad.errors import UsageError
-from rad.plotting.report.page import SYMBOLS
 from rad.planning.variants import variants
 from rad.plotting.curves import conditions
+from rad.plotting.report.page import SYMBOLS
 
 SAVED = {"baseline": 1_563_636, "reduced_batch": 226_020, "different_sample": 243_111}
 
