@@ -42,7 +42,7 @@ def strict(call: Callable[..., Any], backend: Backend | None = None) -> Callable
 
         if backend is not None and not backend.graphs and torch.is_grad_enabled():
             raise UsageError(
-                "torch has left the model uncompiled, so that all would be kept: look for "
+                "torch has left the model uncompiled, so that all would be kept: leave out "
                 "TORCH_COMPILE_DISABLE, torch.compiler.set_stance and torch.compiler.disable"
             )
         return output
