@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import _dynamo as dynamo
@@ -12,11 +12,14 @@ from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit
 
 from rad.errors import UsageError
 
-if TYPE_CHECKING:
-    from rad.partition.backend import Backend
+
+class Counting(Protocol):
+    """A backend that counts the graphs that it has been given."""
+
+    graphs: int
 
 
-def strict(call: Callable[..., Any], backend: Backend | None = None) -> Callable[..., Any]:
+def strict(call: Callable[..., Any], backend: Counting | None = None) -> Callable[..., Any]:
     """The call, which raises refusals as they are, and one where torch would compile no more.
 
     Past `torch._dynamo.config.recompile_limit` sizes torch runs the program as it is, and all would

@@ -61,7 +61,10 @@ def test_other_lists(arguments: list[str], call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["null", "1", "true", "auto,null"])
 def test_no_name_for_a_group(word: str, call: Call, tmp_path: Path) -> None:
     line = refused(call, tmp_path, "train", "-m", f"variant={word}")
-    assert "names no variant: choose one of accumulation, auto, baseline" in line
+    assert (
+        "names no variant: choose one of accumulation, activation_memory_budget, auto, baseline"
+        in line
+    )
 
 
 def test_a_setting_given_twice(call: Call, tmp_path: Path) -> None:

@@ -55,7 +55,11 @@ BAD = {
     "huge decay": ("train", "optimizer.weight_decay=1e300", r"weight_decay is 1e\+300.*1e\+30"),
     "huge width": ("train", "model.hidden=[1000000000000]", "model.hidden is .*at most 10000000"),
     "huge weights": ("train", "model.hidden=[9000000,9000000]", "GB for parameters.*this machine"),
-    "no variant": ("train", "variant=null", "variant.*choose one of accumulation, auto"),
+    "no variant": (
+        "train",
+        "variant=null",
+        "variant.*choose one of accumulation, activation_memory_budget, auto",
+    ),
     "no logger": ("train", "logger=null", "logger.*choose one of tensorboard, wandb"),
     "no logger of the PDE": ("train_pde", "logger=null", "logger"),
     "no problem": ("train_pde", "problem=null", "problem is null"),
