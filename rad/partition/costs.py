@@ -18,8 +18,9 @@ from rad.partition.bits import Bits
 from rad.partition.sketched_graph import Storage
 
 OF_A_SKETCH = 240
-"""Operations in whose time a number is kept in a sketch and read: 2.5 ns in a compiled step of
-results/partition's `gpt_512`, where a matrix product makes 94 a ns. Measured on a CPU alone."""
+"""Operations in whose time a number is kept in a sketch and read: about 2.5 ns in a profile of one
+compiled step on a CPU thread, whose matrix products make some 94 a ns. This and the constants below
+are estimates; results/partition has predicted and measured times beside each other."""
 
 OF_A_BIT = 60
 """The same for a truth value."""
